@@ -1,0 +1,353 @@
+"""What is not code: the set-up's files agree, git holds what it should, lessons keep the rules."""
+
+import ast
+import functools
+import importlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tlc_minimal import doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HEADINGS = (
+    "what you will be able to do",
+    "what you need first",
+    "what to take along",
+    "where it breaks",
+    "further reading",
+)
+# Put together from pieces, so that this file does not hold what it looks for.
+HOMES = ("home", "Users", "root", "work", "private/tmp")
+MACHINE_PATH = re.compile(r"(?<![\w.~>*-])/(?:" + "|".join(HOMES) + r")/\w|\b[A-Z]:\\Users\b")
+REGISTRIES = [
+    ".".join(words)
+    for words in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("registry", "npmjs", "org"),
+        ("deb", "debian", "org"),
+    )
+]
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements(*extras):
+    """{canonical name: Requirement} of the core and the named extras."""
+    wanted = project()["dependencies"] + [
+        line for extra in extras for line in project()["optional-dependencies"][extra]
+    ]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in wanted}
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def git(*args):
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+
+
+# --------------------------------------------------------- pyproject, constraints, conda
+
+
+def test_constraints_pin_every_dependency_above_its_floor():
+    pins = {canonicalize_name(pin.name): pin for pin in constraints()}
+    for name, requirement in requirements("course", "dev").items():
+        assert name in pins, f"{name} is in pyproject.toml, not in constraints.txt"
+        (spec,) = pins[name].specifier
+        assert requirement.specifier.contains(spec.version), f"{pins[name]} is not {requirement}"
+        assert len(requirement.specifier) == 1, f"{name}: pyproject.toml gives one floor"
+
+
+def test_constraints_hold_exact_versions_only():
+    names = [canonicalize_name(pin.name) for pin in constraints()]
+    assert len(names) == len(set(names))
+    assert "tlc-minimal" not in names
+    for pin in constraints():
+        assert [spec.operator for spec in pin.specifier] == ["=="] and not pin.url, pin
+        assert "+" not in str(pin), f"{pin} exists only in a special index"
+    assert "--" not in (ROOT / "constraints.txt").read_text()  # no hashes, no index options
+
+
+def test_conda_environment_installs_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == project()["name"]
+    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    assert pip == ["-c constraints.txt", "-e .[course,dev]"]
+    assert '-c constraints.txt -e ".[course,dev]"' in (ROOT / "Makefile").read_text()
+    (python,) = [Requirement(d) for d in environment["dependencies"] if "python" in d]
+    floor = project()["requires-python"]
+    assert floor in str(python.specifier).split(",")
+
+
+def test_doctor_knows_the_floors_of_pyproject():
+    told = {str(Requirement(line)) for line in doctor.CORE.split()}
+    assert told == {str(requirement) for requirement in requirements().values()}
+    told |= {str(Requirement(line)) for line in doctor.COURSE.split()}
+    assert told == {str(requirement) for requirement in requirements("course").values()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tlc_minimal").glob("*.py")), ids=lambda p: p.name)
+def test_library_imports_only_what_is_declared(path):
+    """The core anywhere; Jupyter and scikit-learn only inside the function that needs them."""
+    known_as = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "jupyterlab"}
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        for top in {name.split(".")[0] for name in names} - {"tlc_minimal", "__future__"}:
+            if top in sys.stdlib_module_names:
+                continue
+            allowed = requirements() if node in tree.body else requirements("course")
+            name = canonicalize_name(known_as.get(top, top))
+            assert name in allowed, f"{path.name}, line {node.lineno} imports {top}"
+
+
+# --------------------------------------------------------- make, git, size
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", ["help", "demo", "test", "lab", "lint", "format", "student"])
+def test_make_knows(target):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_ci_runs_lint_and_tests():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "make lint test" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("data/MNIST/raw/t10k-labels-idx1-ubyte", True),
+        ("data/cifar10-jpeg/train/cat/0001.jpg", True),
+        ("runs/demo/report.html", True),
+        ("student/00_tour.ipynb", True),
+        (".venv/bin/python", True),
+        ("data/README.md", False),
+        ("data/results/first.json", False),
+        ("data/checkpoints/small.safetensors", False),
+        ("notebooks/00_tour.ipynb", False),
+    ],
+)
+def test_git_ignores(path, ignored):
+    assert (git("check-ignore", "-q", "--no-index", path).returncode == 0) == ignored
+
+
+def test_committed_files_name_no_machine_and_no_registry():
+    """Every file that git has or would add."""
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+    wrong = []
+    for name in filter(None, set(listed.split("\0"))):
+        path = ROOT / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > 1_500_000:
+            wrong.append(f"{name} is larger than 1.5 MB")
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if found := MACHINE_PATH.search(text):
+            wrong.append(f"{name} holds the path of a machine: {found[0]}")
+        wrong += [f"{name} names a registry host: {host}" for host in REGISTRIES if host in text]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_library_can_be_read_in_one_evening():
+    lines = {
+        path.name: len(path.read_text().splitlines())
+        for path in (ROOT / "tlc_minimal").glob("*.py")
+    }
+    assert sum(lines.values()) <= 2000, lines
+    assert not {name: n for name, n in lines.items() if n > 230}
+
+
+def test_citation_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project()["version"]
+    assert "2412.15077" in str(citation["references"])
+    licence = (ROOT / "LICENSE").read_text()
+    assert "MIT License" in licence and "creativecommons.org/licenses/by/4.0" in licence
+
+
+# --------------------------------------------------------- doctor
+
+
+def test_doctor_reports_everything(tmp_path, monkeypatch):
+    text = doctor.report()
+    for word in ("python", "torchvision", "cpu", "profile", "GiB", "digits", "data/MNIST/raw"):
+        assert word in text
+    assert "could not be read" not in text
+    assert str(ROOT) not in text
+    monkeypatch.chdir(tmp_path)  # an empty folder: every thing missing gets its line
+    monkeypatch.setenv("TLC_PROFILE", "fastest")
+    todo = doctor.report().split("WHAT TO DO")[1]
+    assert 'tlc.load_data("mnist")' in todo and 'tlc.load_data("cifar10")' in todo
+    assert "TLC_PROFILE=fastest" in todo
+
+
+def test_doctor_has_nothing_to_do_where_all_is_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TLC_PROFILE", raising=False)
+    for folder, parts in doctor.DATA.items():
+        for part in parts:
+            file = tmp_path / folder / part.replace("*", "x")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    monkeypatch.setattr(doctor, "versions", lambda todo: [])  # this machine's own shortages
+    monkeypatch.setattr(doctor, "disk_and_memory", lambda todo: [])
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert doctor.report().endswith("WHAT TO DO\n- Nothing to do.")
+
+
+def test_doctor_survives_missing_and_old_packages(monkeypatch):
+    def version(name):
+        if name in ("pandas", "jupyterlab", "scikit-learn"):
+            raise PackageNotFoundError(name)
+        return "2.9.1+cpu" if name == "torch" else "99.0"
+
+    monkeypatch.setattr(doctor, "version", version)
+    todo = doctor.report().split("WHAT TO DO")[1]
+    assert '- pandas (needed) is missing: pip install -c constraints.txt -e "."' in todo
+    assert "jupyterlab (for the notebooks) is missing" in todo and '".[course]"' in todo
+    assert "torch 2.9.1+cpu is older than 2.11" in todo
+    assert "torchvision" not in todo
+
+
+@pytest.mark.parametrize("broken", ["torch", "torchvision", "psutil"])
+def test_doctor_survives_broken_packages(monkeypatch, broken):
+    def import_module(name):
+        if name == broken:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return sys.modules[name]
+
+    for name in ("torch", "torchvision", "psutil"):
+        importlib.import_module(name)
+    monkeypatch.setattr(doctor, "import_module", import_module)
+    text = doctor.report()
+    assert "torchvision::nms" in text and "WHAT TO DO" in text
+    if broken != "psutil":
+        assert "torch and torchvision do not load together" in text
+
+
+# --------------------------------------------------------- notebooks
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS, "notebooks/ is empty"
+
+
+@functools.cache
+def cells(path, kind="code"):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        cell | {"source": "".join(cell["source"]), "tags": cell["metadata"].get("tags", [])}
+        for cell in notebook["cells"]
+        if cell["cell_type"] == kind
+    ]
+
+
+def outputs(path):
+    return [(cell, output) for cell in cells(path) for output in cell["outputs"]]
+
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@each_notebook
+def test_notebook_was_run_from_top_to_bottom(path):
+    counts = [cell["execution_count"] for cell in cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "restart the kernel, run all cells, save"
+    errors = [out["evalue"] for _, out in outputs(path) if out["output_type"] == "error"]
+    assert not errors
+
+
+@each_notebook
+def test_notebook_is_plain_python(path):
+    """`!`, `?` and magics are syntax errors to Python; an unknown magic blinds nbval."""
+    for cell in cells(path):
+        try:
+            ast.parse(cell["source"])
+        except SyntaxError as error:
+            pytest.fail(f"not plain Python ({error}):\n{cell['source']}")
+        assert "get_ipython" not in cell["source"]
+
+
+@each_notebook
+def test_notebook_cells_are_short(path):
+    lengths = [len(cell["source"].strip().splitlines()) for cell in cells(path)]
+    assert max(lengths) <= 25 and statistics.median(lengths) <= 8, lengths
+
+
+@each_notebook
+def test_notebook_pictures_have_alt_text(path):
+    for cell, output in outputs(path):
+        for mime in output.get("data", {}):
+            if mime in ("image/png", "image/jpeg", "image/svg+xml"):
+                alt = output.get("metadata", {}).get(mime, {}).get("alt", "")
+                assert alt.strip(), f"a picture without alt text, made by:\n{cell['source']}"
+    for cell in cells(path, "markdown"):
+        assert "![](" not in cell["source"] and not re.search(
+            r"<img(?![^>]*alt=)", cell["source"]
+        ), cell["source"]
+
+
+@each_notebook
+def test_notebook_names_no_machine_and_stays_small(path):
+    assert path.stat().st_size <= 600_000
+    texts = [cell["source"] for cell in cells(path) + cells(path, "markdown")]
+    for _, output in outputs(path):
+        texts += ["".join(output.get("text", ""))]
+        texts += ["".join(v) for k, v in output.get("data", {}).items() if k.startswith("text/")]
+    for text in texts:
+        assert not MACHINE_PATH.search(text), text[:2000]
+
+
+@each_notebook
+def test_notebook_has_the_skeleton_of_a_lesson(path):
+    prose = "\n".join(cell["source"] for cell in cells(path, "markdown"))
+    headings = " | ".join(re.findall(r"^#{1,4} +(.*)$", prose, flags=re.MULTILINE)).lower()
+    missing = [heading for heading in HEADINGS if heading not in headings]
+    assert not missing, f"headings missing: {missing}; there are: {headings}"
+    assert re.search(r"\bminutes?\b", prose), "say how many minutes it takes"
+
+
+@each_notebook
+def test_notebook_exercises_have_folded_solutions(path):
+    exercises = [cell for cell in cells(path) if "exercise" in cell["tags"]]
+    solutions = [cell for cell in cells(path) if "solution" in cell["tags"]]
+    assert len(solutions) >= len(exercises)
+    assert all(c["metadata"].get("jupyter", {}).get("source_hidden") for c in solutions), (
+        "fold them"
+    )
+    if exercises:
+        prose = "\n".join(cell["source"] for cell in cells(path, "markdown"))
+        assert re.search(r"^#{1,4} +Exercises", prose, flags=re.MULTILINE | re.IGNORECASE)

@@ -1,0 +1,16 @@
+"""tlc_minimal: collapse deep networks, and see why it works. Start with notebooks/00_tour.ipynb."""
+
+from .collapse import Run, collapse, load_run
+from .data import Data, load_data
+from .gaussian import Gaussian
+from .graph import Layer, find_layers
+from .linearize import linearize
+from .measure import compare, count, latency
+from .merge import fold, merge
+from .models import resnet18, simple_cnn
+from .rank import rank
+from .results import record, results
+from .statistics import measured_statistics, statistics
+from .train import best_device, evaluate, fit
+
+__version__ = "0.1.0"

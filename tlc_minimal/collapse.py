@@ -1,0 +1,190 @@
+"""The loop: rank, linearize, tune, record — resumable at any point (TLC, algorithm 1)."""
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
+
+from .data import Data
+from .gaussian import Gaussian
+from .graph import activation_nodes, trace
+from .linearize import linearize
+from .measure import count
+from .merge import merge
+from .rank import rank as rank_layers
+from .statistics import published_statistics, statistics
+from .train import device_of, evaluate, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """A collapse: ``table`` has one row per removal (row 0: the dense model), ``model`` is the
+    collapsed, merged network, ``linear`` the same before merging, ``folder`` holds the files."""
+
+    table: pd.DataFrame
+    model: fx.GraphModule
+    linear: fx.GraphModule
+    folder: Path
+
+
+def collapse(
+    model: nn.Module,
+    data: Data,
+    remove: int,
+    rank: str = "tlc",
+    rule: str = "on_off_affine",
+    epochs: float = 10,
+    lr: float = 0.02,
+    distil: bool = True,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    keep: str = "fastest",
+) -> Run:
+    """Remove ``remove`` activations of a trained model, one at a time, tuning after each.
+
+    Ranking by ``rank`` and all choices see the validation split only; the test split is touched
+    once, after the last removal, for every row of the table. ``distil``: the given dense model
+    teaches while tuning. ``out``: folder for everything needed to resume (a temporary one if None).
+    Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
+    before tuning), val, test, activations, layers, macs, params, epochs, seconds.
+    ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of another
+    model or configuration; FileExistsError if it holds a run and ``resume`` is False.
+    """
+    names = list(activation_nodes(trace(model)))
+    if not 0 <= remove <= len(names):
+        raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
+    folder = Path(tempfile.mkdtemp(prefix="tlc-") if out is None else out)
+    config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
+    config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
+    rows = _open(folder, config, resume)
+    teacher = copy.deepcopy(model).eval() if distil else None
+    current = trace(model).eval()
+    if not rows:
+        rows = [_row(current, data, 0, "", 0.0, evaluate(current, data), None, 0.0, 0.0)]
+        _save(folder, 0, current, {}, config, rows)
+    done = min(len(rows) - 1, remove)
+    current = _restore(model, folder, rows, done, rule)
+    for step in range(done + 1, remove + 1):
+        start = time.perf_counter()
+        scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=True)
+        name = next(iter(scores))
+        gaussians = (
+            published_statistics(current) if rule == "published" else statistics(current, data)
+        )
+        g = gaussians[name]
+        current = linearize(current, name, {name: g}, rule)
+        before = evaluate(current, data)
+        label = f"{step}/{remove} without {name}"
+        fit(current, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
+        off = float((~g.on).float().mean())
+        seconds = time.perf_counter() - start
+        score = evaluate(current, data)
+        rows = rows[:step] + [_row(current, data, step, name, off, score, before, epochs, seconds)]
+        _save(folder, step, current, {name: g}, config, rows)
+    rows = rows[: remove + 1]
+    for step, row in enumerate(rows):
+        if row["test"] is None:
+            candidate = _restore(model, folder, rows, step, rule)
+            row["test"] = evaluate(candidate, data, "test").accuracy
+    _write_json(folder / "run.json", {"config": config, "rows": rows})
+    return Run(pd.DataFrame(rows), merge(current.eval(), data, keep), current, folder)
+
+
+def load_run(model: nn.Module, folder: str | Path, step: int) -> fx.GraphModule:
+    """The tuned, unmerged network after ``step`` removals of a run that started from ``model``.
+
+    FileNotFoundError if the folder holds no run, ValueError if it is one of another model.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it.")
+    saved = json.loads((folder / "run.json").read_text())
+    if saved["config"]["model"] != fingerprint(model):
+        raise ValueError(f"{folder} holds the run of another model: give the one it started from.")
+    return _restore(model, folder, saved["rows"], step, saved["config"]["rule"])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the names, shapes and values in a model's state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _row(model, data, step, name, off, score, before, epochs, seconds) -> dict:
+    return {
+        "removed": step,
+        "layer": name,
+        "off": off,
+        "val_loss": score.loss,
+        "val_before": (before or score).accuracy,
+        "val": score.accuracy,
+        "test": None,
+        **count(model, data),
+        "epochs": epochs,
+        "seconds": seconds,
+    }
+
+
+def _open(folder: Path, config: dict, resume: bool) -> list[dict]:
+    """The rows so far: none for a new folder."""
+    path = folder / "run.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        return []
+    if not resume:
+        raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
+    saved = json.loads(path.read_text())
+    differing = [k for k, v in config.items() if saved["config"].get(k) != v]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; choose "
+            "another folder, or the same model, data and settings."
+        )
+    return saved["rows"]
+
+
+def _save(folder: Path, step: int, model, removed: dict[str, Gaussian], config, rows) -> None:
+    """Weights first, then the table that says they are there; each file appears whole or not."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    for g in removed.values():
+        tensors |= {"removed.mean": g.mean.cpu(), "removed.std": g.std.cpu()}
+    path = folder / f"step_{step:02d}.safetensors"
+    save_file(tensors, f"{path}.part")
+    os.replace(f"{path}.part", path)
+    _write_json(folder / "run.json", {"config": config, "rows": rows})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1))
+    os.replace(part, path)
+
+
+def _restore(
+    model: nn.Module, folder: Path, rows: list[dict], step: int, rule: str
+) -> fx.GraphModule:
+    """Repeat the surgery up to ``step`` on the dense model, then load the tuned weights."""
+    current = trace(model).eval()
+    device = device_of(model)
+    for i in range(step + 1):
+        tensors = load_file(folder / f"step_{i:02d}.safetensors", device=str(device))
+        if i:
+            g = Gaussian(tensors.pop("removed.mean"), tensors.pop("removed.std"))
+            current = linearize(current, rows[i]["layer"], {rows[i]["layer"]: g}, rule)
+        current.load_state_dict(tensors)
+    return current

@@ -1,0 +1,139 @@
+"""Gaussian pre-activations: when is a neuron ON, and what does it cost to make it linear?
+
+Everything here is a pure function of the mean and the standard deviation of a pre-activation z
+(what a rectifier receives), elementwise on tensors of any shape. Costs are expected squared errors
+E[(replacement(z) - relu(z))²] in squared units of z, under z ~ N(mean, std²).
+
+Sources: the ON/OFF view is TLC (arXiv 2412.15077, section 3); the affine rows are Stein's lemma.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and standard deviation of every channel of a pre-activation, both of shape (channels,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def p_on(self) -> Tensor:
+        """Probability that each neuron is ON, shape (channels,)."""
+        return p_on(self.mean, self.std)
+
+    @property
+    def on(self) -> Tensor:
+        """State of each neuron, boolean: ON where the mean is positive (TLC, section 3.2)."""
+        return self.mean > 0
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the layer in bits: the mean over its channels of H(P(ON)); a scalar."""
+        return entropy(self.p_on).mean()
+
+
+def p_on(mean: Tensor, std: Tensor) -> Tensor:
+    """P(z > 0) = Phi(mean / std); where std is 0 it is 1 if mean > 0, else 0."""
+    certain = (mean > 0).to(mean.dtype)
+    return torch.where(std > 0, torch.special.ndtr(mean / _safe(std)), certain)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Entropy in bits of a coin that shows ON with probability p; 0 at p = 0 and p = 1."""
+    return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
+
+
+def mean_relu(mean: Tensor, std: Tensor) -> Tensor:
+    """E[relu(z)] = mean Phi(r) + std phi(r) with r = mean / std."""
+    return _evaluate(_first_moment, mean, std, 1, torch.relu(mean))
+
+
+def cost_off(mean: Tensor, std: Tensor) -> Tensor:
+    """Cost of the OFF state, z → 0: E[relu(z)²] = (mean² + std²) Phi(r) + mean std phi(r)."""
+    return _evaluate(_second_moment, mean, std, 2, torch.relu(mean) ** 2)
+
+
+def cost_on(mean: Tensor, std: Tensor) -> Tensor:
+    """Cost of the ON state, z → z: E[relu(-z)²], the cost of OFF seen from the other side."""
+    return cost_off(-mean, std)
+
+
+def cost_constant(mean: Tensor, std: Tensor) -> Tensor:
+    """Cost of an OFF neuron that keeps its mean, z → E[relu(z)]: Var[relu(z)]."""
+    return _evaluate(_variance, mean, std, 2, torch.zeros_like(mean))
+
+
+def cost_affine(mean: Tensor, std: Tensor) -> Tensor:
+    """Cost of the best affine map: Var[relu(z)] - std² Phi(r)², the same for r and -r."""
+    return _evaluate(_residual, mean, std, 2, torch.zeros_like(mean))
+
+
+def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor]:
+    """Slope a and shift b that minimise E[(a z + b - f(z))²], each of the shape of ``mean``.
+
+    For the rectifier a = Phi(r), b = std phi(r) in closed form; any other elementwise ``f`` goes
+    through 200-node Gauss-Hermite quadrature of a = Cov(f(z), z) / std² (Stein: = E[f'(z)]).
+    """
+    if f is torch.relu:
+        slope = p_on(mean, std)
+        return slope, mean_relu(mean, std) - slope * mean
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    nodes, weights = (torch.as_tensor(v, device=mean.device) for v in (nodes, weights))
+    weights = weights / weights.sum()
+    wide_mean, wide_std = mean.double(), std.double()
+    values = f(wide_mean[..., None] + wide_std[..., None] * nodes)
+    tangent = (f(wide_mean + 1e-4) - f(wide_mean - 1e-4)) / 2e-4  # the limit std → 0
+    slope = (values * nodes * weights).sum(-1) / _safe(wide_std)
+    slope = torch.where(wide_std > 0, slope, tangent)
+    shift = (values * weights).sum(-1) - slope * wide_mean
+    return slope.to(mean.dtype), shift.to(mean.dtype)
+
+
+# In units of std² and as functions of r = mean / std. Written with the Mills ratio
+# (1 - Phi(x)) / phi(x) = sqrt(pi/2) erfcx(x / sqrt(2)) so that the far tail keeps its digits.
+
+
+def _phi(r: Tensor) -> Tensor:
+    return torch.exp(-0.5 * r * r) / math.sqrt(2 * math.pi)
+
+
+def _mills(x: Tensor) -> Tensor:
+    return math.sqrt(math.pi / 2) * torch.special.erfcx(x / math.sqrt(2))
+
+
+def _first_moment(r: Tensor) -> Tensor:
+    x = r.abs()
+    tail = _phi(x) * (1 - x * _mills(x)).clamp_min(0)
+    return torch.where(r > 0, r + tail, tail)
+
+
+def _second_moment(r: Tensor) -> Tensor:
+    x = r.abs()
+    tail = _phi(x) * ((x * x + 1) * _mills(x) - x).clamp_min(0)
+    return torch.where(r > 0, r * r + 1 - tail, tail)
+
+
+def _residual(r: Tensor) -> Tensor:
+    x = -r.abs()
+    return (_second_moment(x) - _first_moment(x) ** 2 - torch.special.ndtr(x) ** 2).clamp_min(0)
+
+
+def _variance(r: Tensor) -> Tensor:
+    return _residual(r) + torch.special.ndtr(r) ** 2
+
+
+def _safe(std: Tensor) -> Tensor:
+    return torch.where(std > 0, std, torch.ones_like(std))
+
+
+def _evaluate(unit, mean: Tensor, std: Tensor, power: int, limit: Tensor) -> Tensor:
+    """std^power unit(mean / std), computed in float64; ``limit`` where std is 0."""
+    wide = std.double()
+    value = wide**power * unit(mean.double() / _safe(wide))
+    return torch.where(wide > 0, value, limit.double()).to(mean.dtype)

@@ -1,0 +1,274 @@
+"""Reads any model through torch.fx: which activations there are, what feeds them, what they feed.
+
+``trace`` turns a model into a ``GraphModule`` (an ordinary nn.Module that also carries its graph)
+in which every call of an activation is a module of its own with a stable name: a ReLU called twice
+as ``layer1.0.relu`` becomes ``layer1.0.relu1`` and ``layer1.0.relu2``, a functional ``F.relu``
+becomes a module beside it. Everything else in the library works on that graph, never on names.
+"""
+
+import copy
+import difflib
+import operator
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
+FUNCTIONAL = {
+    F.relu: nn.ReLU,
+    F.relu_: nn.ReLU,
+    torch.relu: nn.ReLU,
+    torch.relu_: nn.ReLU,
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
+    F.relu6: nn.ReLU6,
+    F.leaky_relu: nn.LeakyReLU,
+    F.gelu: nn.GELU,
+    F.silu: nn.SiLU,
+    F.hardswish: nn.Hardswish,
+}
+SUM = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+class Affine(nn.Module):
+    """slope * x + shift per channel: what is left of an activation that nothing can absorb yet.
+
+    ``slope`` and ``shift`` have shape (channels,), or slope is None for x + shift. Channels whose
+    slope is 0 are OFF: a mask, not a parameter, so that no tuning brings them back. ``learn=False``
+    freezes everything (the paper's rule: 0 or identity).
+    """
+
+    def __init__(self, slope: Tensor | None, shift: Tensor, dim: int = 1, learn: bool = True):
+        super().__init__()
+        self.dim = dim
+        self.shift = nn.Parameter(shift.clone(), requires_grad=learn)
+        self.slope = None if slope is None else nn.Parameter(slope.clone(), requires_grad=learn)
+        self.register_buffer("on", None if slope is None else (slope != 0).to(slope.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = [1] * x.ndim
+        shape[self.dim] = -1
+        if self.slope is not None:
+            x = x * (self.slope * self.on).reshape(shape)
+        return x + self.shift.reshape(shape)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, (Affine, *ACTIVATION)) or super().is_leaf_module(module, name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One removable activation.
+
+    ``name`` in the traced model, ``kind`` ("ReLU"), number of ``channels``, ``norm``: the batch
+    norm it follows directly (or None), ``after_sum``: whether it follows a residual sum.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    norm: str | None
+    after_sum: bool
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """A traced deep copy of ``model``, every activation call a module of its own, none in place.
+
+    ValueError if torch.fx cannot follow the model's forward.
+    """
+    model = copy.deepcopy(model)
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}): its forward "
+            "must not branch or loop on the values of tensors; move that part outside the model or "
+            "wrap it with torch.fx.wrap."
+        ) from error
+    traced = fx.GraphModule(model, graph, type(model).__name__)
+    for name, module in traced.named_modules():
+        module.training = model.get_submodule(name).training
+    calls = Counter(n.target for n in graph.nodes if n.op == "call_module")
+    seen = Counter()
+    for node in list(graph.nodes):
+        module = module_of(traced, node)
+        if isinstance(module, ACTIVATION):
+            base, shared = node.target, calls[node.target] > 1
+        elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
+            module, base, shared = _as_module(node), _owner(node), True
+        else:
+            continue
+        if _in_place(node, module):
+            _redirect_later_uses(node)
+        module = copy.deepcopy(module)
+        if hasattr(module, "inplace"):
+            module.inplace = False
+        name = base
+        while shared:
+            seen[base] += 1
+            name = f"{base}{seen[base]}"
+            if name not in calls:
+                break
+        put_module(traced, name, module)
+        node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+    return finish(traced)
+
+
+def find_layers(model: nn.Module, example) -> list[Layer]:
+    """The removable activations of ``model`` in forward order.
+
+    ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
+    ValueError if the model cannot be traced or does not accept the example.
+    """
+    traced = trace(model)
+    shapes = find_shapes(traced, example)
+    layers = []
+    for node in activation_nodes(traced).values():
+        before = node.args[0]
+        layers.append(
+            Layer(
+                name=node.target,
+                kind=type(module_of(traced, node)).__name__,
+                channels=shapes[node][channel_dim(traced, node)],
+                norm=before.target if isinstance(module_of(traced, before), NORM) else None,
+                after_sum=is_sum(before),
+            )
+        )
+    return layers
+
+
+def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...]]:
+    """The shape of every tensor-valued node when the traced model runs (in eval) on ``example``."""
+    x = example_of(example)
+    parameter = next(traced.parameters(), x)
+    mode = traced.training
+    try:
+        with torch.no_grad():
+            ShapeProp(traced.eval()).propagate(x.to(parameter.device, parameter.dtype))
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model does not accept an example of shape {tuple(x.shape)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        traced.train(mode)
+    meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
+    return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
+
+
+def example_of(data) -> Tensor:
+    """An input batch from a tensor, from anything with ``.example``, or from a DataLoader."""
+    if isinstance(data, Tensor):
+        return data
+    if hasattr(data, "example"):
+        return data.example
+    try:
+        batch = next(iter(data))
+    except TypeError as error:
+        raise TypeError(
+            f"an example input is needed, not {type(data).__name__}: give a batch of inputs as a "
+            "tensor, a DataLoader or a Data."
+        ) from error
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def activation_nodes(traced: fx.GraphModule) -> dict[str, fx.Node]:
+    """{name: node} of the removable activations in forward order."""
+    nodes = traced.graph.nodes
+    return {n.target: n for n in nodes if isinstance(module_of(traced, n), ACTIVATION)}
+
+
+def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
+    """The activation of that name; ValueError with the closest name if there is none."""
+    nodes = activation_nodes(traced)
+    if name not in nodes:
+        close = difflib.get_close_matches(name, nodes, 1)
+        hint = (
+            f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(nodes) or 'none'}."
+        )
+        raise ValueError(f"there is no activation {name!r} in this model; {hint}")
+    return nodes[name]
+
+
+def module_of(traced: fx.GraphModule, node) -> nn.Module | None:
+    """The module that a node calls; None for anything but a module call."""
+    called = isinstance(node, fx.Node) and node.op == "call_module"
+    return traced.get_submodule(node.target) if called else None
+
+
+def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
+    """Set (or replace) the submodule ``name``; it takes on the model's train or eval mode."""
+    module.train(traced.training)
+    traced.add_submodule(name, module)
+
+
+def is_sum(node) -> bool:
+    """Whether a node adds two tensors."""
+    return isinstance(node, fx.Node) and node.target in SUM and len(node.all_input_nodes) == 2
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that uses ``node``; None if there are several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
+    """Where the channels are: -1 behind a Linear or LayerNorm (features last), else 1."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        module = module_of(traced, node)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+            return -1
+        if isinstance(module, CONV + NORM):
+            return 1
+    return 1
+
+
+def bypass(node: fx.Node, replacement: fx.Node) -> None:
+    """Let all users of ``node`` use ``replacement`` instead, and erase ``node``."""
+    node.replace_all_uses_with(replacement)
+    node.graph.erase_node(node)
+
+
+def finish(traced: fx.GraphModule) -> fx.GraphModule:
+    """Drop what nothing uses any more, check the graph and generate its code."""
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.graph.lint()
+    traced.recompile()
+    return traced
+
+
+def _as_module(node: fx.Node) -> nn.Module:
+    options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
+    return FUNCTIONAL[node.target](**options)
+
+
+def _owner(node: fx.Node) -> str:
+    """A name for a functional activation: that of the module whose forward calls it."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    word = FUNCTIONAL[node.target].__name__.lower()
+    return f"{path}.{word}" if path else word
+
+
+def _in_place(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        return getattr(module, "inplace", False)
+    named = str(getattr(node.target, "__name__", node.target))
+    return named.endswith("_") or bool(node.kwargs.get("inplace") or True in node.args[1:])
+
+
+def _redirect_later_uses(node: fx.Node) -> None:
+    """After an in-place activation its input holds the output: let later users say so."""
+    order = {n: i for i, n in enumerate(node.graph.nodes)}
+    node.args[0].replace_all_uses_with(node, lambda user: order[user] > order[node])

@@ -1,0 +1,275 @@
+"""Fuses what has become linear, checks equality, keeps a merge only where the clock agrees.
+
+Batch norms and affine maps fold into the convolution in front of them: that always pays. A pair of
+convolutions becomes one, together with the shortcut around it; whether *that* pays depends on the
+machine (two 3x3 cost 18 C², one 5x5 costs 25 C²), so ``keep="fastest"`` times both.
+"""
+
+import statistics as numbers
+import time
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import kernels
+from .graph import (
+    CONV,
+    NORM,
+    Affine,
+    bypass,
+    example_of,
+    find_shapes,
+    finish,
+    is_sum,
+    module_of,
+    only_user,
+    put_module,
+    trace,
+)
+from .kernels import Conv
+
+
+def merge(
+    model: nn.Module, example, keep: str = "fastest", verbose: bool = False
+) -> fx.GraphModule:
+    """A copy of ``model`` with the same outputs and fewer layers.
+
+    ``example``: an input batch (tensor, DataLoader or Data); its shape is the one that is timed.
+    ``keep="all"`` merges every pair that is exactly one convolution, ``"fastest"`` only where one is
+    faster than two on this device. The result is checked: it agrees with ``model`` on the example
+    to 1e-5 (float64: 1e-10) relative, or RuntimeError. ``.meta["merges"]`` has a row for each pair.
+    ValueError in training mode: a batch norm on batch statistics is not a linear map.
+    """
+    if keep not in ("fastest", "all"):
+        raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
+    if any(module.training for module in model.modules()):
+        raise ValueError("merging needs fixed batch-norm statistics: call model.eval() first.")
+    traced = fold(model)
+    shapes = find_shapes(traced, example)
+    rows, seen = [], set()
+    while pair := _next_pair(traced, seen):
+        rows.append(_try(traced, pair, shapes, keep))
+        seen.add(_key(pair))
+        _fold(traced)
+    finish(traced)
+    _check_equal(model, traced, example)
+    traced.meta["merges"] = rows
+    if verbose:
+        print("\n".join(describe(row) for row in rows) or "nothing to merge")
+    return traced
+
+
+def fold(model: nn.Module) -> fx.GraphModule:
+    """A copy of ``model`` (eval mode) whose batch norms and affine maps are inside convolutions."""
+    traced = trace(model)
+    _fold(traced)
+    return finish(traced)
+
+
+def _fold(traced: fx.GraphModule) -> None:
+    for node in list(traced.graph.nodes):
+        module, before = module_of(traced, node), node.args[0] if node.args else None
+        if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            bypass(node, before)
+        elif isinstance(module, NORM + (Affine,)) and _is_private(traced, before):
+            conv = kernels.read(module_of(traced, before))
+            _put(traced, before, kernels.scale_output(conv, *_slope_and_shift(module)))
+            bypass(node, before)
+
+
+def race(
+    contestants: list, repeats: int = 7, seconds: float = 0.01, device="cpu"
+) -> list[list[float]]:
+    """Milliseconds of each callable, ``repeats`` interleaved measurements each (A B C A B C …).
+
+    Every measurement averages as many calls as fit into ``seconds``, after a warm-up.
+    """
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+
+    def clock(run, calls: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+        return (time.perf_counter() - start) / calls
+
+    warm = [min(clock(run, 2), clock(run, 1)) for run in contestants]
+    calls = [max(1, int(seconds / max(t, 1e-6))) for t in warm]
+    times = [[] for _ in contestants]
+    for _ in range(repeats):
+        for taken, run, n in zip(times, contestants, calls, strict=True):
+            taken.append(1000 * clock(run, n))
+    return times
+
+
+def describe(row: dict) -> str:
+    """One line for a person about one pair of ``.meta["merges"]``."""
+    clock = f", {row['two_ms']:.3f} ms against {row['one_ms']:.3f} ms" if "two_ms" in row else ""
+    cost = f"{row['two_macs'] / 1e6:.2f} M → {row['one_macs'] / 1e6:.2f} M MACs"
+    return f"{row['first']} + {row['second']}: {row['verdict']} ({cost}{clock})"
+
+
+def _next_pair(traced: fx.GraphModule, seen: set):
+    """(first, second, shortcut, end): the next two convolutions, or branches, that may be one.
+
+    ``first`` is None for two parallel branches that only wait for their sum.
+    """
+    for node in traced.graph.nodes:
+        if isinstance(module_of(traced, node), CONV) and _is_composable(traced, node):
+            first = node.args[0]
+            shortcut, end = _shortcut(traced, node, first.args[0])
+            pair = (first, node, shortcut, end)
+        elif is_sum(node):
+            branch = next((n for n in node.all_input_nodes if _is_private(traced, n)), None)
+            if branch is None:
+                continue
+            shortcut, end = _shortcut(traced, branch, branch.args[0])
+            pair = (None, branch, shortcut, end)
+            if end is not node or not _is_readable(module_of(traced, branch)):
+                continue
+        else:
+            continue
+        if _key(pair) not in seen:
+            return pair
+    return None
+
+
+def _key(pair) -> tuple:
+    return tuple(node and node.name for node in pair)
+
+
+def _shortcut(traced: fx.GraphModule, node: fx.Node, source: fx.Node):
+    """If ``node`` is summed with a linear function of ``source``: that branch and the sum."""
+    total = only_user(node)
+    if total is None or not is_sum(total):
+        return None, node
+    other = next(n for n in total.all_input_nodes if n is not node)
+    if other is source:
+        return other, total
+    module = module_of(traced, other)
+    linear = isinstance(module, CONV) and _is_readable(module) or isinstance(module, Affine)
+    if linear and other.args[0] is source and only_user(other) is total:
+        return other, total
+    return None, node
+
+
+def _try(traced: fx.GraphModule, pair, shapes: dict, keep: str) -> dict:
+    first, second, shortcut, end = pair
+    source = (first or second).args[0]
+    two = kernels.read(module_of(traced, second))
+    row = {"first": first.target if first else str(shortcut), "second": second.target}
+    size = [kernels.read(module_of(traced, n)) for n in (first, second) if n is not None]
+    parts = [
+        (value, shapes[n]) for value, n in zip(size, [n for n in (first, second) if n], strict=True)
+    ]
+    one = kernels.compose(size[0], two) if first else two
+    if shortcut is not None:
+        branch = _read_branch(traced, shortcut, source, one)
+        if isinstance(module_of(traced, shortcut), CONV):
+            parts.append((branch, shapes[shortcut]))
+        try:
+            one = kernels.add(one, branch)
+        except ValueError:  # a shortcut that lies differently: leave the sum where it is
+            if first is None:
+                return row | {"verdict": "left in two", "two_macs": 0, "one_macs": 0}
+            shortcut, end, one, parts = None, second, kernels.compose(size[0], two), parts[:2]
+    row["two_macs"] = sum(_macs(value, shape) for value, shape in parts)
+    row["one_macs"] = _macs(one, shapes[end])
+    if keep == "fastest":
+        x = torch.randn(shapes[source], dtype=two.weight.dtype, device=two.weight.device)
+        before = fx.GraphModule(traced, _subgraph(traced, source, end))
+        after = kernels.write(one).eval()
+        with torch.inference_mode():
+            times = race([lambda: before(x), lambda: after(x)], device=x.device)
+        row["two_ms"], row["one_ms"] = (numbers.median(t) for t in times)
+        if row["one_ms"] >= row["two_ms"]:
+            return row | {"verdict": "left in two"}
+    _put(traced, second, one)
+    second.args = (source,)
+    if end is not second:
+        bypass(end, second)
+        shapes[second] = shapes[end]
+    traced.graph.eliminate_dead_code()
+    return row | {"verdict": "merged into one"}
+
+
+def _subgraph(traced: fx.GraphModule, source: fx.Node, end: fx.Node) -> fx.Graph:
+    """The graph from ``source`` to ``end`` on its own, its input a placeholder."""
+    graph = fx.Graph()
+    copies = {source: graph.placeholder("x")}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            for before in node.all_input_nodes:
+                copy(before)
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+        return copies[node]
+
+    graph.output(copy(end))
+    return graph
+
+
+def _read_branch(traced: fx.GraphModule, node: fx.Node, source: fx.Node, like: Conv) -> Conv:
+    if node is not source and isinstance(module_of(traced, node), CONV):
+        return kernels.read(module_of(traced, node))
+    one = kernels.identity(like.weight.shape[0], like.dims, like.weight)
+    return (
+        one
+        if node is source
+        else kernels.scale_output(one, *_slope_and_shift(module_of(traced, node)))
+    )
+
+
+def _slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:
+    if isinstance(module, NORM):
+        return kernels.batch_norm_affine(module)
+    shift = module.shift.detach()
+    return (
+        torch.ones_like(shift) if module.slope is None else (module.slope * module.on).detach()
+    ), shift
+
+
+def _is_readable(module: nn.Module) -> bool:
+    return isinstance(module, CONV) and getattr(module, "padding_mode", "zeros") == "zeros"
+
+
+def _is_private(traced: fx.GraphModule, node) -> bool:
+    """A convolution that feeds one node only and is called once."""
+    if not _is_readable(module_of(traced, node)) or only_user(node) is None:
+        return False
+    return sum(n.target == node.target for n in traced.graph.nodes) == 1
+
+
+def _is_composable(traced: fx.GraphModule, second: fx.Node) -> bool:
+    first, module = second.args[0], module_of(traced, second)
+    if not (_is_private(traced, first) and _is_readable(module)):
+        return False
+    if sum(n.target == second.target for n in traced.graph.nodes) > 1:
+        return False
+    one, two = kernels.read(module_of(traced, first)), kernels.read(module)
+    return one.dims == two.dims and not any(two.padding)
+
+
+def _put(traced: fx.GraphModule, node: fx.Node, conv: Conv) -> None:
+    put_module(traced, node.target, kernels.write(conv))
+
+
+def _macs(conv: Conv, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates per image of a convolution whose output has this shape."""
+    return conv.weight.numel() * int(torch.Size(shape[2:]).numel() if conv.dims else 1)
+
+
+def _check_equal(model: nn.Module, merged: nn.Module, example) -> None:
+    x = example_of(example)
+    parameter = next(merged.parameters(), x)
+    x = x.to(parameter.device, parameter.dtype)
+    with torch.no_grad():
+        want, got = model(x), merged(x)
+    error = float((got - want).norm() / want.norm().clamp_min(1e-30))
+    limit = {torch.float64: 1e-10, torch.float32: 1e-5}.get(want.dtype, 1e-2)
+    if not error <= limit:
+        raise RuntimeError(
+            f"the merged model differs from the original by {error:.1e} (limit {limit:.0e}): "
+            "this is a mistake of ours; please report it with the model. Nothing was changed."
+        )

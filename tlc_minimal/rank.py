@@ -1,0 +1,113 @@
+"""Which activation goes next: one small function per rule, in a dictionary.
+
+A rule takes the model, the data, the linearisation it prepares and a seed, and returns
+{name: score}; the lowest score goes first. A reader adds a rule in one line: RULES["mine"] = f.
+"""
+
+import random as dice
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .data import Data
+from .gaussian import cost_affine, cost_constant, cost_off, cost_on
+from .graph import CONV, NORM, activation_nodes, module_of, only_user, trace
+from .linearize import linearize
+from .statistics import published_statistics, statistics
+from .train import augment, device_of, evaluate
+
+
+def rank(
+    model: nn.Module,
+    data: Data,
+    rule: str = "tlc",
+    replacement: str = "on_off_affine",
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, float]:
+    """{name of activation: score}, least harmful first.
+
+    ``rule``: a key of ``RULES``; ``replacement``: the linearisation that the score is for.
+    ValueError for an unknown rule or a model without activations.
+    """
+    if rule not in RULES:
+        raise ValueError(f"there is no ranking rule {rule!r}; there are: {', '.join(RULES)}.")
+    names = list(activation_nodes(trace(model)))
+    if not names:
+        raise ValueError("this model has no activation left to rank.")
+    bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
+    scores = RULES[rule](model, data, bar, replacement, seed)
+    return dict(sorted(scores.items(), key=lambda item: item[1]))
+
+
+def tlc(model, data, names, replacement, seed) -> dict[str, float]:
+    """Increase of the validation loss when the activation is linearised (TLC, algorithm 1), on the
+    whole fixed un-augmented validation split."""
+    gaussians = statistics(model, data)
+    before = evaluate(model, data).loss
+    return {
+        n: evaluate(linearize(model, n, gaussians, replacement), data).loss - before for n in names
+    }
+
+
+def reference(model, data, names, replacement, seed) -> dict[str, float]:
+    """The published code's choices: one randomly augmented validation batch of 128, statistics of
+    the last batch norm even behind a residual sum, its way of zeroing."""
+    gaussians = published_statistics(model)
+    device = device_of(model)
+    generator = torch.Generator(device).manual_seed(seed)
+    pick = torch.randperm(data.val.size, generator=torch.Generator().manual_seed(seed))[:128]
+    images, labels = (t[pick.to(t.device)].to(device) for t in data.val)
+    x = augment(data.to(device), images, generator)
+
+    @torch.no_grad()
+    def loss(candidate: nn.Module) -> float:
+        return float(nn.functional.cross_entropy(candidate.eval()(x).float(), labels))
+
+    before = loss(trace(model))
+    return {n: loss(linearize(model, n, gaussians, "published")) - before for n in names}
+
+
+def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
+    """Expected squared error of the next layer's output, in units of its variance (MATHS, section
+    2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
+    gaussians, traced = statistics(model, data), trace(model)
+    nodes = activation_nodes(traced)
+    return {n: _harm(traced, nodes[n], gaussians[n], replacement) for n in names}
+
+
+def random(model, data, names, replacement, seed) -> dict[str, float]:
+    """A random order, by seed."""
+    generator = dice.Random(seed)
+    return {n: generator.random() for n in names}
+
+
+RULES = {r.__name__: r for r in (tlc, reference, gaussian, random)}
+
+
+def _harm(traced, node, g, replacement: str) -> float:
+    off, on = cost_off(g.mean, g.std), cost_on(g.mean, g.std)
+    best = cost_affine(g.mean, g.std)
+    cost = {
+        "on_off": torch.where(g.on, on, off),
+        "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
+        "affine": best,
+        "identity": on,
+    }[replacement]
+    spread = (g.std**2 + g.mean**2).mean()
+    harms = []
+    for user in node.users:
+        conv, after = module_of(traced, user), only_user(user)
+        if not isinstance(conv, CONV) or len(cost) != conv.weight.shape[1]:
+            harms.append(cost.mean() / spread)  # a shortcut or a pool: relative to the input itself
+            continue
+        error = (
+            (conv.weight.detach() ** 2).flatten(2).sum(2)
+            if conv.weight.ndim > 2
+            else conv.weight**2
+        )
+        norm = module_of(traced, after) if after is not None else None
+        scale = norm.running_var if isinstance(norm, NORM) else error @ (g.std**2)
+        harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())
+    return float(torch.stack(harms).mean())

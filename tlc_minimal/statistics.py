@@ -1,0 +1,114 @@
+"""Mean and spread of every pre-activation: read from BN where it feeds the activation, else measured.
+
+A batch norm knows: its output has mean beta and standard deviation |gamma| (TLC, arXiv 2412.15077,
+section 3). After a residual sum, or without a batch norm, nobody knows before measuring; the
+published code takes the second batch norm's beta there, which misses the mean of the shortcut
+(:func:`published_statistics` keeps that choice for comparison).
+"""
+
+import torch
+from torch import Tensor, fx, nn
+
+from .data import input_batches
+from .gaussian import Gaussian
+from .graph import NORM, activation_nodes, channel_dim, module_of, trace
+
+CALIBRATION = 2048  # images; beta moves by less than 1 % of sigma beyond that
+
+
+def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
+    """{name: Gaussian(mean, std)} of every activation's input, in forward order, eval mode.
+
+    ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
+    ValueError if the model cannot be traced or a measured value is not finite.
+    """
+    traced = trace(model).eval()
+    nodes = activation_nodes(traced)
+    known = {name: module_of(traced, node.args[0]) for name, node in nodes.items()}
+    known = {
+        name: m for name, m in known.items() if isinstance(m, NORM) and m.running_var is not None
+    }
+    unknown = [name for name in nodes if name not in known]
+    measured = _measure(traced, unknown, data) if unknown else {}
+    return {n: from_batch_norm(known[n]) if n in known else measured[n] for n in nodes}
+
+
+def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
+    """The same, but measured everywhere: the yardstick for what BN claims."""
+    traced = trace(model).eval()
+    return _measure(traced, list(activation_nodes(traced)), data)
+
+
+def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
+    """What the published code uses: gamma and beta of the last batch norm before the activation,
+    also behind a residual sum (where it is the branch's, and the shortcut is forgotten)."""
+    traced = trace(model)
+    found = {}
+    for name, node in activation_nodes(traced).items():
+        norm = _last_norm(traced, node.args[0])
+        if norm is None:
+            raise ValueError(f"{name} follows no batch norm: the published rule cannot rank it.")
+        found[name] = from_batch_norm(norm)
+    return found
+
+
+def from_batch_norm(norm: nn.Module) -> Gaussian:
+    """Gaussian of a batch norm's output: mean beta, std |gamma| sqrt(var / (var + eps))."""
+    var = norm.running_var.detach()
+    shrink = (var / (var + norm.eps)).sqrt()
+    gamma = torch.ones_like(var) if norm.weight is None else norm.weight.detach().abs()
+    beta = torch.zeros_like(var) if norm.bias is None else norm.bias.detach().clone()
+    return Gaussian(beta, gamma * shrink)
+
+
+class Welford:
+    """Mean and variance per channel in one pass, batch after batch (Chan, Golub, LeVeque 1983)."""
+
+    def __init__(self, dim: int):
+        self.dim, self.count, self.mean, self.squares = dim, 0, 0.0, 0.0
+
+    def update(self, x: Tensor) -> None:
+        """Take in a batch with channels along ``dim``."""
+        x = x.detach().movedim(self.dim, 0).flatten(1).double()
+        count, mean = x.shape[1], x.mean(1)
+        total, delta = self.count + count, mean - self.mean
+        self.squares += ((x - mean[:, None]) ** 2).sum(1) + delta**2 * self.count * count / total
+        self.mean = self.mean + delta * count / total
+        self.count = total
+
+    def result(self) -> Gaussian:
+        """Mean and (population) standard deviation, float32, shape (channels,)."""
+        return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float())
+
+
+def _measure(traced: fx.GraphModule, names: list[str], data) -> dict[str, Gaussian]:
+    nodes = activation_nodes(traced)
+    tally = {name: Welford(channel_dim(traced, nodes[name])) for name in names}
+    hooks = [
+        traced.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: tally[name].update(inputs[0])
+        )
+        for name in names
+    ]
+    parameter = next(traced.parameters())
+    with torch.no_grad():
+        for batch in input_batches(data, limit=CALIBRATION):
+            traced(batch.to(parameter.device, parameter.dtype))
+    for hook in hooks:
+        hook.remove()
+    found = {name: t.result() for name, t in tally.items()}
+    broken = [
+        n for n, g in found.items() if not (g.mean.isfinite().all() and g.std.isfinite().all())
+    ]
+    if broken:
+        raise ValueError(f"the input of {broken[0]} is not finite: the model or the data hold NaN.")
+    return found
+
+
+def _last_norm(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    while isinstance(node, fx.Node):
+        module = module_of(traced, node)
+        if isinstance(module, NORM):
+            return module
+        node = node.args[0] if node.args else None  # of a sum: the branch, written first
+    return None

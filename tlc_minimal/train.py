@@ -1,0 +1,161 @@
+"""Fit and evaluate, on one device or many (Accelerate), data on the device, augmentation there."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .data import Data
+
+CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy in nats and top-1 accuracy in percent."""
+
+    loss: float
+    accuracy: float
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter (the CPU if it has none)."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def best_device() -> torch.device:
+    """CUDA if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    epochs: float = 30,
+    lr: float = 0.1,
+    batch: int = 128,
+    weight_decay: float = 5e-4,
+    smoothing: float = 0.05,
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+    progress: str | None = "fit",
+) -> list[float]:
+    """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
+
+    The learning rate rises linearly over the first tenth and falls to zero as a cosine. ``epochs``
+    may be a fraction. With a ``teacher`` the loss is the mean of the labels' cross-entropy and the
+    teacher's (distillation at temperature 2, Hinton et al., arXiv 1503.02531). channels_last
+    everywhere (1.7 times as fast on two CPU cores), bf16 on CUDA. The same seed gives the same weights on a CPU.
+    ValueError for a batch of one image, FloatingPointError when the loss is no longer finite: the
+    model then holds the weights of the last good epoch.
+    """
+    size, batch = data.train.size, min(batch, data.train.size)
+    if batch < 2:
+        raise ValueError("batch norm needs batches of at least two images.")
+    cuda = torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision="bf16" if cuda else "no")
+    device = accelerator.device
+    data = data.to(device)
+    torch.manual_seed(seed)
+    model.to(device, memory_format=torch.channels_last).train()
+    steps = max(1, int(epochs * (size // batch)))
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    warmup = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda i: min(
+            (i + 1) / warmup, 0.5 + 0.5 * torch.cos(torch.tensor(i / steps * torch.pi)).item()
+        ),
+    )
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if teacher is not None:
+        teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+    generator = torch.Generator(device).manual_seed(seed)
+    losses, good, order = [], _snapshot(model), None
+    per_epoch, means = size // batch, []
+    for step in tqdm(
+        range(steps), desc=progress, disable=progress is None, leave=False, mininterval=0.5
+    ):
+        if step % per_epoch == 0:
+            order = torch.randperm(size, generator=generator, device=device)
+        index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
+        index = index[accelerator.process_index :: accelerator.num_processes]
+        x = augment(data, data.train.images[index], generator).contiguous(
+            memory_format=torch.channels_last
+        )
+        with accelerator.autocast():
+            loss = _loss(wrapped(x), data.train.labels[index], smoothing, teacher, x)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+        last = step + 1 == steps or (step + 1) % per_epoch == 0
+        if last or (step + 1) % CHECK_EVERY == 0:
+            _check_finite(losses, step, model, good)
+        if last:
+            means.append(torch.stack(losses[-(step % per_epoch + 1) :]).mean().item())
+            losses, good = [], _snapshot(model)
+    model.eval()
+    return means
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Data, split: str = "val", batch: int = 500) -> Score:
+    """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode."""
+    device, mode = device_of(model), model.training
+    images, labels = getattr(data, split)
+    model.eval()
+    loss = correct = 0.0
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    for start in range(0, len(labels), batch):
+        y = labels[start : start + batch].to(device)
+        out = model(data.normalize(images[start : start + batch].to(device)).to(dtype))
+        loss += F.cross_entropy(out.float(), y, reduction="sum")
+        correct += (out.argmax(1) == y).sum()
+    model.train(mode)
+    return Score(float(loss) / len(labels), 100 * float(correct) / len(labels))
+
+
+def augment(data: Data, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Normalised images (B, 3, H, W), each shifted by up to ``data.crop`` pixels and, if
+    ``data.flip``, mirrored with probability one half; drawn from ``generator`` on the device."""
+    x = F.pad(data.normalize(images), [data.crop] * 4)
+    count, device = len(x), x.device
+    shift = torch.randint(2 * data.crop + 1, (2, count, 1), generator=generator, device=device)
+    rows = shift[0] + torch.arange(images.shape[2], device=device)
+    columns = shift[1] + torch.arange(images.shape[3], device=device)
+    if data.flip:
+        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    each = torch.arange(count, device=device)[:, None, None]
+    return x[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> Tensor:
+    hard = F.cross_entropy(out.float(), labels, label_smoothing=smoothing)
+    if teacher is None:
+        return hard
+    with torch.no_grad():
+        target = (teacher(x).float() / 2).softmax(1)
+    return (hard + 4 * F.cross_entropy(out.float() / 2, target)) / 2
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def _check_finite(losses: list[Tensor], step: int, model: nn.Module, good: dict) -> None:
+    bad = ~torch.stack(losses).isfinite()
+    if bad.any():
+        first = step + 1 - len(losses) + int(bad.nonzero()[0])
+        model.load_state_dict(good)
+        raise FloatingPointError(
+            f"the loss became NaN or infinite at step {first}: lower lr, or look for NaN in the "
+            "data; the model holds the weights of the last good epoch."
+        )
