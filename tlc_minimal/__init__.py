@@ -7,10 +7,10 @@ from .graph import Layer, find_layers
 from .linearize import linearize
 from .measure import compare, count, latency
 from .merge import fold, merge
-from .models import resnet18, simple_cnn
+from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .rank import rank
 from .results import record, results
 from .statistics import measured_statistics, statistics
-from .train import best_device, evaluate, fit
+from .train import best_device, evaluate, fit, profile
 
 __version__ = "0.1.0"

@@ -1,6 +1,5 @@
 """Command line: doctor, demo, collapse, report, reproduce."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -97,11 +96,9 @@ def reproduce(
 ) -> None:
     """Make the recorded results again; whatever is already recorded is left as it is."""
     from .reproduce import reproduce as run
-    from .train import best_device
+    from .train import profile as default
 
-    profile = profile or os.environ.get("TLC_PROFILE", "")
-    profile = profile or ("paper" if best_device().type == "cuda" else "laptop")
-    run(profile, {"cifar10": data, "mnist": mnist}, budget, only, out, folder)
+    run(profile or default(), {"cifar10": data, "mnist": mnist}, budget, only, out, folder)
 
 
 def _collapse(model, data, remove, rank, rule, epochs, seed, out, resume, write_report) -> None:

@@ -1,6 +1,13 @@
 """Networks of the course. torchvision's models work with the library unchanged."""
 
+import json
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .results import find_folder
 
 
 def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
@@ -88,3 +95,33 @@ def resnet18(classes: int = 10, width: int = 64, stem: str = "paper") -> ResNet1
     if stem not in ("paper", "strong"):
         raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
     return ResNet18(classes, width, stem)
+
+
+NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}
+
+
+def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
+    """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
+
+    ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS`` and its arguments.
+    """
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    tensors = {k: v.cpu().contiguous() for k, v in half.items()}
+    metadata = {"network": network, "options": json.dumps(options)}
+    save_file(tensors, find_folder("data/checkpoints") / f"{name}.safetensors", metadata)
+
+
+def load_checkpoint(name: str) -> nn.Module:
+    """A trained network of the course, in eval mode; FileNotFoundError names those there are."""
+    folder = find_folder("data/checkpoints")
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
+        raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    model = NETWORKS[metadata["network"]](**json.loads(metadata["options"]))
+    model.load_state_dict(
+        {k: v.float() if v.dtype == torch.half else v for k, v in tensors.items()}
+    )
+    return model.eval()

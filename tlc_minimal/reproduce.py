@@ -46,7 +46,7 @@ def plan(profile: str) -> list[Piece]:
     if profile not in PROFILES:
         raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(PROFILES)}.")
     pieces = []
-    for name in ("mnist", "cifar10"):
+    for name in ("cifar10", "mnist"):
         width, dense_epochs, epochs = PROFILES[profile][name]
         for seed in SEEDS[name]:
             dense = f"{name}_w{width}_dense_seed{seed}"

@@ -1,0 +1,176 @@
+"""Every figure that more than one place draws, and how a figure is shown: always with alt text.
+
+Colours are Okabe and Ito's, safe for colour-blind readers; markers and hatches repeat what they say.
+"""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from . import gaussian as g
+from .gaussian import Gaussian
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = "osD^vPX"
+ON, OFF = COLOURS[1], COLOURS[0]
+plt.rcParams.update(
+    {
+        "figure.figsize": (7, 3.6),
+        "figure.dpi": 90,
+        "figure.constrained_layout.use": True,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+    }
+)
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook as one PNG with alternative text, and close it.
+
+    ``alt`` says what the picture shows and what to see in it; ValueError if it is empty.
+    """
+    if not alt.strip():
+        raise ValueError("a figure needs alt text: say in a sentence what there is to see.")
+    from IPython.display import Image, display  # a bare GPU host has no IPython
+
+    display(Image(data=_png(figure), format="png", alt=" ".join(alt.split())))
+
+
+def histograms(values: torch.Tensor, gaussian: Gaussian, channels: list[int]) -> Figure:
+    """Histograms of some channels of a pre-activation, (N, C, ...), against their Gaussians."""
+    figure, axes = plt.subplots(1, len(channels), figsize=(2.4 * len(channels), 2.6), squeeze=False)
+    rows = values.movedim(1, 0).flatten(1)
+    for ax, c in zip(axes[0], channels, strict=True):
+        mean, std = float(gaussian.mean[c]), max(float(gaussian.std[c]), 1e-6)
+        z = np.linspace(mean - 4 * std, mean + 4 * std, 200)
+        colour = ON if mean > 0 else OFF
+        ax.hist(
+            rows[c].numpy(), bins=60, range=(z[0], z[-1]), density=True, color=colour, alpha=0.4
+        )
+        ax.plot(z, np.exp(-(((z - mean) / std) ** 2) / 2) / std / np.sqrt(2 * np.pi), color=colour)
+        ax.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        ax.set(title=f"channel {c}: {'ON' if mean > 0 else 'OFF'}", yticks=[], xlabel="z")
+    return figure
+
+
+def costs(limit: float = 4.0) -> Figure:
+    """The four costs of replacing relu(z) against r = mean / std, in units of std²."""
+    r = torch.linspace(-limit, limit, 400, dtype=torch.float64)
+    one = torch.ones_like(r)
+    figure, ax = plt.subplots()
+    curves = {
+        "OFF: z → 0": (g.cost_off, "-"),
+        "ON: z → z": (g.cost_on, "--"),
+        "OFF, keeping its mean": (g.cost_constant, "-."),
+        "best affine map": (g.cost_affine, ":"),
+    }
+    for (label, (cost, style)), colour in zip(curves.items(), COLOURS):
+        ax.plot(r, cost(r, one), style, label=label, color=colour, linewidth=2)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(xlabel="r = mean / std of the pre-activation", ylabel="expected squared error / std²")
+    ax.set_ylim(0, 1.2)
+    ax.legend(frameon=False)
+    return figure
+
+
+def layers(stats: dict[str, Gaussian]) -> Figure:
+    """One bar a layer: its share of OFF channels, with the layer's entropy in bits as dots."""
+    off = [100 * float((~s.on).float().mean()) for s in stats.values()]
+    figure, ax = plt.subplots(figsize=(max(5, 0.5 * len(stats)), 3.4))
+    ax.bar(range(len(off)), off, color=OFF, alpha=0.5, hatch="//", label="OFF channels, %")
+    entropy = [100 * float(s.entropy) for s in stats.values()]
+    ax.plot(range(len(off)), entropy, "D", color=ON, label="entropy, hundredths of a bit")
+    ax.set_xticks(range(len(off)), list(stats), rotation=60, ha="right", fontsize=8)
+    ax.set_ylim(0, 105)
+    ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.17))
+    return figure
+
+
+def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "method") -> Figure:
+    """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds."""
+    figure, ax = plt.subplots()
+    for (label, runs), colour, marker in zip(table.groupby(by, sort=False), COLOURS, MARKERS):
+        grouped = runs.groupby("removed")
+        at, mean = grouped[x].mean(), grouped[y].mean()
+        down, up = mean - grouped[y].min(), grouped[y].max() - mean
+        ax.errorbar(at, mean, [down, up], label=label, color=colour, marker=marker, ms=4, capsize=2)
+    names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
+    ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
+    ax.legend(frameon=False)
+    return figure
+
+
+def before_and_after(table: pd.DataFrame) -> Figure:
+    """Two rows of ``compare`` as bars: what is left of the first in the last, in percent."""
+    columns = [c for c in table if c.startswith("ms_") and not c.endswith("spread")]
+    columns = ["accuracy", "activations", "layers", "macs", "params", *columns]
+    left = 100 * table[columns].iloc[-1] / table[columns].iloc[0]
+    figure, ax = plt.subplots()
+    bars = ax.barh(columns[::-1], left[::-1], color=COLOURS[0], alpha=0.6, hatch="//")
+    ax.bar_label(bars, fmt="%.0f %%", padding=3)
+    ax.axvline(100, color="black", linewidth=0.8, linestyle=":")
+    ax.set(xlabel=f"{table.index[-1]}, in percent of {table.index[0]}")
+    return figure
+
+
+def write_report(folder: str | Path) -> Path:
+    """``report.html`` of a run's folder, pictures inside; returns its path.
+
+    FileNotFoundError if the folder holds no finished run.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it.")
+    saved = json.loads((folder / "run.json").read_text())
+    table = pd.DataFrame(saved["rows"])
+    table["macs"] = table["macs"] / 1e6
+    parts = []
+    config = {k: v for k, v in saved["config"].items() if k not in ("model", "data")}
+    parts.append(f"<p>{html.escape(', '.join(f'{k} = {v}' for k, v in config.items()))}</p>")
+    if (folder / "compare.json").exists():
+        both = pd.read_json(folder / "compare.json", orient="index")
+        parts.append("<h2>Before and after</h2>" + both.T.to_html(float_format="{:,.2f}".format))
+        alt = "Bars: what is left of the dense network's accuracy, counts and milliseconds."
+        parts.append(_image(before_and_after(both), alt))
+    tidy = table.melt(["removed", "macs"], ["val_before", "val", "test"], "method", "accuracy")
+    tidy["method"] = tidy["method"].replace({"val_before": "validation before tuning"})
+    for x, name in (("removed", "activations removed"), ("macs", "million multiply-accumulates")):
+        figure = curves(tidy, x, "accuracy")
+        figure.axes[0].set(xlabel=name, ylabel="accuracy, %")
+        parts.append(_image(figure, f"Lines: accuracy before and after tuning against {name}."))
+    parts.append(
+        "<h2>Removal by removal</h2>" + table.to_html(index=False, float_format="{:.3g}".format)
+    )
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>A collapsed network</title>"
+        "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;font-size:.85rem}td,th{padding:.2rem .6rem;text-align:right;"
+        "border-bottom:1px solid #ddd}img{max-width:100%}</style>"
+        f"<h1>A collapsed network</h1>{''.join(parts)}</html>"
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _image(figure: Figure, alt: str) -> str:
+    data = base64.b64encode(_png(figure)).decode()
+    return f"<p><img alt='{html.escape(alt)}' src='data:image/png;base64,{data}'></p>"
