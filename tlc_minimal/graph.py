@@ -216,6 +216,11 @@ def is_sum(node) -> bool:
     return isinstance(node, fx.Node) and node.target in SUM and len(node.all_input_nodes) == 2
 
 
+def calls(traced: fx.GraphModule, node: fx.Node) -> int:
+    """How often the module of ``node`` is called."""
+    return sum(n.op == "call_module" and n.target == node.target for n in traced.graph.nodes)
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     """The one node that uses ``node``; None if there are several."""
     return next(iter(node.users)) if len(node.users) == 1 else None

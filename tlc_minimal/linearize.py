@@ -9,27 +9,20 @@ residual stream, where no channel can be cut, an ``Affine`` module stays behind.
 import torch
 from torch import Tensor, fx, nn
 
-from . import kernels
+from .cut import can_cut, cut, cut_branch, move_padding, next_convolutions, producer, scale
 from .gaussian import Gaussian, best_affine
 from .graph import (
-    CONV,
     NORM,
     Affine,
     bypass,
     channel_dim,
     find_node,
     finish,
-    is_sum,
     module_of,
-    only_user,
     put_module,
     trace,
 )
 from .statistics import statistics
-
-CHANNELWISE = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
-POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-CHANNELWISE_FUNCTIONS = {torch.flatten, "flatten", "mean"}
 
 
 def on_off(g: Gaussian, f) -> tuple[Tensor, Tensor]:
@@ -86,216 +79,45 @@ def linearize(
         else:
             ends = _remove(traced, node, gaussians[name], rule)
             if padding == "first" and len(ends) == 1:
-                _move_padding(traced, ends[0])
+                move_padding(traced, ends[0])
         finish(traced)
     return traced
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> list[fx.Node]:
-    """Replace one activation; returns the convolutions that now receive its linear substitute."""
-    module = module_of(traced, node)
-    f = torch.relu if isinstance(module, nn.ReLU) else module
-    slope, shift = RULES[rule](g, f)
-    ends = _next_convolutions(traced, node)
-    conv, norm = _producer(traced, node.args[0])
-    before = node.args[0]
-    dim = channel_dim(traced, node)
-    direct = ends and all(user in ends for user in node.users)
+    """Replace one activation; returns the convolutions that directly receive its substitute."""
+    module, before = module_of(traced, node), node.args[0]
+    slope, shift = RULES[rule](g, torch.relu if isinstance(module, nn.ReLU) else module)
+    dim, ends = channel_dim(traced, node), next_convolutions(traced, node)
+    direct = ends if all(user in ends for user in node.users) else []
+    conv, norm = producer(traced, before)
     bypass(node, before)
-    keep = slope != 0
     if rule == "identity":
-        return ends if direct else []
-    if conv is not None and not keep.all() and ends and _can_cut(traced, conv, ends):
-        if not keep.any() and _cut_branch(traced, ends, shift):
-            return []
+        return direct
+    keep = slope != 0
+    if not keep.all() and can_cut(traced, conv, ends):
         if not keep.any():
+            if cut_branch(traced, ends, shift):
+                return []
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
-            slope = torch.where(keep, torch.ones_like(slope), slope)
-        _cut(traced, conv, norm, ends, keep, shift)
-        slope, shift = slope[keep], shift[keep]
-    absorber = norm if norm is not None and norm.weight is not None else None
-    if (slope != 0).all() and absorber is not None:
-        _scale(absorber, slope, shift)
-    elif (slope != 0).all() and conv is not None and norm is None:
-        _scale_convolution(traced, conv, slope, shift)
-    elif not ((slope == 1).all() and (shift == 0).all()):
+            slope = torch.where(keep, 1, slope)
+        cut(traced, conv, norm, ends, keep, shift)
+        slope, shift, keep = slope[keep], shift[keep], keep[keep]
+    if not (keep.all() and scale(traced, conv, norm, slope, shift)):
         name = f"{node.target}_affine"
         put_module(traced, name, Affine(slope, shift, dim, learn=rule != "on_off"))
         with traced.graph.inserting_after(before):
             new = traced.graph.call_module(name, (before,))
         before.replace_all_uses_with(new, lambda user: user is not new)
-    return ends if direct else []
+    return direct
 
 
 def _remove_as_published(traced: fx.GraphModule, node: fx.Node, g: Gaussian) -> None:
-    source = node.args[0]
-    norm = source
+    norm = node.args[0]
     while norm.args and not isinstance(module_of(traced, norm), NORM):
         norm = norm.args[0]
     module = module_of(traced, norm)
     with torch.no_grad():
-        for parameter in (module.weight, module.bias):
-            parameter[~g.on] = 0
-    bypass(node, source)
-
-
-def _producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:
-    """The convolution (and batch norm) that make ``node`` and nothing else; None where shared."""
-    norm = module_of(traced, node)
-    norm = norm if isinstance(norm, NORM) else None
-    conv = node.args[0] if norm is not None and node.args else node
-    exclusive = only_user(node) is not None and only_user(conv) is not None
-    if norm is not None and not (exclusive and _calls(traced, node.target) == 1):
-        return None, None
-    if exclusive and isinstance(module_of(traced, conv), CONV):
-        if _calls(traced, conv.target) > 1:
-            raise ValueError(
-                f"{conv.target} is called more than once: give each call its own copy."
-            )
-        return conv, norm
-    return None, norm
-
-
-def _next_convolutions(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """All convolutions behind ``node``, through pooling and the like; [] if anything else is."""
-    ends = []
-    for user in node.users:
-        module = module_of(traced, user)
-        if isinstance(module, CONV):
-            ends.append(user)
-        elif isinstance(module, CHANNELWISE + POOL) or user.target in CHANNELWISE_FUNCTIONS:
-            further = _next_convolutions(traced, user)
-            if not further:
-                return []
-            ends += further
-        else:
-            return []
-    return ends
-
-
-def _can_cut(traced: fx.GraphModule, conv: fx.Node, ends: list[fx.Node]) -> bool:
-    modules = [module_of(traced, n) for n in (conv, *ends)]
-    shared = any(_calls(traced, n.target) > 1 for n in (conv, *ends))
-    return not shared and all(getattr(m, "groups", 1) == 1 for m in modules)
-
-
-def _cut(traced, conv: fx.Node, norm, ends: list[fx.Node], keep: Tensor, shift: Tensor) -> None:
-    """Remove the channels not in ``keep``; their constants go into the next layer's bias.
-
-    The constant is taken to continue under the zero padding of the next layer, so that it is one
-    bias and not a map of biases (MATHS, section 4); this is part of what linearising changes.
-    """
-    for end in ends:
-        _add_bias(traced, end, _constant_input(traced, end, torch.where(keep, 0, shift)))
-        _select(module_of(traced, end), 1, keep)
-    _select(module_of(traced, conv), 0, keep)
-    if norm is not None:
-        norm.num_features = int(keep.sum())
-        for name in ("weight", "bias"):
-            if getattr(norm, name) is not None:
-                setattr(norm, name, nn.Parameter(getattr(norm, name).detach()[keep]))
-        for name in ("running_mean", "running_var"):
-            setattr(norm, name, getattr(norm, name)[keep])
-
-
-def _cut_branch(traced: fx.GraphModule, ends: list[fx.Node], shift: Tensor) -> bool:
-    """Turn an all-OFF residual branch into a constant added to its shortcut; False if it is none."""
-    end = ends[0]
-    conv = module_of(traced, end)
-    after = only_user(end)
-    norm = module_of(traced, after) if after is not None else None
-    last = after if isinstance(norm, NORM) else end
-    total = only_user(last)
-    if len(ends) > 1 or total is None or not is_sum(total):
-        return False
-    constant = _constant_input(traced, end, shift)
-    if conv.bias is not None:
-        constant = constant + conv.bias.detach()
-    if isinstance(norm, NORM):
-        slope, bias = kernels.batch_norm_affine(norm.eval())
-        constant = (slope * constant + bias).to(shift.dtype)
-    shortcut = next(n for n in total.all_input_nodes if n is not last)
-    name = f"{end.target}_constant"
-    put_module(traced, name, Affine(None, constant, channel_dim(traced, total)))
-    with traced.graph.inserting_before(total):
-        bypass(total, traced.graph.call_module(name, (shortcut,)))
-    return True
-
-
-def _constant_input(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> Tensor:
-    """What a constant per input channel adds to each output channel of a convolution, (out,)."""
-    weight = module_of(traced, end).weight.detach()
-    taps = weight.flatten(1) if weight.ndim > 2 else weight
-    return taps @ constant.to(weight).repeat_interleave(taps.shape[1] // len(constant))
-
-
-def _add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
-    """Add to a convolution's output: in its bias, or in the mean that the next BN takes away."""
-    conv, after = module_of(traced, node), only_user(node)
-    norm = module_of(traced, after) if after is not None else None
-    if conv.bias is not None:
-        conv.bias.data += bias
-    elif isinstance(norm, NORM) and norm.running_mean is not None:
-        norm.running_mean = norm.running_mean - bias
-    elif bias.any():
-        conv.bias = nn.Parameter(bias.clone())
-
-
-def _select(conv: nn.Module, axis: int, keep: Tensor) -> None:
-    """Keep only some output (axis 0) or input (axis 1) channels of a convolution, in place."""
-    repeat = conv.weight.shape[axis] // len(keep)  # a Linear behind Flatten: pixels per channel
-    keep = keep.repeat_interleave(repeat)
-    conv.weight = nn.Parameter(
-        conv.weight.detach()[keep] if axis == 0 else conv.weight.detach()[:, keep]
-    )
-    if axis == 0 and conv.bias is not None:
-        conv.bias = nn.Parameter(conv.bias.detach()[keep])
-    names = (
-        ("out_features", "in_features")
-        if isinstance(conv, nn.Linear)
-        else ("out_channels", "in_channels")
-    )
-    setattr(conv, names[axis], int(keep.sum()))
-
-
-def _scale(norm: nn.Module, slope: Tensor, shift: Tensor) -> None:
-    with torch.no_grad():
-        norm.weight.mul_(slope)
-        norm.bias.mul_(slope).add_(shift)
-
-
-def _scale_convolution(traced: fx.GraphModule, node: fx.Node, slope: Tensor, shift: Tensor) -> None:
-    conv = module_of(traced, node)
-    shape = (-1, *[1] * (conv.weight.ndim - 1))
-    with torch.no_grad():
-        conv.weight.mul_(slope.reshape(shape))
-        if conv.bias is not None:
-            conv.bias.mul_(slope)
-    _add_bias(traced, node, shift)
-
-
-def _move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
-    """Move all padding of the linear chain that ends in ``end`` to its first convolution."""
-    second, node = module_of(traced, end), end.args[0]
-    while isinstance(module_of(traced, node), NORM + (Affine, nn.Dropout, nn.Identity)):
-        if only_user(node) is None:
-            return
-        node = node.args[0]
-    first = module_of(traced, node)
-    if isinstance(second, nn.Linear) or not isinstance(first, CONV) or only_user(node) is None:
-        return
-    if any(m.padding_mode != "zeros" for m in (first, second)):
-        return
-    inner, outer = kernels.read(first), kernels.read(second)
-    parts = zip(inner.padding, inner.stride, outer.padding, strict=True)
-    first.padding = tuple(p + s * q for p, s, q in parts)
-    second.padding = (0,) * outer.dims
-    for module in (first, second):
-        module._reversed_padding_repeated_twice = [
-            p for p in reversed(module.padding) for _ in "ab"
-        ]
-    _move_padding(traced, node)
-
-
-def _calls(traced: fx.GraphModule, target: str) -> int:
-    return sum(n.op == "call_module" and n.target == target for n in traced.graph.nodes)
+        module.weight[~g.on] = 0
+        module.bias[~g.on] = 0
+    bypass(node, node.args[0])

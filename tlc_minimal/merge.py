@@ -17,6 +17,7 @@ from .graph import (
     NORM,
     Affine,
     bypass,
+    calls,
     example_of,
     find_shapes,
     finish,
@@ -238,14 +239,14 @@ def _is_private(traced: fx.GraphModule, node) -> bool:
     """A convolution that feeds one node only and is called once."""
     if not _is_readable(module_of(traced, node)) or only_user(node) is None:
         return False
-    return sum(n.target == node.target for n in traced.graph.nodes) == 1
+    return calls(traced, node) == 1
 
 
 def _is_composable(traced: fx.GraphModule, second: fx.Node) -> bool:
     first, module = second.args[0], module_of(traced, second)
     if not (_is_private(traced, first) and _is_readable(module)):
         return False
-    if sum(n.target == second.target for n in traced.graph.nodes) > 1:
+    if calls(traced, second) > 1:
         return False
     one, two = kernels.read(module_of(traced, first)), kernels.read(module)
     return one.dims == two.dims and not any(two.padding)

@@ -21,7 +21,7 @@ from .train import best_device, evaluate, fit
 
 PROFILES = {  # width, epochs of the dense network, epochs of tuning per removal
     "smoke": {"cifar10": (4, 1, 0.5), "mnist": (4, 1, 0.5), "images": 600},
-    "laptop": {"cifar10": (16, 16, 1), "mnist": (8, 2, 0.5), "images": None},
+    "laptop": {"cifar10": (16, 12, 0.5), "mnist": (8, 2, 0.5), "images": None},
     "paper": {"cifar10": (64, 60, 8), "mnist": (16, 10, 2), "images": None},
 }
 METHODS = (("tlc", "on_off_affine"), ("tlc", "on_off"), ("random", "on_off_affine"))
