@@ -101,6 +101,14 @@ def reproduce(
     run(profile or default(), {"cifar10": data, "mnist": mnist}, budget, only, out, folder)
 
 
+@app.command()
+def table() -> None:
+    """The README's table of recorded results, as Markdown."""
+    from .results import markdown, summary
+
+    print(markdown(summary()))
+
+
 def _collapse(model, data, remove, rank, rule, epochs, seed, out, resume, write_report) -> None:
     from . import collapse, compare
 

@@ -57,8 +57,8 @@ def collapse(
     teaches while tuning. ``out``: folder for everything needed to resume (a temporary one if None).
     Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
     before tuning), val, test, activations, layers, macs, params, epochs, seconds.
-    ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of another
-    model or configuration; FileExistsError if it holds a run and ``resume`` is False.
+    ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of
+    another model or configuration; FileExistsError if it holds a run and ``resume`` is False.
     """
     names = list(activation_nodes(trace(model)))
     if not 0 <= remove <= len(names):
@@ -91,13 +91,12 @@ def collapse(
         score = evaluate(current, data)
         rows = rows[:step] + [_row(current, data, step, name, off, score, before, epochs, seconds)]
         _save(folder, step, current, {name: g}, config, rows)
-    rows = rows[: remove + 1]
-    for step, row in enumerate(rows):
+    for step, row in enumerate(rows[: remove + 1]):
         if row["test"] is None:
             candidate = _restore(model, folder, rows, step, rule)
             row["test"] = evaluate(candidate, data, "test").accuracy
     _write_json(folder / "run.json", {"config": config, "rows": rows})
-    return Run(pd.DataFrame(rows), merge(current.eval(), data, keep), current, folder)
+    return Run(pd.DataFrame(rows[: remove + 1]), merge(current.eval(), data, keep), current, folder)
 
 
 def load_run(model: nn.Module, folder: str | Path, step: int) -> fx.GraphModule:
@@ -152,8 +151,8 @@ def _open(folder: Path, config: dict, resume: bool) -> list[dict]:
     differing = [k for k, v in config.items() if saved["config"].get(k) != v]
     if differing:
         raise ValueError(
-            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; choose "
-            "another folder, or the same model, data and settings."
+            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; "
+            "choose another folder, or the same model, data and settings."
         )
     return saved["rows"]
 

@@ -1,4 +1,4 @@
-"""Surgery on the neighbours of an activation: cut channels out, scale them, move padding forward."""
+"""Surgery on the neighbours of an activation: cut channels, scale them, move padding forward."""
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ def cut(traced, conv: fx.Node, norm, ends: list[fx.Node], keep: Tensor, shift: T
 
 
 def cut_branch(traced: fx.GraphModule, ends: list[fx.Node], shift: Tensor) -> bool:
-    """Turn an all-OFF residual branch into a constant added to its shortcut; False if it is none."""
+    """Turn an all-OFF residual branch into a constant on its shortcut; False if it is none."""
     end, last = ends[0], ends[0]
     norm = module_of(traced, only_user(end))
     if isinstance(norm, NORM):

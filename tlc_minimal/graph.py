@@ -221,9 +221,9 @@ def calls(traced: fx.GraphModule, node: fx.Node) -> int:
     return sum(n.op == "call_module" and n.target == node.target for n in traced.graph.nodes)
 
 
-def only_user(node: fx.Node) -> fx.Node | None:
-    """The one node that uses ``node``; None if there are several."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def only_user(node: fx.Node | None) -> fx.Node | None:
+    """The one node that uses ``node``; None if there are several (or no node)."""
+    return next(iter(node.users)) if node is not None and len(node.users) == 1 else None
 
 
 def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class Conv(NamedTuple):
-    """y = W * x + b with weight (out, in / groups, *kernel), bias (out,), one number a dimension."""
+    """y = W * x + b: weight (out, in / groups, *kernel), bias (out,), one number a dimension."""
 
     weight: Tensor
     bias: Tensor
@@ -40,7 +40,7 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def read(module: nn.Module) -> Conv:
-    """The value of an nn.Conv1d/2d/3d or nn.Linear. ValueError if it pads with anything but zeros."""
+    """The value of an nn.Conv1d/2d/3d or nn.Linear; ValueError if it pads with other than zeros."""
     weight = module.weight.detach()
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if isinstance(module, nn.Linear):
@@ -86,7 +86,7 @@ def scale_output(conv: Conv, slope: Tensor, shift: Tensor) -> Conv:
 
 
 def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Slope and shift, both (channels,) in float64, of a batch norm that uses its running statistics.
+    """Slope and shift, both (channels,) in float64, of a batch norm on running statistics.
 
     ValueError in training mode or without running statistics: what it computes then depends on the
     batch, so it cannot be folded.

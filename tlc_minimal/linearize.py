@@ -1,4 +1,4 @@
-"""Takes activations out: OFF channels are cut, ON channels become linear, padding moves to the front.
+"""Takes activations out: OFF channels are cut, ON channels become linear, padding moves forward.
 
 What replaces an activation is one slope and one shift per channel (``RULES``). Where it goes:
 into the batch norm or convolution in front, if that feeds nothing else; channels that are constant

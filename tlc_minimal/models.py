@@ -103,7 +103,7 @@ NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}
 def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
     """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
 
-    ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS`` and its arguments.
+    ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
     """
     half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     tensors = {k: v.cpu().contiguous() for k, v in half.items()}
@@ -119,7 +119,7 @@ def load_checkpoint(name: str) -> nn.Module:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
         raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     model = NETWORKS[metadata["network"]](**json.loads(metadata["options"]))
     model.load_state_dict(
         {k: v.float() if v.dtype == torch.half else v for k, v in tensors.items()}

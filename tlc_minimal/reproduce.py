@@ -1,4 +1,4 @@
-"""The recorded experiments: a plan of pieces, each one JSON record; a rerun does what is missing."""
+"""The recorded experiments: pieces, each one JSON record; a rerun does what is missing."""
 
 import shlex
 import sys

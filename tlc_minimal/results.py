@@ -79,6 +79,40 @@ def results(folder: str | Path | None = None) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def summary(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the README shows: a row per data set and method after its last removal, mean over the
+    seeds (and range, where there are several); ``table``: from :func:`results`, default all."""
+    table = results() if table is None else table
+    rows = []
+    for (data, width, method), runs in table[table["method"] != "clock"].groupby(
+        ["data", "width", "method"], sort=False
+    ):
+        last = runs[runs["removed"] == runs["removed"].max()]
+        test, count = last["test"], len(last)
+        spread = f" ({test.min():.2f}–{test.max():.2f})" if count > 1 else ""
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width}",
+                "method (ranking, rule)": method,
+                "seeds": count,
+                "activations left": f"{last['activations'].mean():.0f}",
+                "test accuracy, %": f"{test.mean():.2f}{spread}",
+                "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
+                "thousand parameters": f"{last['params'].mean() / 1e3:.0f}",
+                "epochs": f"{last['run_epochs'].mean():g}",
+                "minutes": f"{last['run_seconds'].mean() / 60:.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text as GitHub reads it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def check(content: dict, name: str) -> None:
     """ValueError, in one sentence, if ``content`` is not a record of this schema."""
     wrong = [k for k, kind in FIELDS.items() if not isinstance(content.get(k), kind)]

@@ -1,4 +1,4 @@
-"""Mean and spread of every pre-activation: read from BN where it feeds the activation, else measured.
+"""Mean and spread of every pre-activation: read from BN where it feeds it, measured elsewhere.
 
 A batch norm knows: its output has mean beta and standard deviation |gamma| (TLC, arXiv 2412.15077,
 section 3). After a residual sum, or without a batch norm, nobody knows before measuring; the

@@ -1,0 +1,191 @@
+"""The closed forms of MATHS sections 1 and 2: against samples, high precision, and each other."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlc_minimal import gaussian as g
+
+COSTS = {
+    "off": g.cost_off,
+    "on": g.cost_on,
+    "constant": g.cost_constant,
+    "affine": g.cost_affine,
+}
+MEANS = st.floats(-50, 50, allow_nan=False)
+STDS = st.one_of(st.just(0.0), st.floats(1e-3, 50))
+
+
+def tensors(*values, dtype=torch.float64):
+    return [torch.tensor(v, dtype=dtype) for v in values]
+
+
+def test_closed_forms_agree_with_ten_million_samples():
+    n = 10**7
+    noise = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for r, std in ((-1.7, 0.5), (0.0, 1.0), (0.6, 2.0)):
+        mean, std = tensors(r * std, std)
+        z = mean + std * noise
+        relu = z.clamp_min(0)
+        slope, shift = g.best_affine(mean, std)
+        samples = {
+            g.p_on(mean, std): (z > 0).double(),
+            g.mean_relu(mean, std): relu,
+            g.cost_off(mean, std): relu**2,
+            g.cost_on(mean, std): (z - relu) ** 2,
+            g.cost_constant(mean, std): (relu - g.mean_relu(mean, std)) ** 2,
+            g.cost_affine(mean, std): (slope * z + shift - relu) ** 2,
+        }
+        for closed, sample in samples.items():
+            assert abs(closed - sample.mean()) < 5 * sample.std() / math.sqrt(n), (r, closed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MEANS, STDS)
+def test_the_state_is_the_cheaper_of_off_and_on(mean, std):
+    mean, std = tensors(mean, std)
+    off, on = g.cost_off(mean, std), g.cost_on(mean, std)
+    chosen = on if g.Gaussian(mean, std).on else off
+    assert chosen <= torch.minimum(off, on)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MEANS, STDS)
+def test_the_best_affine_map_is_never_worse_and_no_cost_is_negative(mean, std):
+    mean, std = tensors(mean, std)
+    values = {name: cost(mean, std) for name, cost in COSTS.items()}
+    assert all(value >= 0 for value in values.values())
+    rounding = 1e-12 * (mean**2 + std**2)
+    assert all(values["affine"] <= value + rounding for value in values.values())
+    assert values["constant"] <= values["off"] + rounding
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-8, 8), st.floats(0.1, 10), st.floats(1e-3, 1e3))
+def test_costs_scale_with_the_square_of_the_unit(mean, std, k):
+    mean, std = tensors(mean, std)
+    for cost in COSTS.values():
+        torch.testing.assert_close(cost(k * mean, k * std), k * k * cost(mean, std), rtol=1e-8,
+                                   atol=1e-280)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-40, 40), st.floats(0.1, 10))
+def test_off_and_on_mirror_each_other_and_the_affine_cost_is_even(r, std):
+    mean, std = tensors(r * std, std)
+    assert g.cost_off(mean, std) == g.cost_on(-mean, std)
+    assert g.cost_affine(mean, std) == g.cost_affine(-mean, std)
+
+
+def exact(r: float) -> dict:
+    """Every closed form for std = 1, to 800 digits (the textbook formulas cancel 700 of them)."""
+    with mpmath.workdps(800):
+        r = mpmath.mpf(r)
+        on = mpmath.erfc(-r / mpmath.sqrt(2)) / 2
+        phi = mpmath.exp(-r * r / 2) / mpmath.sqrt(2 * mpmath.pi)
+        first, second = r * on + phi, (r * r + 1) * on + r * phi
+        return {
+            "p_on": on,
+            "mean_relu": first,
+            "off": second,
+            "on": (r * r + 1) * (1 - on) - r * phi,
+            "constant": second - first**2,
+            "affine": second - first**2 - on**2,
+            "slope": on,
+            "shift": phi,
+        }
+
+
+FORMS = COSTS | {
+    "p_on": g.p_on,
+    "mean_relu": g.mean_relu,
+    "slope": lambda mean, std: g.best_affine(mean, std)[0],
+    "shift": lambda mean, std: g.best_affine(mean, std)[1],
+}
+RATIOS = [-40.0, -36.5, -25.0, -12.0, -5.0, -1.0, -0.01, 0.0, 0.3, 2.0, 6.0, 9.0, 20.0, 36.5, 40.0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_stable_to_forty_standard_deviations(form):
+    for r in RATIOS:
+        want = exact(r)[form]
+        got = FORMS[form](*tensors(r, 1.0)).item()
+        if abs(want) < 1e-300:
+            assert 0 <= got < 1e-290, r
+        else:
+            assert abs(mpmath.mpf(got) / want - 1) < 1e-8, (r, got, float(want))
+
+
+def test_without_spread_everything_is_certain():
+    mean, std = torch.tensor([-2.0, 0.0, 3.0]), torch.zeros(3)
+    assert g.p_on(mean, std).tolist() == [0, 0, 1]
+    assert g.mean_relu(mean, std).tolist() == [0, 0, 3]
+    assert g.cost_off(mean, std).tolist() == [0, 0, 9]
+    assert g.cost_on(mean, std).tolist() == [4, 0, 0]
+    assert g.cost_constant(mean, std).tolist() == g.cost_affine(mean, std).tolist() == [0, 0, 0]
+    slope, shift = g.best_affine(mean, std)
+    assert (slope * mean + shift).tolist() == [0, 0, 3]
+    assert g.Gaussian(mean, std).entropy == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
+def test_any_shape_and_dtype(dtype, shape):
+    mean, std = torch.randn(shape, dtype=dtype), torch.rand(shape, dtype=dtype)
+    outs = [form(mean, std) for form in FORMS.values()] + list(g.best_affine(mean, std, F.gelu))
+    assert all(out.shape == shape and out.dtype == dtype for out in outs)
+    assert all(out.isfinite().all() for out in outs)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_single_precision_agrees_with_double(form):
+    mean = torch.linspace(-6, 6, 49)
+    wide = FORMS[form](mean.double(), torch.full((49,), 1.5, dtype=torch.float64))
+    narrow = FORMS[form](mean, torch.full((49,), 1.5))
+    torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-7)
+
+
+def test_entropy_is_one_bit_for_a_fair_coin_and_zero_for_certainty():
+    assert g.entropy(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 1, 0]
+    layer = g.Gaussian(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0]))
+    assert layer.entropy == pytest.approx(0.5)
+    assert g.entropy(torch.tensor(0.11)).item() == pytest.approx(0.49992, abs=1e-5)
+
+
+def test_a_mean_of_zero_is_off():
+    assert g.Gaussian(torch.tensor([-1.0, 0.0, 1e-9]), torch.ones(3)).on.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("f", [F.gelu, F.silu, F.hardswish, F.relu6])
+def test_quadrature_finds_the_affine_map_of_other_activations(f):
+    """Against a Riemann sum over ten standard deviations either way."""
+    u = torch.linspace(-10, 10, 200_001, dtype=torch.float64)
+    weight = torch.exp(-(u**2) / 2)
+    weight /= weight.sum()
+    smooth = f in (F.gelu, F.silu)
+    for mean, std in ((-1.5, 0.8), (0.0, 1.0), (0.7, 2.0)):
+        z = mean + std * u
+        slope = (f(z) * u * weight).sum() / std
+        shift = (f(z) * weight).sum() - slope * mean
+        got = g.best_affine(*tensors(mean, std), f)
+        torch.testing.assert_close(torch.stack(got), torch.stack((slope, shift)), rtol=0,
+                                   atol=1e-8 if smooth else 5e-3)  # fmt: skip
+
+
+def test_quadrature_of_relu_is_near_its_closed_form():
+    mean, std = torch.linspace(-3, 3, 25).double(), torch.full((25,), 1.3).double()
+    for got, want in zip(g.best_affine(mean, std, F.relu), g.best_affine(mean, std)):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-2)
+
+
+def test_quadrature_without_spread_is_the_tangent():
+    mean = torch.tensor([-1.0, 0.5]).double().requires_grad_()
+    (tangent,) = torch.autograd.grad(F.gelu(mean).sum(), mean)
+    slope, shift = g.best_affine(mean.detach(), torch.zeros(2).double(), F.gelu)
+    torch.testing.assert_close(slope, tangent, rtol=1e-6, atol=0)
+    torch.testing.assert_close(slope * mean + shift, F.gelu(mean), rtol=1e-9, atol=0)

@@ -1,0 +1,196 @@
+"""Activations are found in the graph, whatever they are called; the traced model is the model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from helpers import randomize
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tlc_minimal as tlc
+from tlc_minimal.graph import Affine, activation_nodes, find_node, trace
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def names(model):
+    return list(activation_nodes(trace(model)))
+
+
+class Net(nn.Module):
+    """conv → ``between`` → conv, to try out ways of writing an activation."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.last = nn.Conv2d(4, 4, 3, padding=1)
+        self.between = between
+
+    def forward(self, x):
+        return self.last(self.between(self, self.first(x)))
+
+
+# Each of these has exactly one activation; the later ones use its input again afterwards.
+WAYS = {
+    "module": lambda net, z: net.relu(z),
+    "F.relu": lambda net, z: F.relu(z),
+    "F.relu by keyword": lambda net, z: F.relu(input=z),
+    "torch.relu": lambda net, z: torch.relu(z),
+    "method": lambda net, z: z.relu(),
+    "relu_ method": lambda net, z: z.relu_() + z,
+    "F.relu in place": lambda net, z: F.relu(z, inplace=True) + z,
+    "F.relu in place, positional": lambda net, z: F.relu(z, True) - 2 * z,
+    "torch.relu_": lambda net, z: torch.relu_(z) * z,
+    "module in place, input used later": lambda net, z: net.relu(z) + 3 * z,
+    "input used before": lambda net, z: (2 * z) + F.relu(z) + z,
+    "relu6": lambda net, z: F.relu6(5 * z),
+    "leaky": lambda net, z: F.leaky_relu(z, negative_slope=0.3),
+    "leaky, positional": lambda net, z: F.leaky_relu(z, 0.3),
+    "gelu": lambda net, z: F.gelu(z, approximate="tanh"),
+    "silu": lambda net, z: F.silu(z),
+    "hardswish": lambda net, z: F.hardswish(z),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_writing_an_activation_is_found_and_kept(way):
+    torch.manual_seed(0)
+    model = Net(WAYS[way])
+    traced = trace(model)
+    assert len(activation_nodes(traced)) == 1
+    torch.testing.assert_close(traced(X), model(X), rtol=1e-6, atol=1e-7)
+
+
+def resnet_of_torchvision():
+    block = torchvision.models.resnet.BasicBlock
+    return torchvision.models.ResNet(block, [2, 2, 2, 2], num_classes=7)
+
+
+def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
+    model = randomize(resnet_of_torchvision(), dtype=torch.float32)
+    layers = tlc.find_layers(model, torch.randn(1, 3, 32, 32))
+    blocks = [f"layer{s}.{b}.relu{i}" for s in (1, 2, 3, 4) for b in (0, 1) for i in (1, 2)]
+    assert [layer.name for layer in layers] == ["relu", *blocks]
+    widths = [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
+    assert [layer.channels for layer in layers] == widths
+    assert [layer.after_sum for layer in layers] == [False] + [False, True] * 8
+    assert layers[1].norm == "layer1.0.bn1" and layers[2].norm is None
+    assert {layer.kind for layer in layers} == {"ReLU"}
+
+
+def test_our_resnet18_has_the_same_17_layers():
+    ours = tlc.find_layers(tlc.resnet18(width=64), torch.randn(1, 3, 32, 32))
+    theirs = tlc.find_layers(resnet_of_torchvision(), torch.randn(1, 3, 32, 32))
+    assert ours == theirs
+
+
+def test_the_traced_resnet18_is_the_resnet18():
+    model = randomize(resnet_of_torchvision(), dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(trace(model)(X), model(X))
+
+
+def test_names_stay_what_they_were_after_removals():
+    model = randomize(resnet_of_torchvision(), dtype=torch.float32)
+    before = names(model)
+    once = tlc.linearize(model, "layer2.0.relu1", X, "affine")
+    assert names(once) == [n for n in before if n != "layer2.0.relu1"]
+    twice = tlc.linearize(once, "layer4.1.relu2", X, "affine")
+    assert names(twice) == [n for n in names(once) if n != "layer4.1.relu2"]
+
+
+class Functional(nn.Module):
+    """Three functional activations in one forward, one in a child."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.child = Net(WAYS["F.relu"])
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return self.child(x)
+
+
+def test_functional_activations_have_stable_names_too():
+    assert names(Functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
+    left = tlc.linearize(Functional(), "relu2", X, "affine")
+    assert names(left) == ["relu1", "relu3", "child.relu1"]
+
+
+def test_channels_come_last_behind_a_linear_layer():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    (layer,) = tlc.find_layers(model, torch.randn(2, 7, 6))
+    assert (layer.channels, layer.norm, layer.after_sum) == (5, None, False)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [X, DataLoader(X, 2), DataLoader(TensorDataset(X, torch.zeros(2)), 2)],
+    ids=["tensor", "loader of inputs", "loader of pairs"],
+)
+def test_an_example_may_come_from_anything_that_holds_inputs(example):
+    assert len(tlc.find_layers(tlc.simple_cnn(width=4), example)) == 6
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return F.relu(x) if x.sum() > 0 else x
+
+
+def test_a_model_that_cannot_be_traced_is_refused():
+    with pytest.raises(ValueError, match="Branches cannot be traced"):
+        tlc.find_layers(Branches(), X)
+
+
+def test_an_unknown_layer_suggests_the_closest():
+    with pytest.raises(ValueError, match="did you mean 'layer3.0.relu1'"):
+        find_node(trace(tlc.resnet18(width=4)), "layer3.0.rel1")
+    with pytest.raises(ValueError, match="there are: 1"):
+        find_node(trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())), "zzz")
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3), (0, 3, 16, 16, 2)])
+def test_an_example_of_the_wrong_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="does not accept an example of shape"):
+        tlc.find_layers(tlc.resnet18(width=4), torch.randn(shape))
+
+
+def test_what_holds_no_input_is_refused():
+    with pytest.raises(TypeError, match="an example input is needed, not int"):
+        tlc.find_layers(tlc.resnet18(width=4), 3)
+
+
+def test_the_given_model_is_never_modified():
+    model = Functional().train()
+    model.child.eval()
+    modules = {n: (type(m), m.training) for n, m in model.named_modules()}
+    state = {n: v.clone() for n, v in model.state_dict().items()}
+    traced = trace(model)
+    tlc.find_layers(model, X)
+    for parameter in traced.parameters():
+        parameter.data.zero_()
+    assert {n: (type(m), m.training) for n, m in model.named_modules()} == modules
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in state.items())
+
+
+def test_training_flags_are_kept():
+    """Of everything that behaves differently in training: a frozen stage stays frozen."""
+    model = tlc.resnet18(width=4).train()
+    model.layer2.eval()
+    traced = trace(model)
+    norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    for name in norms:
+        assert traced.get_submodule(name).training == (not name.startswith("layer2")), name
+    assert traced.training and len(norms) == 20
+
+
+def test_off_channels_of_an_affine_map_are_a_mask():
+    affine = Affine(torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0]))
+    affine.slope.data.fill_(5.0)  # as tuning might
+    out = affine(torch.full((1, 2, 1, 1), 3.0)).flatten()
+    assert out.tolist() == [1.0, 14.0]
+    assert [n for n, _ in affine.named_parameters()] == ["shift", "slope"]

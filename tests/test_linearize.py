@@ -1,0 +1,491 @@
+"""Taking activations out: the right affine map, channels that are really gone, padding in front."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import randomize, relative_error
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.gaussian import Gaussian, best_affine, mean_relu
+from tlc_minimal.graph import Affine, activation_nodes, trace
+from tlc_minimal.linearize import RULES
+
+torch.manual_seed(0)
+X = torch.randn(64, 3, 9, 9, dtype=torch.float64)
+
+
+def names(model):
+    return list(activation_nodes(trace(model)))
+
+
+def affine_map(rule, g):
+    """Slope and shift as MATHS, section 2 has them."""
+    slope, shift = best_affine(g.mean, g.std)
+    on = (g.mean > 0).to(slope)
+    return {
+        "on_off": (on, 0 * on),
+        "on_off_affine": (on * slope, torch.where(g.mean > 0, shift, mean_relu(g.mean, g.std))),
+        "affine": (slope, shift),
+        "identity": (0 * on + 1, 0 * on),
+    }[rule]
+
+
+class Replaced(nn.Module):
+    """By hand: slope * z + shift in the place of an activation."""
+
+    def __init__(self, slope, shift):
+        super().__init__()
+        self.slope, self.shift = slope, shift
+
+    def forward(self, z):
+        return z * self.slope.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
+
+
+def by_hand(model, name, g, rule):
+    model = trace(model)
+    model.add_submodule(name, Replaced(*affine_map(rule, g)))
+    return model
+
+
+def gaussian(*ratios):
+    """Ready statistics with these ratios mean / std."""
+    mean = torch.tensor(ratios, dtype=torch.float64)
+    return Gaussian(mean, torch.ones_like(mean))
+
+
+def chain(bn=True, k=3, padding=0, stride=1, last_bias=True, channels=6):
+    """conv, norm, ReLU, conv; in float64 and with random statistics."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, channels, k, stride, padding, bias=not bn)]
+    layers += [nn.BatchNorm2d(channels)] if bn else []
+    layers += [nn.ReLU(), nn.Conv2d(channels, 5, k, stride, padding, bias=last_bias)]
+    return randomize(nn.Sequential(*layers))
+
+
+MIXED = gaussian(-1.0, 0.5, -0.2, 2.0, 0.0, 0.3)  # ON: channels 1, 3 and 5
+
+
+# ---- the right map ----
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bn", [True, False], ids=["BN-fed", "without BN"])
+def test_a_chain_gets_exactly_slope_and_shift(rule, bn):
+    model = chain(bn)
+    name = names(model)[0]
+    linear = tlc.linearize(model, name, {name: MIXED}, rule)
+    assert names(linear) == []
+    assert relative_error(linear(X), by_hand(model, name, MIXED, rule)(X)) < 1e-12
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["layer3.1.relu2", "relu"])
+def test_a_residual_stream_gets_exactly_slope_and_shift(rule, name):
+    model = randomize(tlc.resnet18(width=4, stem="strong"))
+    stats = tlc.statistics(model, X)
+    linear = tlc.linearize(model, name, X, rule)
+    assert relative_error(linear(X), by_hand(model, name, stats[name], rule)(X)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU])
+def test_other_activations_get_their_own_affine_map(kind):
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), kind(), nn.Conv2d(6, 2, 3)).double().eval()
+    linear = tlc.linearize(model, "1", {"1": MIXED}, "affine")
+    slope, shift = best_affine(MIXED.mean, MIXED.std, kind())
+    want = model[2](Replaced(slope, shift)(model[0](X)))
+    assert relative_error(linear(X), want) < 1e-10
+
+
+def test_an_affine_rule_is_the_best_fit_to_real_activations():
+    """Its squared error at the next layer's input is smaller than that of every other rule."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Identity()).double().eval()
+    errors = {r: (tlc.linearize(model, "1", X, r)(X) - model(X)).square().mean() for r in RULES}
+    assert min(errors, key=errors.get) == "affine"
+    assert errors["on_off_affine"] < errors["on_off"] < errors["identity"]
+
+
+def test_several_layers_at_once_equal_one_after_the_other():
+    model = randomize(tlc.simple_cnn(width=4))
+    stats = tlc.statistics(model, X)
+    together = tlc.linearize(model, ["relu2", "relu4"], stats)
+    one = tlc.linearize(tlc.linearize(model, "relu2", stats), "relu4", stats)
+    assert relative_error(together(X), one(X)) < 1e-12
+
+
+def test_ready_statistics_are_used_as_they_are():
+    model = randomize(tlc.simple_cnn(width=4))
+    stats = tlc.statistics(model, X)
+    assert torch.equal(tlc.linearize(model, "relu3", stats)(X), tlc.linearize(model, "relu3", X)(X))
+
+
+def test_the_published_rule_zeroes_the_batch_norm_and_drops_the_activation():
+    model = randomize(tlc.simple_cnn(width=4))
+    linear = tlc.linearize(model, "relu2", X, "published")
+    off = model.bn2.bias <= 0
+    assert 0 < off.sum() < 4
+    assert not linear.bn2.weight[off].any() and not linear.bn2.bias[off].any()
+    assert torch.equal(linear.bn2.weight[~off], model.bn2.weight[~off])
+    assert linear.conv2.weight.shape == model.conv2.weight.shape
+
+
+# ---- OFF channels ----
+
+
+@pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
+def test_off_channels_are_physically_gone(rule):
+    linear = tlc.linearize(chain(), "2", {"2": MIXED}, rule)
+    first, norm, last = [m for m in linear.children() if not isinstance(m, nn.ReLU)]
+    assert first.weight.shape == (3, 3, 3, 3) and first.out_channels == 3
+    assert norm.weight.shape == norm.running_mean.shape == (3,) and norm.num_features == 3
+    assert last.weight.shape == (5, 3, 3, 3) and last.in_channels == 3
+
+
+@pytest.mark.parametrize("rule", ["affine", "identity"])
+def test_other_rules_cut_nothing(rule):
+    linear = tlc.linearize(chain(), "2", {"2": MIXED}, rule)
+    assert getattr(linear, "0").weight.shape == (6, 3, 3, 3)
+
+
+@pytest.mark.parametrize("last_bias", [True, False])
+@pytest.mark.parametrize("bn", [True, False])
+def test_the_constants_of_off_channels_arrive_inside(bn, last_bias):
+    """With padding, the pixels that see no border are exact; conv bias or BN takes the constant."""
+    model = chain(bn=True, padding=1, last_bias=last_bias)
+    if bn:
+        model.append(randomize(nn.Sequential(nn.BatchNorm2d(5)), 3)[0])
+    want = by_hand(model, "2", MIXED, "on_off_affine")(X)
+    for padding in ("first", "as_trained"):
+        got = tlc.linearize(model, "2", {"2": MIXED}, padding=padding)(X)
+        inside = (..., slice(2, -2), slice(2, -2))
+        assert relative_error(got[inside], want[inside]) < 1e-12
+        assert got.shape == want.shape
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return tlc.load_data("digits", size=16).subset(200)
+
+
+def test_nothing_comes_back_after_tuning(digits):
+    torch.manual_seed(0)
+    model = randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
+    stats = tlc.statistics(model, digits)
+    cut, residual = "layer2.0.relu1", "layer2.0.relu2"
+    assert 0 < stats[residual].on.sum() < len(stats[residual].on)
+    linear = tlc.linearize(model, [cut, residual], stats)
+    shape = linear.get_submodule("layer2.0.conv1").weight.shape
+    before = linear.get_submodule(f"{residual}_affine").slope.clone()
+    tlc.fit(linear, digits, 3, lr=0.02, progress=None)
+    assert linear.get_submodule("layer2.0.conv1").weight.shape == shape
+    assert shape[0] == stats[cut].on.sum()
+    affine = linear.get_submodule(f"{residual}_affine")
+    assert isinstance(affine, Affine) and torch.equal(affine.on.bool(), stats[residual].on)
+    z = torch.randn(2, len(affine.shift), 3, 3)
+    response = affine(z) - affine(0 * z)
+    assert not response[:, ~stats[residual].on].any() and response[:, stats[residual].on].any()
+    assert not torch.equal(affine.slope, before), "the ON slopes are tuned"
+
+
+def test_the_papers_rule_leaves_a_frozen_mask(digits):
+    model = randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
+    linear = tlc.linearize(model, "layer2.0.relu2", digits, "on_off")
+    affine = linear.get_submodule("layer2.0.relu2_affine")
+    before = {k: v.clone() for k, v in affine.state_dict().items()}
+    tlc.fit(linear, digits, 2, lr=0.02, progress=None)
+    assert all(torch.equal(v, affine.state_dict()[k]) for k, v in before.items())
+    assert set(affine.slope.tolist()) == {0.0, 1.0}
+
+
+def test_an_all_off_residual_branch_disappears_into_a_constant():
+    model = randomize(tlc.resnet18(width=4, stem="strong"))
+    off = gaussian(-1.0, -0.1, -3.0, 0.0)
+    for rule in ("on_off", "on_off_affine"):
+        linear = tlc.linearize(model, "layer1.0.relu1", {"layer1.0.relu1": off}, rule)
+        left = {k for k in linear.state_dict() if k.startswith("layer1.0.")}
+        assert left == {"layer1.0.conv2_constant.shift"}
+        want = by_hand(model, "layer1.0.relu1", off, rule)
+        z, block = torch.randn(2, 4, 9, 9, dtype=torch.float64), model.layer1[0]
+        inner = Replaced(*affine_map(rule, off))(block.bn1(block.conv1(z)))
+        branch = block.bn2(block.conv2(inner))[0, :, 4, 4]
+        constant = linear.get_submodule("layer1.0.conv2_constant")
+        assert relative_error(constant(z), z + branch.view(1, -1, 1, 1)) < 1e-12
+        if rule == "on_off":  # a zero has no border: exact everywhere
+            assert relative_error(linear(X), want(X)) < 1e-12
+
+
+def test_an_all_off_branch_with_a_strided_shortcut_disappears_too():
+    model = randomize(tlc.resnet18(width=4, stem="strong"))
+    off = {"layer2.0.relu1": gaussian(*[-1.0] * 8)}
+    linear = tlc.linearize(model, "layer2.0.relu1", off, "on_off")
+    assert "layer2.0.shortcut.0.weight" in linear.state_dict()
+    assert "layer2.0.conv2.weight" not in linear.state_dict()
+    want = by_hand(model, "layer2.0.relu1", off["layer2.0.relu1"], "on_off")
+    assert relative_error(linear(X), want(X)) < 1e-12
+
+
+@pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
+def test_an_all_off_chain_keeps_the_channel_closest_to_on(rule):
+    model = chain()
+    off = Gaussian(
+        torch.tensor([-1.0, -0.3, -4.0, -1.0, -2.0, -0.4]).double(),
+        torch.tensor([1.0, 1.0, 20.0, 1.0, 1.0, 1.0]).double(),
+    )
+    linear = tlc.linearize(model, "2", {"2": off}, rule)
+    first = getattr(linear, "0")
+    assert torch.equal(first.weight, model[0].weight[2:3])  # r = -0.2
+    out = linear(X)
+    assert out.isfinite().all() and out.std(0).max() > 0, "something still gets through"
+
+
+def test_an_all_off_chain_is_no_worse_for_the_channel_that_it_keeps():
+    """The kept channel should cost at most what its constant would have cost."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)).double().eval()
+    model[0].bias.data.fill_(-1.0)
+    model[2].weight.data.copy_(torch.eye(2).view(2, 2, 1, 1))
+    g = tlc.statistics(model, X)["1"]
+    assert not g.on.any()
+    error = (tlc.linearize(model, "1", X)(X) - model(X)).square().mean()
+    constant = mean_relu(g.mean, g.std).view(1, 2, 1, 1) + model[2].bias.view(1, 2, 1, 1)
+    assert error <= (constant - model(X)).square().mean()
+
+
+def test_a_flattened_map_is_cut_pixel_by_pixel():
+    torch.manual_seed(1)
+    model = randomize(nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Dropout(), nn.Linear(54, 5),
+    ))  # fmt: skip
+    linear = tlc.linearize(model, "2", {"2": MIXED})
+    assert getattr(linear, "6").weight.shape == (5, 27) and getattr(linear, "6").in_features == 27
+    want = by_hand(model, "2", MIXED, "on_off_affine")(X)
+    assert relative_error(linear(X), want) < 1e-12
+
+
+def test_linear_layers_are_cut_too():
+    torch.manual_seed(1)
+    model = randomize(nn.Sequential(
+        nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)
+    ))  # fmt: skip
+    x = torch.randn(8, 7, dtype=torch.float64)
+    linear = tlc.linearize(model, "2", {"2": MIXED})
+    assert getattr(linear, "0").weight.shape == (3, 7)
+    slope, shift = affine_map("on_off_affine", MIXED)
+    assert relative_error(linear(x), model[3](slope * model[1](model[0](x)) + shift)) < 1e-12
+
+
+def test_tokens_that_are_flattened_are_cut_in_the_right_order():
+    """(N, tokens, features): flattening puts the features of one token side by side."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Flatten(), nn.Linear(30, 2))
+    model, x = model.double().eval(), torch.randn(4, 5, 7, dtype=torch.float64)
+    linear = tlc.linearize(model, "1", {"1": MIXED})
+    slope, shift = affine_map("on_off_affine", MIXED)
+    want = model[3]((slope * model[0](x) + shift).flatten(1))
+    assert relative_error(linear(x), want) < 1e-12
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 6), (3, 1), (1, 2)])
+def test_grouped_neighbours_are_not_cut_and_still_right(first, last):
+    torch.manual_seed(1)
+    model = randomize(nn.Sequential(
+        nn.Conv2d(3, 6, 3, groups=first, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, groups=last),
+    ))  # fmt: skip
+    linear = tlc.linearize(model, "2", {"2": MIXED})
+    assert getattr(linear, "3").weight.shape == model[3].weight.shape
+    want = by_hand(model, "2", MIXED, "on_off_affine")(X)
+    assert relative_error(linear(X), want) < 1e-12
+
+
+def test_mobilenet_stays_right():
+    """Depthwise blocks, ReLU6, unmodified, from torchvision."""
+    import torchvision
+
+    settings = [[1, 8, 1, 1], [4, 8, 2, 2]]
+    model = torchvision.models.MobileNetV2(5, 0.25, settings, round_nearest=4)
+    model, x = randomize(model), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    layers = tlc.find_layers(model, x)
+    assert {layer.kind for layer in layers} == {"ReLU6"}
+    for layer in layers:
+        stats = {layer.name: gaussian(*[(-1.0) ** i for i in range(layer.channels)])}
+        linear = tlc.linearize(model, layer.name, stats, "on_off", "as_trained")
+        want = by_hand(model, layer.name, stats[layer.name], "on_off")(x)
+        assert relative_error(linear(x), want) < 1e-10, layer.name
+
+
+class Fork(nn.Module):
+    """One activation that feeds two convolutions, one of them behind a functional pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.b, self.c = nn.Conv2d(6, 4, 3), nn.Conv2d(6, 4, 2, bias=False)
+
+    def forward(self, x):
+        z = F.relu(self.bn(self.a(x)))
+        return self.b(z).mean((2, 3)) + self.c(F.max_pool2d(z, 2)).mean((2, 3))
+
+
+def test_channels_are_cut_from_everything_that_they_feed():
+    torch.manual_seed(1)
+    model = randomize(Fork())
+    linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
+    assert linear.b.weight.shape[1] == linear.c.weight.shape[1] == linear.a.out_channels == 3
+    assert relative_error(linear(X), by_hand(model, "relu1", MIXED, "on_off_affine")(X)) < 1e-12
+
+
+class Scaled(nn.Module):
+    """A residual sum that counts its branch twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        return torch.add(x, self.b(F.relu(self.a(x))), alpha=2)
+
+
+def test_a_sum_with_a_factor_is_no_plain_sum():
+    torch.manual_seed(0)
+    model, off = Scaled().double().eval(), gaussian(*[-1.0] * 6)
+    linear = tlc.linearize(model, "relu1", {"relu1": off}, "on_off")
+    out = torch.add(X, model.b.bias.view(1, 3, 1, 1).expand_as(X), alpha=2)
+    assert relative_error(linear(X), out) < 1e-12
+
+
+def test_a_branch_of_another_kind_stays_right():
+    """All OFF, multiplied instead of added: no constant on a shortcut."""
+
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+
+        def forward(self, x):
+            return x * torch.sigmoid(self.b(F.relu(self.a(x))))
+
+    torch.manual_seed(0)
+    model = Gate().double().eval()
+    linear = tlc.linearize(model, "relu1", {"relu1": MIXED}, "affine")
+    assert relative_error(linear(X), by_hand(model, "relu1", MIXED, "affine")(X)) < 1e-12
+
+
+# ---- padding ----
+
+
+def paddings(model):
+    return [m.padding[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_padding_moves_to_the_first_convolution(rule):
+    linear = tlc.linearize(chain(padding=1, stride=2), "2", {"2": MIXED}, rule)
+    assert paddings(linear) == [3, 0]  # p1 + s1 p2
+    for size in (9, 16, 17):
+        x = torch.randn(1, 3, size, size, dtype=torch.float64)
+        assert linear(x).shape == chain(padding=1, stride=2)(x).shape
+
+
+def test_as_trained_leaves_padding_where_it_is():
+    linear = tlc.linearize(chain(padding=1), "2", {"2": MIXED}, "affine", "as_trained")
+    assert paddings(linear) == [1, 1]
+    want = by_hand(chain(padding=1), "2", MIXED, "affine")(X)
+    assert relative_error(linear(X), want) < 1e-12
+
+
+def test_padding_first_computes_the_convolution_without_zeros_in_between():
+    model = chain(padding=1)
+    linear = tlc.linearize(model, "2", {"2": MIXED}, "affine")
+    z = model[1](F.conv2d(X, model[0].weight, padding=2))
+    slope, shift = affine_map("affine", MIXED)
+    want = F.conv2d(Replaced(slope, shift)(z), model[3].weight, model[3].bias)
+    assert relative_error(linear(X), want) < 1e-12
+
+
+@pytest.mark.parametrize("order", [["relu2", "relu3"], ["relu3", "relu2"]])
+@pytest.mark.parametrize("rule", ["affine", "on_off"])
+def test_padding_moves_through_a_chain_of_three_in_any_order(order, rule):
+    model = randomize(tlc.simple_cnn(width=4))
+    linear = model
+    for name in order:
+        linear = tlc.linearize(linear, name, X, rule)
+    # relu2 and relu3 join convolutions 2, 3 and 4 with strides 2, 1, 2: 1 + 2 · (1 + 1 · 1)
+    assert paddings(linear) == [1, 5, 0, 0, 1, 1]
+    for size in (16, 19, 32):
+        x = torch.randn(1, 3, size, size, dtype=torch.float64)
+        assert linear(x).shape == model(x).shape
+
+
+def test_padding_does_not_move_past_a_pool_or_a_branch():
+    model = randomize(tlc.resnet18(width=4))
+    linear = tlc.linearize(model, ["relu", "layer1.0.relu2"], X, "affine")
+    assert paddings(linear) == paddings(model)
+
+
+# ---- what is refused, and what is left alone ----
+
+
+def test_an_unknown_rule_lists_those_there_are():
+    with pytest.raises(ValueError, match="no rule 'off'; there are: on_off, .*published"):
+        tlc.linearize(chain(), "2", X, "off")
+    with pytest.raises(ValueError, match="padding is 'first' or 'as_trained'"):
+        tlc.linearize(chain(), "2", X, padding="last")
+
+
+def test_an_unknown_layer_suggests_the_closest():
+    with pytest.raises(ValueError, match="'rellu3'.*did you mean 'relu3'"):
+        tlc.linearize(tlc.simple_cnn(width=4), ["relu1", "rellu3"], X)
+
+
+class Twice(nn.Module):
+    """The second convolution runs twice; only its first call follows an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.b(self.b(F.relu(self.a(x))))
+
+
+def test_a_convolution_called_twice_is_refused_or_kept_right():
+    torch.manual_seed(0)
+    model = Twice().double().eval()
+    g = gaussian(-1.0, 0.5, 1.0, 0.1)
+    try:
+        linear = tlc.linearize(model, "relu1", {"relu1": g}, "affine")
+    except ValueError as error:
+        assert "b is called more than once" in str(error)
+    else:
+        assert linear(X).shape == model(X).shape
+
+
+def test_a_batch_norm_without_running_statistics_is_refused_or_kept_right():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), norm, nn.ReLU(), nn.Conv2d(6, 5, 3))
+    model = model.double().eval()
+    try:
+        linear = tlc.linearize(model, "2", {"2": MIXED})
+    except ValueError as error:
+        assert "running statistics" in str(error)
+    else:
+        assert relative_error(linear(X), by_hand(model, "2", MIXED, "on_off_affine")(X)) < 1e-12
+
+
+@pytest.mark.parametrize("rule", [*RULES, "published"])
+def test_the_given_model_is_never_modified(rule):
+    model = randomize(tlc.resnet18(width=4)).train()
+    twin = copy.deepcopy(model)
+    linear = tlc.linearize(model, names(model), X, rule)
+    for parameter in linear.parameters():
+        parameter.data.add_(1)
+    assert list(model.state_dict()) == list(twin.state_dict())
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in twin.state_dict().items())
+    assert model.training and linear.training and len(names(model)) == 17

@@ -1,0 +1,77 @@
+"""The course's networks and their checkpoints."""
+
+import pytest
+import torch
+from helpers import randomize, relative_error
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.results import find_folder
+
+
+@pytest.mark.parametrize("size", [16, 32, 27])
+@pytest.mark.parametrize("network", [tlc.simple_cnn, tlc.resnet18])
+def test_any_size_of_image_gives_one_score_a_class(network, size):
+    assert network(7, 4)(torch.randn(2, 3, size, size)).shape == (2, 7)
+
+
+def test_width_is_the_number_of_channels_of_the_first_convolution():
+    assert tlc.resnet18(width=5).conv1.out_channels == 5
+    assert tlc.resnet18(width=5).fc.in_features == 40
+    assert tlc.simple_cnn(width=5).conv6.out_channels == 20
+
+
+def test_the_papers_stem_pools_and_the_strong_one_does_not():
+    paper, strong = (tlc.resnet18(width=4, stem=s) for s in ("paper", "strong"))
+    assert isinstance(paper.maxpool, nn.MaxPool2d) and isinstance(strong.maxpool, nn.Identity)
+    x = torch.randn(1, 4, 32, 32)
+    assert paper.maxpool(x).shape[2:] == (16, 16) and strong.maxpool(x).shape[2:] == (32, 32)
+    assert sum(p.numel() for p in paper.parameters()) == sum(p.numel() for p in strong.parameters())
+    with pytest.raises(ValueError, match="'paper' or 'strong', not 'large'"):
+        tlc.resnet18(stem="large")
+
+
+def test_simple_cnn_has_six_activations():
+    layers = tlc.find_layers(tlc.simple_cnn(width=4), torch.randn(1, 3, 16, 16))
+    assert [layer.name for layer in layers] == [f"relu{i}" for i in range(1, 7)]
+    assert [layer.norm for layer in layers] == [f"bn{i}" for i in range(1, 7)]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project to keep checkpoints in."""
+    (tmp_path / "data/checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_comes_back_as_it_was_kept(project):
+    model = randomize(tlc.resnet18(5, 4, "strong"), dtype=torch.float32)
+    tlc.save_checkpoint(model, "mine", "resnet18", classes=5, width=4, stem="strong")
+    back = tlc.load_checkpoint("mine")
+    x = torch.randn(2, 3, 16, 16)
+    assert not any(m.training for m in back.modules()) and isinstance(back.maxpool, nn.Identity)
+    assert back.conv1.weight.dtype == torch.float32
+    assert relative_error(back(x), model(x)) < 2e-2  # kept in half precision
+    (path,) = (project / "data/checkpoints").iterdir()
+    assert path.stat().st_size < 2.5 * sum(p.numel() for p in model.parameters()) + 20_000
+
+
+def test_a_missing_checkpoint_names_those_there_are(project):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'x'; there are: none"):
+        tlc.load_checkpoint("x")
+    tlc.save_checkpoint(tlc.simple_cnn(width=2), "small", "simple_cnn", width=2)
+    with pytest.raises(FileNotFoundError, match="there are: small"):
+        tlc.load_checkpoint("x")
+
+
+def test_outside_the_project_the_folder_is_missed_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no data/checkpoints here or above"):
+        tlc.load_checkpoint("x")
+
+
+def test_every_committed_checkpoint_loads():
+    for path in find_folder("data/checkpoints").glob("*.safetensors"):
+        out = tlc.load_checkpoint(path.stem)(torch.randn(2, 3, 32, 32))
+        assert out.isfinite().all() and out.std() > 0, path.name

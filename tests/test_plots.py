@@ -1,0 +1,145 @@
+"""Figures show the numbers that they are given, and none goes without alt text."""
+
+import re
+
+import IPython.display
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from helpers import randomize
+
+import tlc_minimal as tlc
+from tlc_minimal import gaussian as g
+from tlc_minimal import plots
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    data = tlc.load_data("digits", size=16).subset(60)
+    torch.manual_seed(0)
+    model = randomize(tlc.simple_cnn(width=2), dtype=torch.float32)
+    return tlc.collapse(model, data, 1, "random", epochs=0.1, out=tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def compared():
+    return pd.DataFrame(
+        {"accuracy": [90.0, 45.0], "activations": [6, 3], "layers": [7, 6], "macs": [100, 20],
+         "params": [10, 5], "ms_1": [2.0, 1.0], "ms_1_spread": [0.1, 0.1], "speedup_1": [1, 2]},
+        index=["dense", "collapsed"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("alt", ["", " \n"])
+def test_a_figure_without_alt_text_is_refused(alt):
+    with pytest.raises(ValueError, match="needs alt text"):
+        plots.show(plots.costs(), alt)
+
+
+def test_a_figure_is_shown_as_one_png_with_its_alt_text_and_closed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    figure = plots.costs()
+    plots.show(figure, "Four curves\n   that cross.")
+    data, metadata = shown[0]._repr_mimebundle_()
+    assert list(data) == ["image/png"] and len(shown) == 1
+    assert metadata["image/png"]["alt"] == "Four curves that cross."
+    assert figure.number not in plt.get_fignums()
+
+
+def test_costs_draws_the_four_closed_forms():
+    (ax,) = plots.costs(3.0).axes
+    assert len(ax.lines) == 5 and len(ax.get_legend().get_texts()) == 4
+    one = torch.ones(400).double()
+    for line, cost in zip(ax.lines, (g.cost_off, g.cost_on, g.cost_constant, g.cost_affine)):
+        r = torch.as_tensor(line.get_xdata())
+        torch.testing.assert_close(torch.as_tensor(line.get_ydata()), cost(r, one))
+
+
+def test_layers_draws_off_shares_and_entropies():
+    stats = {
+        "a": tlc.Gaussian(torch.tensor([-1.0, 1.0, -2.0, -3.0]), torch.ones(4)),
+        "b": tlc.Gaussian(torch.zeros(2), torch.ones(2)),
+    }
+    (ax,) = plots.layers(stats).axes
+    assert [bar.get_height() for bar in ax.patches] == [75, 100]
+    entropy = 100 * stats["a"].entropy.item()
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([entropy, 100])
+
+
+def test_curves_draws_mean_and_range_over_the_seeds():
+    table = pd.DataFrame(
+        {
+            "removed": [0, 1, 0, 1],
+            "test": [90, 80, 92, 70],
+            "method": ["m"] * 4,
+            "seed": [0, 0, 1, 1],
+        }
+    )
+    (ax,) = plots.curves(table).axes
+    assert list(ax.lines[0].get_ydata()) == [91, 75]
+    (bars,) = ax.collections
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[90, 92], [70, 80]]
+
+
+def test_before_and_after_draws_what_is_left_in_percent(compared):
+    (ax,) = plots.before_and_after(compared).axes
+    left = {t.get_text(): b.get_width() for t, b in zip(ax.get_yticklabels(), ax.patches)}
+    assert left == pytest.approx(
+        {"accuracy": 50, "activations": 50, "layers": 600 / 7, "macs": 20, "params": 50, "ms_1": 50}
+    )
+
+
+def test_histograms_draw_one_panel_a_channel_with_its_gaussian():
+    values = torch.randn(500, 3, 2, 2) + torch.tensor([-2.0, 0, 2]).view(1, 3, 1, 1)
+    claimed = tlc.Gaussian(torch.tensor([-2.0, 0.0, 2.0]), torch.ones(3))
+    axes = plots.histograms(values, claimed, [0, 2]).axes
+    assert [ax.get_title() for ax in axes] == ["channel 0: OFF", "channel 2: ON"]
+    peak = axes[1].lines[0]
+    assert peak.get_xdata()[peak.get_ydata().argmax()] == pytest.approx(2, abs=0.05)
+
+
+def test_a_constant_channel_can_be_drawn():
+    flat = tlc.Gaussian(torch.zeros(1), torch.zeros(1))
+    assert plots.histograms(torch.zeros(10, 1), flat, [0]).axes
+
+
+def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
+    compared.to_json(run.folder / "compare.json", orient="index")
+    path = plots.write_report(run.folder)
+    page = path.read_text()
+    assert path == run.folder / "report.html"
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) == 3 and all(re.search(r"alt='[^']{20,}'", image) for image in images)
+    assert run.table["layer"][1] in page and "rank = random" in page and "Before and after" in page
+    assert "http" not in re.sub(r"base64,[^']*", "", page), "nothing is loaded from elsewhere"
+
+
+def test_a_report_without_a_comparison_has_two_pictures(run):
+    (run.folder / "compare.json").unlink(missing_ok=True)
+    page = plots.write_report(run.folder).read_text()
+    assert page.count("<img") == 2 and "Before and after" not in page
+
+
+def test_a_folder_without_a_run_has_no_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        plots.write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_killed_has_no_report_yet(run, tmp_path):
+    import json
+
+    content = json.loads((run.folder / "run.json").read_text())
+    for row in content["rows"]:
+        row["test"] = None
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(FileNotFoundError, match="no finished run|not finished"):
+        plots.write_report(tmp_path)

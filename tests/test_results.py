@@ -1,0 +1,129 @@
+"""Records: what goes in comes out, and a file that is none is refused."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+import tlc_minimal as tlc
+from tlc_minimal.results import FIELDS, check, find_folder, markdown, summary
+
+ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tlc.load_data("digits", size=16).subset(20)
+
+
+def make(data, folder, what="first", seconds=12.5, seed=3, **config):
+    config = {"width": 4, "rule": "affine", "options": [1]} | config
+    return tlc.record(what, data, config, seed, ROWS, seconds, 2, "python -m tlc", folder=folder)
+
+
+def test_a_record_comes_back_as_a_table(data, tmp_path):
+    make(data, tmp_path)
+    make(data, tmp_path, "second", width=8, seed=4)
+    table = tlc.results(tmp_path)
+    assert list(table["what"]) == ["first", "first", "second", "second"]
+    assert list(table["width"]) == [4, 4, 8, 8] and list(table["seed"]) == [3, 3, 4, 4]
+    assert list(table["removed"]) == [0, 1, 0, 1] and table["layer"][1] == "relu1"
+    assert set(table["run_seconds"]) == {12.5} and set(table["run_epochs"]) == {2.0}
+    assert set(table["data"]) == {"digits"} and "options" not in table
+
+
+def test_a_record_says_how_it_was_made(data, tmp_path):
+    path = make(data, tmp_path / "new" / "folder")
+    content = json.loads(path.read_text())
+    assert path.name == "first.json" and set(content) == set(FIELDS)
+    assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert content["data_sha256"] == data.sha256 and content["commit"] and content["device"]
+    assert content["rows"] == ROWS and content["command"] == "python -m tlc"
+    assert [p.name for p in path.parent.iterdir()] == ["first.json"], "no half-written file stays"
+
+
+def test_whole_seconds_make_a_valid_record_too(data, tmp_path):
+    make(data, tmp_path, seconds=12)
+    assert list(tlc.results(tmp_path)["run_seconds"]) == [12, 12]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_record_without_a_field_is_refused_by_file_and_field(field, data, tmp_path):
+    path = make(data, tmp_path)
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"first.json is no record of schema 1.*{field}"):
+        tlc.results(tmp_path)
+
+
+def test_another_schema_is_refused(data, tmp_path):
+    content = json.loads(make(data, tmp_path).read_text()) | {"schema": 2}
+    with pytest.raises(ValueError, match="no record of schema 1"):
+        check(content, "first.json")
+
+
+def test_no_records_are_an_empty_table(tmp_path):
+    assert tlc.results(tmp_path).empty
+
+
+def test_the_folder_is_found_from_below(data, tmp_path, monkeypatch):
+    make(data, tmp_path / "data/results")
+    (tmp_path / "notebooks/deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks/deep")
+    assert len(tlc.results()) == 2
+    with pytest.raises(FileNotFoundError, match="no data/nothing here or above"):
+        find_folder("data/nothing")
+
+
+def full_row(removed, test, macs=2e6):
+    return {
+        "removed": removed,
+        "test": test,
+        "macs": macs,
+        "params": 5000,
+        "activations": 6 - removed,
+    }
+
+
+def test_the_summary_is_the_last_removal_over_the_seeds(data, tmp_path):
+    for seed, test in ((0, 80.0), (1, 90.0)):
+        rows = [full_row(0, 99.0), full_row(5, test, 1e6)]
+        config = {"width": 4, "method": "tlc, affine"}
+        tlc.record(f"run{seed}", data, config, seed, rows, 60.0, 2, "c", tmp_path)
+    config = {"width": 4, "method": "clock"}
+    tlc.record("clock", data, config, 0, [{"network": "dense", "ms_1": 1.0}], 1.0, 0, "c", tmp_path)
+    (row,) = summary(tlc.results(tmp_path)).to_dict("records")
+    assert row == {
+        "data": "digits", "network": "width 4", "method (ranking, rule)": "tlc, affine", "seeds": 2,
+        "activations left": "1", "test accuracy, %": "85.00 (80.00–90.00)", "million MACs": "1.00",
+        "thousand parameters": "5", "epochs": "2", "minutes": "1.0",
+    }  # fmt: skip
+
+
+def test_a_table_is_markdown():
+    table = pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})
+    assert markdown(table).splitlines() == [
+        "| a | b c |",
+        "| --- | --- |",
+        "| 1 | x |",
+        "| 2 | y |",
+    ]
+
+
+def test_without_records_the_summary_is_empty(tmp_path):
+    assert summary(tlc.results(tmp_path)).empty
+
+
+def test_every_committed_record_is_valid():
+    try:
+        paths = sorted(find_folder().glob("*.json"))
+    except FileNotFoundError:
+        pytest.skip("nothing is recorded yet")
+    for path in paths:
+        content = json.loads(path.read_text())
+        check(content, path.name)
+        assert path.stem == content["what"] and content["rows"]
+        assert content["seconds"] > 0 and content["commit"], path.name
+    assert len(tlc.results()) >= len(paths)

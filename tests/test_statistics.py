@@ -1,0 +1,177 @@
+"""Where statistics come from: a batch norm directly in front, or else a measurement."""
+
+import pytest
+import torch
+from helpers import randomize
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tlc_minimal as tlc
+from tlc_minimal.graph import activation_nodes, trace
+from tlc_minimal.statistics import Welford, from_batch_norm, published_statistics
+
+X = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def stats(model):
+    return tlc.statistics(model, X)
+
+
+@torch.no_grad()
+def pre_activations(model, x):
+    """{name: everything that the activation receives}, in one batch, in the model's mode."""
+    traced, seen = trace(model), {}
+    for name in activation_nodes(traced):
+        traced.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone())
+        )
+    traced(x)
+    return seen
+
+
+def test_statistics_come_in_forward_order(model, stats):
+    assert list(stats) == [layer.name for layer in tlc.find_layers(model, X[:1])]
+    assert all(g.mean.shape == g.std.shape == (g.mean.numel(),) for g in stats.values())
+
+
+def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
+    norm = model.layer3[0].bn1
+    assert torch.equal(stats["layer3.0.relu1"].mean, norm.bias)
+    shrink = (norm.running_var / (norm.running_var + norm.eps)).sqrt()
+    torch.testing.assert_close(stats["layer3.0.relu1"].std, norm.weight.abs() * shrink)
+
+
+def test_gamma_and_beta_are_exact_over_a_training_batch():
+    norm = nn.BatchNorm2d(5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    z = 1e-2 * torch.randn(40, 5, 6, 6) + torch.randn(5, 1, 1)  # a variance where eps matters
+    out = norm(z).detach().transpose(0, 1).flatten(1).double()
+    norm.running_mean, norm.running_var = z.mean((0, 2, 3)), z.var((0, 2, 3), unbiased=False)
+    claimed = from_batch_norm(norm)
+    torch.testing.assert_close(claimed.mean.double(), out.mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(claimed.std.double(), out.std(1, unbiased=False), rtol=1e-4, atol=0)
+
+
+def test_a_batch_norm_without_parameters_says_0_and_1():
+    norm = nn.BatchNorm2d(3, affine=False, eps=0)
+    g = from_batch_norm(norm)
+    assert g.mean.tolist() == [0, 0, 0] and g.std.tolist() == [1, 1, 1]
+
+
+def test_behind_a_sum_they_are_measured(model, stats):
+    seen = pre_activations(model, X)
+    for name in ("layer1.0.relu2", "layer3.1.relu2", "layer4.1.relu2"):
+        z = seen[name].transpose(0, 1).flatten(1).double()
+        torch.testing.assert_close(stats[name].mean.double(), z.mean(1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats[name].std.double(), z.std(1, unbiased=False),
+                                   rtol=1e-5, atol=1e-5)  # fmt: skip
+
+
+def test_without_a_batch_norm_they_are_measured():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    z = model[0](X).detach().transpose(0, 1).flatten(1)
+    g = tlc.statistics(model, X)["1"]
+    torch.testing.assert_close(g.mean, z.mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(g.std, z.std(1, unbiased=False), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_norm_without_running_statistics_is_measured():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False),
+                          nn.ReLU())  # fmt: skip
+    g = tlc.statistics(model, X)["2"]
+    torch.testing.assert_close(g.mean, torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(g.std, torch.ones(4), rtol=0, atol=1e-3)
+
+
+def test_features_of_a_linear_layer_are_its_last_dimension():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    x = torch.randn(50, 7, 6)
+    g = tlc.statistics(model, x)["1"]
+    z = model[0](x).detach().flatten(0, 1)
+    torch.testing.assert_close(g.mean, z.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_measured_statistics_measure_behind_batch_norms_too(model, stats):
+    seen = pre_activations(model, X)["layer2.0.relu1"].transpose(0, 1).flatten(1)
+    measured = tlc.measured_statistics(model, X)
+    torch.testing.assert_close(measured["layer2.0.relu1"].mean, seen.mean(1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(measured["layer2.0.relu1"].mean, stats["layer2.0.relu1"].mean)
+    assert list(measured) == list(stats)
+
+
+def test_the_published_statistics_forget_the_mean_of_the_shortcut(model):
+    """In train mode every branch has mean beta exactly, so what is missing is the shortcut's."""
+    beta, shortcut = model.layer3[0].bn2.bias, model.layer3[0].shortcut[1].bias
+    model = trace(model).train()
+    seen = pre_activations(model, X)
+    z = seen["layer3.0.relu2"].transpose(0, 1).flatten(1)
+    published = published_statistics(model)["layer3.0.relu2"]
+    assert torch.equal(published.mean, beta)
+    torch.testing.assert_close(z.mean(1) - published.mean, shortcut, rtol=0, atol=1e-4)
+    z, identity = seen["layer3.1.relu2"], seen["layer3.0.relu2"].relu()
+    missing = z.mean((0, 2, 3)) - published_statistics(model)["layer3.1.relu2"].mean
+    torch.testing.assert_close(missing, identity.mean((0, 2, 3)), rtol=0, atol=1e-4)
+
+
+def test_the_published_statistics_need_a_batch_norm():
+    with pytest.raises(ValueError, match="1 follows no batch norm"):
+        published_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+
+
+def test_welford_equals_one_pass_over_everything_in_uneven_batches():
+    x = 1e4 + torch.randn(101, 5, 3, dtype=torch.float64)  # far from 0: E[z²] - E[z]² would fail
+    tally = Welford(dim=1)
+    for part in x.split([1, 50, 3, 47]):
+        tally.update(part)
+    want = x.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(tally.mean, want.mean(1), rtol=1e-12, atol=0)
+    got = tally.squares / tally.count
+    torch.testing.assert_close(got, torch.var(want, 1, unbiased=False), rtol=1e-9, atol=0)
+    assert tally.result().std.dtype == torch.float32
+
+
+def test_tensor_loader_and_data_are_all_accepted(model):
+    data = tlc.load_data("digits").subset(40)
+    x = data.normalize(data.train.images)
+    sources = [x, DataLoader(x, 7), DataLoader(TensorDataset(x, data.train.labels), 9), data]
+    first, *others = [tlc.statistics(model, source)["layer2.1.relu2"] for source in sources]
+    for other in others:
+        torch.testing.assert_close(other.mean, first.mean, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other.std, first.std, rtol=1e-5, atol=1e-5)
+
+
+def test_at_most_2048_images_are_used():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+    x = torch.cat([torch.zeros(2048, 3, 1, 1), torch.full((500, 3, 1, 1), 1e6)])
+    assert tlc.statistics(model, x)["1"].std.max() < 1e-6
+
+
+def test_nan_is_refused(model):
+    with pytest.raises(ValueError, match="NaN"):
+        tlc.statistics(model, torch.full((2, 3, 8, 8), torch.nan))
+    broken = trace(model)
+    broken.conv1.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="layer1.0.relu2 is not finite"):
+        tlc.statistics(broken, X)
+
+
+def test_what_holds_no_inputs_is_refused(model):
+    with pytest.raises(TypeError, match="str"):
+        tlc.statistics(model, "digits")
+
+
+def test_measuring_leaves_the_model_as_it_was():
+    model = tlc.resnet18(width=4).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    tlc.statistics(model, X[:8])
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+    assert model.training and model.layer1[0].bn1.training
