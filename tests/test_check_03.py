@@ -89,11 +89,7 @@ WRONG = [
         lambda k, s, m, i, o: merged(k + m - 1, i, o, k**2 * i + m**2 * o),
         "ignores the first stride",
     ),
-    (
-        "break_even",
-        lambda k, s, m, i, o: (k + s * (m - 1)) * i * o / (k * i + m * o),
-        "not k",
-    ),
+    ("break_even", lambda k, s, m, i, o: (k + s * (m - 1)) * i * o / (k * i + m * o), "not k"),
     (
         "break_even",
         lambda k, s, m, i, o: merged(k + s * (m - 1), i, o, m**2 * o),
@@ -123,7 +119,7 @@ def test_no_answer_is_said_to_be_none(name):
 
 
 def test_the_norm_of_the_check_hides_nothing():
-    _, _, norm = check._conv_and_norm()
+    _, _, norm = check.lesson03._conv_and_norm()
     fresh = nn.BatchNorm1d(4)
     for key, value in fresh.state_dict().items():
         if value.ndim:

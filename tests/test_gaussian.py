@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from tlc_minimal import gaussian as g
 
-COSTS = {
-    "off": g.cost_off,
-    "on": g.cost_on,
-    "constant": g.cost_constant,
-    "affine": g.cost_affine,
-}
+COSTS = {"off": g.cost_off, "on": g.cost_on, "constant": g.cost_constant, "affine": g.cost_affine}
 MEANS = st.floats(-50, 50, allow_nan=False)
 STDS = st.one_of(st.just(0.0), st.floats(1e-3, 50))
 

@@ -354,8 +354,11 @@ def test_a_sum_with_a_factor_is_no_plain_sum():
     torch.manual_seed(0)
     model, off = Scaled().double().eval(), gaussian(*[-1.0] * 6)
     linear = tlc.linearize(model, "relu1", {"relu1": off}, "on_off")
-    out = torch.add(X, model.b.bias.view(1, 3, 1, 1).expand_as(X), alpha=2)
-    assert relative_error(linear(X), out) < 1e-12
+    assert linear.a.out_channels == 1, "no branch to drop, so one channel is kept"
+    channel = linear.a(X)
+    assert relative_error(linear(X), torch.add(X, linear.b(channel), alpha=2)) < 1e-12
+    merged = tlc.merge(linear, X, keep="all")
+    assert relative_error(merged(X), linear(X)) < 1e-10
 
 
 def test_a_branch_of_another_kind_stays_right():

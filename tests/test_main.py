@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,10 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import tlc_minimal as tlc
-from tlc_minimal.__main__ import _fresh, app, main
+from tlc_minimal.__main__ import app, main
 
 TINY = ["--remove", "1", "--network", "simple_cnn", "--width", "2", "--rank", "random",
         "--dense-epochs", "0.5", "--epochs", "0.5"]  # fmt: skip
+ROWS = ["accuracy, %", "activations", "layers on the longest path", "million MACs",
+        "thousand parameters", "ms, batch 1", "ms, batch 128"]  # fmt: skip
 
 
 def run(*args):
@@ -47,17 +50,13 @@ def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
     out, text = collapsed
     assert (out / "report.html").exists() and f"report: {out / 'report.html'}" in text
     assert [r["removed"] for r in json.loads((out / "run.json").read_text())["rows"]] == [0, 1]
-    for word in (
-        "dense",
-        "collapsed",
-        "accuracy",
-        "activations",
-        "layers",
-        "macs",
-        "params",
-        "ms_1",
-    ):
-        assert word in text
+    lines = [line for line in text.splitlines() if line.strip()][-8:]
+    assert lines[0].split() == ["before", "after"]
+    number = r" +[\d,]+(\.\d+)?"
+    for line, name in zip(lines[1:6], ROWS[:5], strict=True):
+        assert re.fullmatch(f"{name}{number}{number}", line), line
+    for line, name in zip(lines[6:], ROWS[5:], strict=True):
+        assert re.fullmatch(rf"{name}( +\d+\.\d\d ± \d+\.\d\d){{2}}", line), line
 
 
 def test_report_writes_it_again(collapsed):
@@ -116,7 +115,7 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("collapse --data diggits --out OUT", "did you mean 'digits'"),
+        ("collapse --data diggits --out OUT", "data set 'diggits'"),
         ("collapse --data digits --out OUT --network vgg", "there is no network 'vgg'"),
         ("reproduce --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
         ("report OUT", "holds no run"),
@@ -142,14 +141,14 @@ def test_a_mistake_leaves_no_traceback(tmp_path):
     assert "nowhere holds no run" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_new_demo_removes_only_what_an_earlier_one_left(tmp_path):
-    for name in (
-        "notes.json",
-        "run.json",
-        "compare.json",
-        "step_00.safetensors",
-        "mine.safetensors",
-    ):
-        (tmp_path / name).write_text("{}")
-    _fresh(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"notes.json", "mine.safetensors"}
+def test_a_new_demo_begins_again_and_removes_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text('{"rows": []}')
+    (tmp_path / "mine.safetensors").write_text("mine")
+    small, collapse = tlc.load_data("digits", size=8).subset(20), tlc.collapse
+    monkeypatch.setattr(tlc, "load_data", lambda name: small)
+    monkeypatch.setattr(tlc, "collapse", lambda *a, **k: collapse(*a, **k | {"remove": 1}))
+    done = run("demo", "--out", tmp_path, "--epochs", 0.1, "--tune", 0.1)
+    assert done.exit_code == 0, done.output
+    assert len(json.loads((tmp_path / "run.json").read_text())["rows"]) == 2
+    assert (tmp_path / "mine.safetensors").read_text() == "mine"
+    assert "ms, batch 128" in done.output and (tmp_path / "report.html").exists()

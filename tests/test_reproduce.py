@@ -12,7 +12,7 @@ MNIST = [
     "mnist_w2_dense_seed0", "mnist_w2_tlc_on_off_affine_seed0", "mnist_w2_tlc_on_off_seed0",
     "mnist_w2_random_on_off_affine_seed0", "mnist_w2_clock",
 ]  # fmt: skip
-DIGITS = {"mnist": "digits", "cifar10": "digits"}
+DIGITS = {"mnist": "digits", "data": "digits"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +31,7 @@ def done(tmp_path_factory):
     """All pieces of MNIST and the first of CIFAR-10, on digits; (runs, records)."""
     out, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("records")
     for only in ("mnist", "cifar10_w2_dense"):
-        module.reproduce("smoke", DIGITS, only=only, out=out, folder=folder)
+        module.reproduce("smoke", **DIGITS, only=only, out=out, folder=folder)
     return out, folder
 
 
@@ -63,7 +63,7 @@ def test_the_clock_compares_dense_in_two_and_merged(done):
 
 def test_a_rerun_does_nothing(done, capsys):
     before = {p: p.read_bytes() for p in done[1].iterdir()}
-    assert module.reproduce("smoke", DIGITS, only="mnist", out=done[0], folder=done[1]) == []
+    assert module.reproduce("smoke", **DIGITS, only="mnist", out=done[0], folder=done[1]) == []
     assert "5 pieces, 0 to do" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in done[1].iterdir()} == before
 
@@ -74,7 +74,7 @@ def test_what_is_missing_is_made_from_what_is_there(done, tmp_path):
 
     shutil.copytree(done[0], out := tmp_path / "runs")
     what = MNIST[3]
-    written = module.reproduce("smoke", DIGITS, only=what, out=out, folder=tmp_path)
+    written = module.reproduce("smoke", **DIGITS, only=what, out=out, folder=tmp_path)
     assert [p.name for p in written] == [f"{what}.json"]
     rows, again = (
         json.loads((f / f"{what}.json").read_text())["rows"] for f in (done[1], tmp_path)
@@ -83,13 +83,13 @@ def test_what_is_missing_is_made_from_what_is_there(done, tmp_path):
 
 
 def test_only_takes_the_pieces_that_contain_it(done, capsys):
-    module.reproduce("smoke", DIGITS, budget=0, only="random", out=done[0], folder=done[1])
+    module.reproduce("smoke", **DIGITS, budget=0, only="random", out=done[0], folder=done[1])
     out = capsys.readouterr().out
     assert "2 pieces, 1 to do: cifar10_w2_random_on_off_affine_seed0" in out
 
 
 def test_no_budget_begins_no_piece(tmp_path, capsys):
-    written = module.reproduce("smoke", DIGITS, budget=0, out=tmp_path, folder=tmp_path)
+    written = module.reproduce("smoke", **DIGITS, budget=0, out=tmp_path, folder=tmp_path)
     assert written == [] and not list(tmp_path.iterdir())
     first = module.plan("smoke")[0].what
     assert f"run again to go on with {first}" in capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_no_budget_begins_no_piece(tmp_path, capsys):
 
 def test_a_piece_whose_dense_network_is_missing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the piece mnist_w2_dense_seed0 here first"):
-        module.reproduce("smoke", DIGITS, only="mnist_w2_tlc", out=tmp_path, folder=tmp_path)
+        module.reproduce("smoke", **DIGITS, only="mnist_w2_tlc", out=tmp_path, folder=tmp_path)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])

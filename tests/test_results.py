@@ -1,13 +1,14 @@
 """Records: what goes in comes out, and a file that is none is refused."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal.results import FIELDS, check, find_folder, markdown, summary
+from tlc_minimal.results import COLUMNS, FIELDS, find_folder, markdown, summary
 
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 
@@ -59,13 +60,17 @@ def test_a_record_without_a_field_is_refused_by_file_and_field(field, data, tmp_
 
 
 def test_another_schema_is_refused(data, tmp_path):
-    content = json.loads(make(data, tmp_path).read_text()) | {"schema": 2}
-    with pytest.raises(ValueError, match="no record of schema 1"):
-        check(content, "first.json")
+    path = make(data, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    with pytest.raises(ValueError, match="first.json is no record of schema 1: see its schema"):
+        tlc.results(tmp_path)
 
 
-def test_no_records_are_an_empty_table(tmp_path):
+def test_no_records_are_an_empty_table(tmp_path, monkeypatch):
     assert tlc.results(tmp_path).empty
+    monkeypatch.chdir(tmp_path)  # and so is no folder, here or above
+    table = tlc.results()
+    assert table.empty and list(table) == COLUMNS and summary(table).empty
 
 
 def test_the_folder_is_found_from_below(data, tmp_path, monkeypatch):
@@ -117,13 +122,9 @@ def test_without_records_the_summary_is_empty(tmp_path):
 
 
 def test_every_committed_record_is_valid():
-    try:
-        paths = sorted(find_folder().glob("*.json"))
-    except FileNotFoundError:
-        pytest.skip("nothing is recorded yet")
+    paths = sorted((Path(__file__).parents[1] / "data/results").glob("*.json"))
     for path in paths:
         content = json.loads(path.read_text())
-        check(content, path.name)
         assert path.stem == content["what"] and content["rows"]
         assert content["seconds"] > 0 and content["commit"], path.name
-    assert len(tlc.results()) >= len(paths)
+    assert len(tlc.results(Path(__file__).parents[1] / "data/results")) >= len(paths)

@@ -114,9 +114,9 @@ class Bomb(nn.Module):
     def forward(self, x):
         if self.step == self.good:
             self.kept = copy.deepcopy(self.net.state_dict())
-        out = self.net(x) * (torch.nan if self.step == self.bad else 1)
-        self.step += 1
-        return out
+        bad = self.training and self.step == self.bad
+        self.step += self.training
+        return self.net(x) * (torch.nan if bad else 1)
 
 
 @pytest.mark.parametrize("bad", [8, 10, 11])

@@ -1,130 +1,107 @@
-"""Command line: doctor, demo, collapse, report, reproduce."""
+"""Command line: doctor, demo, collapse, report, reproduce, table."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from typer import Option, Typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-Epochs = Annotated[float, typer.Option(help="epochs of tuning after each removal")]
+import tlc_minimal as tlc
+
+from .doctor import report as doctors_report
+from .models import NETWORKS, save_weights
+from .reproduce import reproduce
+from .results import markdown, summary
+
+app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command()
 def doctor() -> None:
     """Versions, device, memory, disk and data here, and what to do about what is missing."""
-    from .doctor import report
-
-    print(report())
+    print(doctors_report())
 
 
 @app.command()
 def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 3) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
-    from . import best_device, fit, load_data, resnet18
-    from .plots import write_report
-
-    data = load_data("digits")
-    print(
-        f"{data}\nResNet-18, width 8, on {best_device()}: training it, then removing 12 of 17 ReLUs"
-    )
-    model = resnet18(len(data.classes), width=8).to(best_device())
-    fit(model, data, epochs, progress="training the dense network")
-    _collapse(model, data, 12, "tlc", "on_off_affine", tune, 0, _fresh(out), False, write_report)
+    data, device = tlc.load_data("digits"), tlc.best_device()
+    print(f"{data}\nResNet-18, width 8, on {device}: training it, then removing 12 of 17 ReLUs")
+    torch.manual_seed(0)
+    model = tlc.resnet18(len(data.classes), width=8).to(device)
+    tlc.fit(model, data, epochs, progress="training the dense network")
+    (out / "run.json").unlink(missing_ok=True)  # an earlier demo's: begin again
+    _collapse(model, data, out, remove=12, epochs=tune)
 
 
 @app.command()
 def collapse(
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a folder of images")],
-    out: Annotated[Path, typer.Option(help="folder for the run and its report")],
+    data: Annotated[str, Option(help="digits, mnist, cifar10, or a folder of images")],
+    out: Annotated[Path, Option(help="folder for the run and its report")],
     remove: int = 12,
-    network: Annotated[str, typer.Option(help="resnet18 or simple_cnn")] = "resnet18",
+    network: Annotated[str, Option(help="resnet18 or simple_cnn")] = "resnet18",
     width: int = 16,
     rank: str = "tlc",
     rule: str = "on_off_affine",
     dense_epochs: float = 16,
-    epochs: Epochs = 1,
+    epochs: Annotated[float, Option(help="epochs of tuning after each removal")] = 1,
     seed: int = 0,
-    resume: Annotated[bool, typer.Option(help="go on with an interrupted run")] = False,
+    resume: Annotated[bool, Option(help="go on with an interrupted run")] = False,
 ) -> None:
     """Train a network (once), collapse it, and write a report."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    from . import best_device, fit, load_data, resnet18, simple_cnn
-    from .plots import write_report
-
-    networks = {"resnet18": resnet18, "simple_cnn": simple_cnn}
-    if network not in networks:
-        raise ValueError(f"there is no network {network!r}; there are: {', '.join(networks)}.")
-    loaded = load_data(data)
+    if network not in NETWORKS:
+        raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
+    images, weights = tlc.load_data(data), out / "dense.safetensors"
     torch.manual_seed(seed)
-    model = networks[network](len(loaded.classes), width)
-    weights = out / "dense.safetensors"
+    model = NETWORKS[network](len(images.classes), width)
     if weights.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: add --resume, or choose another folder.")
     if weights.exists():
         model.load_state_dict(load_file(weights))
     else:
-        fit(model, loaded, dense_epochs, seed=seed, progress="training the dense network")
-        out.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, weights)
-    model.to(best_device()).eval()
-    _collapse(model, loaded, remove, rank, rule, epochs, seed, out, True, write_report)
+        tlc.fit(model, images, dense_epochs, seed=seed, progress="training the dense network")
+        save_weights(model, weights)
+    model.to(tlc.best_device()).eval()
+    options = {"remove": remove, "rank": rank, "rule": rule, "epochs": epochs, "seed": seed}
+    _collapse(model, images, out, resume=True, **options)
 
 
 @app.command()
 def report(folder: Path) -> None:
     """Write the report of a finished run again."""
-    from .plots import write_report
+    from .plots import write_report  # only here: matplotlib is slow to load
 
     print(f"report: {write_report(folder)}")
 
 
-@app.command()
-def reproduce(
-    profile: Annotated[str, typer.Option(help="smoke, laptop or paper")] = "",
-    data: Annotated[
-        str, typer.Option(help="where CIFAR-10 is (a folder of images will do)")
-    ] = "cifar10",
-    mnist: Annotated[str, typer.Option(help="where MNIST is")] = "mnist",
-    budget: Annotated[
-        float | None, typer.Option(help="minutes after which no new piece begins")
-    ] = None,
-    only: Annotated[str, typer.Option(help="only pieces whose name contains this")] = "",
-    out: Path = Path("runs/reproduce"),
-    folder: Annotated[Path, typer.Option(help="where the records go")] = Path("data/results"),
-) -> None:
-    """Make the recorded results again; whatever is already recorded is left as it is."""
-    from .reproduce import reproduce as run
-    from .train import profile as default
-
-    run(profile or default(), {"cifar10": data, "mnist": mnist}, budget, only, out, folder)
+app.command()(reproduce)
 
 
 @app.command()
 def table() -> None:
     """The README's table of recorded results, as Markdown."""
-    from .results import markdown, summary
-
     print(markdown(summary()))
 
 
-def _collapse(model, data, remove, rank, rule, epochs, seed, out, resume, write_report) -> None:
-    from . import collapse, compare
-
-    run = collapse(model, data, remove, rank, rule, epochs, seed=seed, out=out, resume=resume)
-    table = compare({"dense": model, "collapsed": run.model}, data)
-    table.to_json(out / "compare.json", orient="index", indent=1)
-    print(f"report: {write_report(out)}")
-    print(table.round(2).T.to_string())
-
-
-def _fresh(folder: Path) -> Path:
-    """The demo's own folder, emptied of an earlier demo."""
-    for pattern in ("*.safetensors", "*.json", "*.part"):
-        for path in folder.glob(pattern):
-            path.unlink()
-    return folder
+def _collapse(model, data, out: Path, **options) -> None:
+    """Collapse, report, and print the four counts and the milliseconds before and after."""
+    run = tlc.collapse(model, data, out=out, **options)
+    both = tlc.compare({"dense": model, "collapsed": run.model}, data)
+    both.to_json(out / "compare.json", orient="index", indent=1)
+    report(out)
+    rows = {
+        "accuracy, %": both["accuracy"].map("{:.2f}".format),
+        "activations": both["activations"],
+        "layers on the longest path": both["layers"],
+        "million MACs": (both["macs"] / 1e6).map("{:,.2f}".format),
+        "thousand parameters": (both["params"] / 1e3).map("{:,.1f}".format),
+    }
+    for batch in (1, 128):
+        times = both[[f"ms_{batch}", f"ms_{batch}_spread"]].to_numpy()
+        rows[f"ms, batch {batch}"] = [f"{ms:.2f} ± {spread:.2f}" for ms, spread in times]
+    print(pd.DataFrame(rows).set_axis(["before", "after"]).T.to_string())
 
 
 def main() -> None:

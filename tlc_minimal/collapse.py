@@ -17,9 +17,10 @@ from torch import fx, nn
 from .data import Data
 from .gaussian import Gaussian
 from .graph import activation_nodes, trace
-from .linearize import linearize
+from .linearize import check_rule, linearize
 from .measure import count
 from .merge import merge
+from .rank import check_ranking
 from .rank import rank as rank_layers
 from .statistics import published_statistics, statistics
 from .train import device_of, evaluate, fit
@@ -49,6 +50,7 @@ def collapse(
     out: str | Path | None = None,
     resume: bool = False,
     keep: str = "fastest",
+    progress: bool = True,
 ) -> Run:
     """Remove ``remove`` activations of a trained model, one at a time, tuning after each.
 
@@ -60,6 +62,8 @@ def collapse(
     ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of
     another model or configuration; FileExistsError if it holds a run and ``resume`` is False.
     """
+    check_rule(rule)
+    check_ranking(rank)
     names = list(activation_nodes(trace(model)))
     if not 0 <= remove <= len(names):
         raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
@@ -76,7 +80,7 @@ def collapse(
     current = _restore(model, folder, rows, done, rule)
     for step in range(done + 1, remove + 1):
         start = time.perf_counter()
-        scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=True)
+        scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=progress)
         name = next(iter(scores))
         gaussians = (
             published_statistics(current) if rule == "published" else statistics(current, data)
@@ -84,7 +88,7 @@ def collapse(
         g = gaussians[name]
         current = linearize(current, name, {name: g}, rule)
         before = evaluate(current, data)
-        label = f"{step}/{remove} without {name}"
+        label = f"{step}/{remove} without {name}" if progress else None
         fit(current, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
         off = float((~g.on).float().mean())
         seconds = time.perf_counter() - start

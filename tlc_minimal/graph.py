@@ -212,8 +212,9 @@ def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
 
 
 def is_sum(node) -> bool:
-    """Whether a node adds two tensors."""
-    return isinstance(node, fx.Node) and node.target in SUM and len(node.all_input_nodes) == 2
+    """Whether a node adds two tensors (and does not scale one: torch.add's alpha)."""
+    sums = isinstance(node, fx.Node) and node.target in SUM and not node.kwargs
+    return sums and len(node.args) == 2 == len(node.all_input_nodes)
 
 
 def calls(traced: fx.GraphModule, node: fx.Node) -> int:

@@ -65,8 +65,7 @@ def linearize(
     channel closest to ON is kept, as nothing would get through otherwise.
     ValueError for an unknown name or rule, or a layer whose weights are used twice.
     """
-    if rule not in RULES and rule != "published":
-        raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, published.")
+    check_rule(rule)
     if padding not in ("first", "as_trained"):
         raise ValueError(f"padding is 'first' or 'as_trained', not {padding!r}.")
     names = [names] if isinstance(names, str) else list(names)
@@ -84,10 +83,17 @@ def linearize(
     return traced
 
 
+def check_rule(rule: str) -> None:
+    """ValueError that names the rules there are, if ``rule`` is none of them."""
+    if rule not in RULES and rule != "published":
+        raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, published.")
+
+
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> list[fx.Node]:
     """Replace one activation; returns the convolutions that directly receive its substitute."""
     module, before = module_of(traced, node), node.args[0]
-    slope, shift = RULES[rule](g, torch.relu if isinstance(module, nn.ReLU) else module)
+    f = torch.relu if isinstance(module, nn.ReLU) else module
+    slope, shift = RULES[rule](g, f)
     dim, ends = channel_dim(traced, node), next_convolutions(traced, node)
     direct = ends if all(user in ends for user in node.users) else []
     conv, norm = producer(traced, before)
@@ -100,7 +106,8 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> li
             if cut_branch(traced, ends, shift):
                 return []
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
-            slope = torch.where(keep, 1, slope)
+            line = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
+            slope, shift = (torch.where(keep, a, b) for a, b in zip(line, (slope, shift)))
         cut(traced, conv, norm, ends, keep, shift)
         slope, shift, keep = slope[keep], shift[keep], keep[keep]
     if not (keep.all() and scale(traced, conv, norm, slope, shift)):

@@ -1,10 +1,11 @@
 """Networks of the course. torchvision's models work with the library unchanged."""
 
+import copy
 import json
+from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .results import find_folder
@@ -16,24 +17,16 @@ def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
     Input (N, 3, H, W), output (N, classes). Strides instead of pooling, so that linear stretches
     can be merged end to end.
     """
-    layers, before = [], 3
-    for i, (channels, stride) in enumerate(
-        [(width, 1), (width, 2), (2 * width, 1), (2 * width, 2), (4 * width, 1), (4 * width, 2)], 1
-    ):
-        layers += [
-            (f"conv{i}", nn.Conv2d(before, channels, 3, stride, 1, bias=False)),
-            (f"bn{i}", nn.BatchNorm2d(channels)),
-            (f"relu{i}", nn.ReLU()),
-        ]
+    model, before = nn.Sequential(), 3
+    for i, channels in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
+        stride = 1 if i % 2 else 2
+        model.add_module(f"conv{i}", nn.Conv2d(before, channels, 3, stride, 1, bias=False))
+        model.add_module(f"bn{i}", nn.BatchNorm2d(channels))
+        model.add_module(f"relu{i}", nn.ReLU())
         before = channels
-    layers += [
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("fc", nn.Linear(before, classes)),
-    ]
-    model = nn.Sequential()
-    for name, layer in layers:
-        model.add_module(name, layer)
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", nn.Linear(before, classes))
     return model
 
 
@@ -50,9 +43,8 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
         self.shortcut = nn.Sequential()
         if stride > 1 or before != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            self.shortcut.append(nn.Conv2d(before, channels, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -60,10 +52,16 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 for small images; see :func:`resnet18`."""
+    """ResNet-18 with 17 activations; input (N, 3, H, W), output (N, classes).
 
-    def __init__(self, classes: int, width: int, stem: str):
+    ``stem="paper"``: 3x3 stride-1 convolution and a max-pool, as in TLC (140.2 M MACs on 32x32 at
+    width 64); ``"strong"``: without the pool (four times as many). ValueError for another stem.
+    """
+
+    def __init__(self, classes: int = 10, width: int = 64, stem: str = "paper"):
         super().__init__()
+        if stem not in ("paper", "strong"):
+            raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -71,11 +69,9 @@ class ResNet18(nn.Module):
         before = width
         for stage in range(4):
             channels = width * 2**stage
-            blocks = [
-                BasicBlock(before, channels, 2 if stage else 1),
-                BasicBlock(channels, channels, 1),
-            ]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            first = BasicBlock(before, channels, 2 if stage else 1)
+            second = BasicBlock(channels, channels, 1)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(first, second))
             before = channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(before, classes)
@@ -86,18 +82,14 @@ class ResNet18(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def resnet18(classes: int = 10, width: int = 64, stem: str = "paper") -> ResNet18:
-    """ResNet-18 with 17 activations; input (N, 3, H, W), output (N, classes).
-
-    ``stem="paper"``: 3x3 stride-1 convolution and a max-pool, as in TLC (140.2 M MACs on 32x32 at
-    width 64); ``"strong"``: without the pool (four times as many). ValueError for another stem.
-    """
-    if stem not in ("paper", "strong"):
-        raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
-    return ResNet18(classes, width, stem)
-
-
+resnet18 = ResNet18  # by torchvision's name
 NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}
+
+
+def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a model's state dict as safetensors; the folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, path, metadata)
 
 
 def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
@@ -105,10 +97,9 @@ def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> Non
 
     ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
     """
-    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    tensors = {k: v.cpu().contiguous() for k, v in half.items()}
+    path = find_folder("data/checkpoints") / f"{name}.safetensors"
     metadata = {"network": network, "options": json.dumps(options)}
-    save_file(tensors, find_folder("data/checkpoints") / f"{name}.safetensors", metadata)
+    save_weights(copy.deepcopy(model).half(), path, metadata)
 
 
 def load_checkpoint(name: str) -> nn.Module:
@@ -119,9 +110,7 @@ def load_checkpoint(name: str) -> nn.Module:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
         raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    model = NETWORKS[metadata["network"]](**json.loads(metadata["options"]))
-    model.load_state_dict(
-        {k: v.float() if v.dtype == torch.half else v for k, v in tensors.items()}
-    )
+        made = file.metadata()
+    model = NETWORKS[made["network"]](**json.loads(made["options"]))
+    model.load_state_dict(load_file(path))  # half precision becomes single again
     return model.eval()

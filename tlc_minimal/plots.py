@@ -22,18 +22,16 @@ from .gaussian import Gaussian
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
 ON, OFF = COLOURS[1], COLOURS[0]
-plt.rcParams.update(
-    {
-        "figure.figsize": (7, 3.6),
-        "figure.dpi": 90,
-        "figure.constrained_layout.use": True,
-        "axes.prop_cycle": plt.cycler(color=COLOURS),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-    }
-)
+HEAD = """<!doctype html><html lang='en'><meta charset='utf-8'><title>A collapsed network</title>
+<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:.85rem}img{max-width:100%}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}</style>
+<h1>A collapsed network</h1>"""
+plt.rc("figure", figsize=(7, 3.6), dpi=90)
+plt.rc("figure.constrained_layout", use=True)
+plt.rc("axes", grid=True, prop_cycle=plt.cycler(color=COLOURS))
+plt.rc("axes.spines", top=False, right=False)
+plt.rc("grid", alpha=0.25)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -56,9 +54,7 @@ def histograms(values: torch.Tensor, gaussian: Gaussian, channels: list[int]) ->
         mean, std = float(gaussian.mean[c]), max(float(gaussian.std[c]), 1e-6)
         z = np.linspace(mean - 4 * std, mean + 4 * std, 200)
         colour = ON if mean > 0 else OFF
-        ax.hist(
-            rows[c].numpy(), bins=60, range=(z[0], z[-1]), density=True, color=colour, alpha=0.4
-        )
+        ax.hist(rows[c], bins=60, range=(z[0], z[-1]), density=True, color=colour, alpha=0.4)
         ax.plot(z, np.exp(-(((z - mean) / std) ** 2) / 2) / std / np.sqrt(2 * np.pi), color=colour)
         ax.axvline(0, color="black", linewidth=0.8, linestyle=":")
         ax.set(title=f"channel {c}: {'ON' if mean > 0 else 'OFF'}", yticks=[], xlabel="z")
@@ -70,14 +66,10 @@ def costs(limit: float = 4.0) -> Figure:
     r = torch.linspace(-limit, limit, 400, dtype=torch.float64)
     one = torch.ones_like(r)
     figure, ax = plt.subplots()
-    curves = {
-        "OFF: z → 0": (g.cost_off, "-"),
-        "ON: z → z": (g.cost_on, "--"),
-        "OFF, keeping its mean": (g.cost_constant, "-."),
-        "best affine map": (g.cost_affine, ":"),
-    }
-    for (label, (cost, style)), colour in zip(curves.items(), COLOURS):
-        ax.plot(r, cost(r, one), style, label=label, color=colour, linewidth=2)
+    ax.plot(r, g.cost_off(r, one), "-", label="OFF: z → 0", linewidth=2)
+    ax.plot(r, g.cost_on(r, one), "--", label="ON: z → z", linewidth=2)
+    ax.plot(r, g.cost_constant(r, one), "-.", label="OFF, keeping its mean", linewidth=2)
+    ax.plot(r, g.cost_affine(r, one), ":", label="best affine map", linewidth=2)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlabel="r = mean / std of the pre-activation", ylabel="expected squared error / std²")
     ax.set_ylim(0, 1.2)
@@ -104,8 +96,8 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "
     for (label, runs), colour, marker in zip(table.groupby(by, sort=False), COLOURS, MARKERS):
         grouped = runs.groupby("removed")
         at, mean = grouped[x].mean(), grouped[y].mean()
-        down, up = mean - grouped[y].min(), grouped[y].max() - mean
-        ax.errorbar(at, mean, [down, up], label=label, color=colour, marker=marker, ms=4, capsize=2)
+        reach = [(mean - grouped[y].min()).clip(lower=0), (grouped[y].max() - mean).clip(lower=0)]
+        ax.errorbar(at, mean, reach, label=label, color=colour, marker=marker, ms=4, capsize=2)
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
     ax.legend(frameon=False)
@@ -135,10 +127,11 @@ def write_report(folder: str | Path) -> Path:
         raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it.")
     saved = json.loads((folder / "run.json").read_text())
     table = pd.DataFrame(saved["rows"])
-    table["macs"] = table["macs"] / 1e6
-    parts = []
-    config = {k: v for k, v in saved["config"].items() if k not in ("model", "data")}
-    parts.append(f"<p>{html.escape(', '.join(f'{k} = {v}' for k, v in config.items()))}</p>")
+    if table["test"].isna().any():
+        raise FileNotFoundError(f"{folder} holds no finished run: resume it first.")
+    table["macs"] /= 1e6
+    config = [f"{k} = {v}" for k, v in saved["config"].items() if k not in ("model", "data")]
+    parts = [HEAD, f"<p>{html.escape(', '.join(config))}</p>"]
     if (folder / "compare.json").exists():
         both = pd.read_json(folder / "compare.json", orient="index")
         parts.append("<h2>Before and after</h2>" + both.T.to_html(float_format="{:,.2f}".format))
@@ -150,19 +143,10 @@ def write_report(folder: str | Path) -> Path:
         figure = curves(tidy, x, "accuracy")
         figure.axes[0].set(xlabel=name, ylabel="accuracy, %")
         parts.append(_image(figure, f"Lines: accuracy before and after tuning against {name}."))
-    parts.append(
-        "<h2>Removal by removal</h2>" + table.to_html(index=False, float_format="{:.3g}".format)
-    )
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>A collapsed network</title>"
-        "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;font-size:.85rem}"
-        "td,th{padding:.2rem .6rem;text-align:right;"
-        "border-bottom:1px solid #ddd}img{max-width:100%}</style>"
-        f"<h1>A collapsed network</h1>{''.join(parts)}</html>"
-    )
+    by_step = table.to_html(index=False, float_format="{:.3g}".format)
+    parts.append(f"<h2>Removal by removal</h2>{by_step}</html>")
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text("".join(parts), encoding="utf-8")
     return path
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
 from .graph import CONV, NORM, activation_nodes, module_of, only_user, trace
-from .linearize import linearize
+from .linearize import check_rule, linearize
 from .statistics import published_statistics, statistics
 from .train import augment, device_of, evaluate
 
@@ -31,14 +31,20 @@ def rank(
     ``rule``: a key of ``RULES``; ``replacement``: the linearisation that the score is for.
     ValueError for an unknown rule or a model without activations.
     """
-    if rule not in RULES:
-        raise ValueError(f"there is no ranking rule {rule!r}; there are: {', '.join(RULES)}.")
+    check_ranking(rule)
+    check_rule(replacement)
     names = list(activation_nodes(trace(model)))
     if not names:
         raise ValueError("this model has no activation left to rank.")
     bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
     scores = RULES[rule](model, data, bar, replacement, seed)
     return dict(sorted(scores.items(), key=lambda item: item[1]))
+
+
+def check_ranking(rule: str) -> None:
+    """ValueError that names the ranking rules there are, if ``rule`` is none of them."""
+    if rule not in RULES:
+        raise ValueError(f"there is no ranking rule {rule!r}; there are: {', '.join(RULES)}.")
 
 
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
@@ -91,6 +97,7 @@ def _harm(traced, node, g, replacement: str) -> float:
     best = cost_affine(g.mean, g.std)
     cost = {
         "on_off": torch.where(g.on, on, off),
+        "published": torch.where(g.on, on, off),
         "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
         "affine": best,
         "identity": on,
@@ -102,12 +109,9 @@ def _harm(traced, node, g, replacement: str) -> float:
         if not isinstance(conv, CONV) or len(cost) != conv.weight.shape[1]:
             harms.append(cost.mean() / spread)  # a shortcut or a pool: relative to the input itself
             continue
-        error = (
-            (conv.weight.detach() ** 2).flatten(2).sum(2)
-            if conv.weight.ndim > 2
-            else conv.weight**2
-        )
-        norm = module_of(traced, after) if after is not None else None
-        scale = norm.running_var if isinstance(norm, NORM) else error @ (g.std**2)
+        error = conv.weight.detach() ** 2
+        error = error.flatten(2).sum(2) if error.ndim > 2 else error
+        norm = module_of(traced, after)
+        scale = norm.running_var if isinstance(norm, NORM) else error @ (g.std**2).to(error)
         harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())
     return float(torch.stack(harms).mean())

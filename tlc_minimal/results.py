@@ -2,7 +2,9 @@
 
 import json
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,21 +14,10 @@ import torch
 from .data import Data
 
 SCHEMA = 1
-FIELDS = {
-    "schema": int,
-    "what": str,
-    "command": str,
-    "config": dict,
-    "seed": int,
-    "device": str,
-    "versions": dict,
-    "data": str,
-    "data_sha256": str,
-    "commit": str,
-    "seconds": float,
-    "epochs": float,
-    "rows": list,
-}
+FIELDS = dict.fromkeys(("what", "command", "device", "data", "data_sha256", "commit"), str)
+FIELDS |= {"schema": int, "seed": int, "seconds": float, "epochs": float}
+FIELDS |= {"config": dict, "versions": dict, "rows": list}
+COLUMNS = ["what", "data", "width", "method", "removed", "test"]  # of a table without records
 FOLDER = Path("data/results")
 
 
@@ -35,23 +26,14 @@ def record(
     command: str, folder: str | Path = FOLDER,
 ) -> Path:  # fmt: skip
     """Write ``<folder>/<what>.json``: what was run, on what, and its ``rows``; returns the path."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    names = ("torch", "torchvision", "accelerate")
-    content = {
-        "schema": SCHEMA,
-        "what": what,
-        "command": command,
-        "config": config,
-        "seed": seed,
-        "device": device,
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
-        "data": data.name,
-        "data_sha256": data.sha256,
-        "commit": _commit(),
-        "seconds": seconds,
-        "epochs": float(epochs),
-        "rows": rows,
-    }
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent)
+    versions = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
+    versions = {"python": platform.python_version()} | versions
+    content = {"schema": SCHEMA, "what": what, "command": command, "config": config, "seed": seed}
+    content |= {"device": _device(), "versions": versions, "data": data.name}
+    content |= {"data_sha256": data.sha256, "commit": commit.stdout.strip() or "unknown"}
+    content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
     path = Path(folder) / f"{what}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -65,37 +47,41 @@ def results(folder: str | Path | None = None) -> pd.DataFrame:
     record's total seconds and epochs, and its configuration beside it.
 
     ``folder``: default data/results, here or in the folders above (so that notebooks find it).
-    ValueError if a file is not a record of this schema.
+    No folder, or none recorded in it: an empty table of the columns what, data, width, method,
+    removed, test. ValueError if a file is not a record of this schema.
     """
-    folder = Path(folder) if folder else find_folder()
-    tables = []
-    for path in sorted(folder.glob("*.json")):
+    with suppress(FileNotFoundError):
+        folder = folder or find_folder()
+    rows = []
+    for path in sorted(Path(folder or FOLDER).glob("*.json")):
         content = json.loads(path.read_text())
-        check(content, path.name)
+        wrong = [k for k, kind in FIELDS.items() if not isinstance(content.get(k), kind)]
+        if wrong or content["schema"] != SCHEMA:
+            wrong = wrong or "schema"
+            raise ValueError(f"{path.name} is no record of schema {SCHEMA}: see its {wrong}.")
         shared = {k: content[k] for k in ("what", "data", "device", "seed", "commit")}
         shared |= {"run_seconds": content["seconds"], "run_epochs": content["epochs"]}
         shared |= {k: v for k, v in content["config"].items() if not isinstance(v, (list, dict))}
-        tables.append(pd.DataFrame([shared | row for row in content["rows"]]))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        rows += [shared | row for row in content["rows"]]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
 def summary(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the README shows: a row per data set and method after its last removal, mean over the
     seeds (and range, where there are several); ``table``: from :func:`results`, default all."""
     table = results() if table is None else table
+    table = table[table["method"] != "clock"]
     rows = []
-    for (data, width, method), runs in table[table["method"] != "clock"].groupby(
-        ["data", "width", "method"], sort=False
-    ):
+    for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
         last = runs[runs["removed"] == runs["removed"].max()]
-        test, count = last["test"], len(last)
-        spread = f" ({test.min():.2f}–{test.max():.2f})" if count > 1 else ""
+        test = last["test"]
+        spread = f" ({test.min():.2f}–{test.max():.2f})" if len(last) > 1 else ""
         rows.append(
             {
                 "data": data,
                 "network": f"width {width}",
                 "method (ranking, rule)": method,
-                "seeds": count,
+                "seeds": len(last),
                 "activations left": f"{last['activations'].mean():.0f}",
                 "test accuracy, %": f"{test.mean():.2f}{spread}",
                 "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
@@ -113,32 +99,18 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def check(content: dict, name: str) -> None:
-    """ValueError, in one sentence, if ``content`` is not a record of this schema."""
-    wrong = [k for k, kind in FIELDS.items() if not isinstance(content.get(k), kind)]
-    if wrong or content["schema"] != SCHEMA:
-        raise ValueError(f"{name} is no record of schema {SCHEMA}: see its {wrong or 'schema'}.")
-
-
 def find_folder(name: str = "data/results") -> Path:
     """``name`` in this folder or the nearest one above that has it; FileNotFoundError if none."""
-    here = Path.cwd()
-    for parent in (here, *here.parents):
+    for parent in (Path.cwd(), *Path.cwd().parents):
         if (parent / name).is_dir():
             return parent / name
     raise FileNotFoundError(f"there is no {name} here or above: run inside the project's folder.")
 
 
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return done.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, TypeError):  # no such file, or it names no model
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1].strip()
     return f"CPU, {torch.get_num_threads()} threads: {name}"

@@ -108,7 +108,13 @@ def fit(
         schedule.step()
         losses.append(loss.detach())
         last = step + 1 == steps or (step + 1) % per_epoch == 0
-        if last or (step + 1) % CHECK_EVERY == 0:
+        if last:  # the loss was taken before the step: look at what the step has left, too
+            with torch.no_grad():
+                model.eval()
+                after = F.cross_entropy(model(x).float(), data.train.labels[index])
+                model.train()
+            _check_finite([*losses, after], step + 1, model, good)
+        elif (step + 1) % CHECK_EVERY == 0:
             _check_finite(losses, step, model, good)
         if last:
             means.append(torch.stack(losses[-(step % per_epoch + 1) :]).mean().item())
@@ -167,6 +173,7 @@ def _check_finite(losses: list[Tensor], step: int, model: nn.Module, good: dict)
     if bad.any():
         first = step + 1 - len(losses) + int(bad.nonzero()[0])
         model.load_state_dict(good)
+        model.eval()
         raise FloatingPointError(
             f"the loss became NaN or infinite at step {first}: lower lr, or look for NaN in the "
             "data; the model holds the weights of the last good epoch."

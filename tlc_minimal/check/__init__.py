@@ -1,0 +1,16 @@
+"""The exercises' checks, one file a lesson; `check.name(your_answer)` in the notebooks."""
+
+from .compare import compare
+from .lesson00 import macs, share_off, two_linear_layers
+from .lesson01 import batch_norm, biased_variance, merge_tallies, output_std, residual_sum
+from .lesson02 import best_line, cost_on, layer_entropy, on_is_cheaper, p_on
+from .lesson03 import (
+    break_even,
+    composed_bias,
+    composed_geometry,
+    composed_kernel,
+    dirac,
+    folded_batch_norm,
+)
+from .lesson04 import activations_left, against_state, layer_score, over_seeds, paired_difference
+from .lesson05 import activation_kinds, block_share, conv_macs
