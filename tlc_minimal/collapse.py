@@ -16,10 +16,11 @@ from torch import fx, nn
 
 from .data import Data
 from .gaussian import Gaussian
-from .graph import activation_nodes, trace
+from .graph import trace
 from .linearize import check_rule, linearize
 from .measure import count
 from .merge import merge
+from .nodes import activation_nodes
 from .rank import check_ranking
 from .rank import rank as rank_layers
 from .statistics import published_statistics, statistics

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from . import kernels
-from .graph import (
+from .nodes import (
     CONV,
     NORM,
     Affine,

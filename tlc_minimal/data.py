@@ -111,9 +111,7 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
     for x in data:
         x = x[0] if isinstance(x, tuple | list) else x
         if not (isinstance(x, Tensor) and x.is_floating_point()):
-            raise TypeError(
-                f"Inputs are floats, not {getattr(x, 'dtype', type(x))}: normalise them."
-            )
+            raise TypeError(f"Inputs are floats, not {getattr(x, 'dtype', type(x))}: normalise it.")
         if not len(x):
             raise ValueError("There are no inputs: give at least one image.")
         yield x[:limit]

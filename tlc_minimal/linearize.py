@@ -11,17 +11,8 @@ from torch import Tensor, fx, nn
 
 from .cut import can_cut, cut, cut_branch, move_padding, next_convolutions, producer, scale
 from .gaussian import Gaussian, best_affine
-from .graph import (
-    NORM,
-    Affine,
-    bypass,
-    channel_dim,
-    find_node,
-    finish,
-    module_of,
-    put_module,
-    trace,
-)
+from .graph import find_node, trace
+from .nodes import NORM, Affine, bypass, channel_dim, finish, module_of, put_module
 from .statistics import statistics
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .clock import fast_layout, race
 from .data import Data
-from .graph import CONV, activation_nodes, example_of, module_of, trace
-from .merge import fold, race
+from .graph import example_of, trace
+from .merge import fold
+from .nodes import CONV, activation_nodes, module_of
 from .train import device_of, evaluate
 
 
@@ -38,11 +40,8 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 15) ->
     One run, interleaved A B A B; every model with its batch norms folded, channels_last and in
     inference mode, on the device of ``x``. Index: the models' names; columns: ms, ms_spread.
     """
-    x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-    ready = []
-    for model in models.values():
-        folded = fold(copy.deepcopy(model).eval()).to(x.device)
-        ready.append(folded.to(memory_format=torch.channels_last) if x.ndim == 4 else folded)
+    x = fast_layout(x)
+    ready = [fast_layout(fold(copy.deepcopy(m).eval()).to(x.device)) for m in models.values()]
     with torch.inference_mode():
         times = race([lambda m=m: m(x) for m in ready], repeats, device=x.device)
     rows = []

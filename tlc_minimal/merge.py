@@ -7,28 +7,26 @@ machine (two 3x3 cost 18 C², one 5x5 costs 25 C²), so ``keep="fastest"`` times
 
 import copy
 import statistics as numbers
-import time
 
 import torch
 from torch import Tensor, fx, nn
 
 from . import kernels
-from .graph import (
+from .clock import fast_layout, race
+from .graph import example_of, find_shapes, trace
+from .kernels import Conv
+from .nodes import (
     CONV,
     NORM,
     Affine,
     bypass,
     calls,
-    example_of,
-    find_shapes,
     finish,
     is_sum,
     module_of,
     only_user,
     put_module,
-    trace,
 )
-from .kernels import Conv
 
 
 def merge(
@@ -77,32 +75,6 @@ def _fold(traced: fx.GraphModule) -> None:
             conv = kernels.read(module_of(traced, before))
             _put(traced, before, kernels.scale_output(conv, *_slope_and_shift(module)))
             bypass(node, before)
-
-
-def race(
-    contestants: list, repeats: int = 7, seconds: float = 0.01, device="cpu"
-) -> list[list[float]]:
-    """Milliseconds of each callable, ``repeats`` interleaved measurements each (A B C A B C …).
-
-    Every measurement averages as many calls as fit into ``seconds``, after a warm-up.
-    """
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-
-    def clock(run, calls: int) -> float:
-        wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        wait()
-        return (time.perf_counter() - start) / calls
-
-    warm = [min(clock(run, 2), clock(run, 1)) for run in contestants]
-    calls = [max(1, int(seconds / max(t, 1e-6))) for t in warm]
-    times = [[] for _ in contestants]
-    for _ in range(repeats):
-        for taken, run, n in zip(times, contestants, calls, strict=True):
-            taken.append(1000 * clock(run, n))
-    return times
 
 
 def describe(row: dict) -> str:
@@ -167,7 +139,7 @@ def _try(traced: fx.GraphModule, pair, shapes: dict, keep: str) -> dict:
     if keep == "fastest":
         x = torch.randn(shapes[source], dtype=one.weight.dtype, device=one.weight.device)
         before = fx.GraphModule(traced, _subgraph(traced, source, end))
-        before, after, x = (_fast_layout(m) for m in (before, kernels.write(one).eval(), x))
+        before, after, x = (fast_layout(m) for m in (before, kernels.write(one).eval(), x))
         with torch.inference_mode():
             times = race([lambda: before(x), lambda: after(x)], device=x.device)
         row["two_ms"], row["one_ms"] = (numbers.median(t) for t in times)
@@ -180,13 +152,6 @@ def _try(traced: fx.GraphModule, pair, shapes: dict, keep: str) -> dict:
         shapes[second] = shapes[end]
     traced.graph.eliminate_dead_code()
     return row | {"verdict": "merged into one"}
-
-
-def _fast_layout(thing):
-    """channels_last for what has images in it: how :func:`tlc_minimal.latency` runs models, too."""
-    if isinstance(thing, Tensor):
-        return thing.contiguous(memory_format=torch.channels_last) if thing.ndim == 4 else thing
-    return copy.deepcopy(thing).to(memory_format=torch.channels_last)
 
 
 def _subgraph(traced: fx.GraphModule, source: fx.Node, end: fx.Node) -> fx.Graph:

@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
-from .graph import CONV, NORM, activation_nodes, module_of, only_user, trace
+from .graph import trace
 from .linearize import check_rule, linearize
+from .nodes import CONV, NORM, activation_nodes, module_of, only_user
 from .statistics import published_statistics, statistics
 from .train import augment, device_of, evaluate
 

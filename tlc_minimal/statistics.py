@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from .data import input_batches
 from .gaussian import Gaussian
-from .graph import NORM, activation_nodes, channel_dim, module_of, trace
+from .graph import trace
+from .nodes import NORM, activation_nodes, channel_dim, module_of
 
 CALIBRATION = 2048  # images; beta moves by less than 1 % of sigma beyond that
 
