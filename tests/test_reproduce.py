@@ -56,7 +56,9 @@ def test_a_collapse_has_one_row_a_removal(done):
 def test_the_clock_compares_dense_in_two_and_merged(done):
     rows = json.loads((done[1] / "mnist_w2_clock.json").read_text())["rows"]
     assert [row["network"] for row in rows] == ["dense"] + [
-        f"{what}, {how}" for what in MNIST[1:4] for how in ("in two", "merged")
+        f"{what}, {how}"
+        for what in MNIST[1:4]
+        for how in ("in two", "merged for 1", "merged for 128")
     ]
     assert all(row["ms_1"] > 0 and row["ms_128"] > 0 for row in rows)
 

@@ -115,14 +115,17 @@ def _collapse(piece: Piece, data: Data, out: Path):
 
 
 def _clock(piece: Piece, data: Data, out: Path):
+    """Each network in two, and merged as the clock says for each batch size that is measured."""
     model = _trained(piece, data, out)
     models = {"dense": model}
+    batches = (1, 1024) if best_device().type == "cuda" else (1, 128)
     for rank, rule in METHODS:
         what = f"{piece.data}_w{piece.config['width']}_{rank}_{rule}_seed{piece.seed}"
         linear = load_run(model, out / what, REMOVE[piece.data]).eval()
         models[f"{what}, in two"] = linear.to(memory_format=torch.channels_last)
-        models[f"{what}, merged"] = merge(linear, data.example)
-    batches = (1, 1024) if best_device().type == "cuda" else (1, 128)
+        for batch in batches:
+            x = data.normalize(data.train.images[:batch])
+            models[f"{what}, merged for {batch}"] = merge(linear, x)
     table = compare(models, data, batches).reset_index(names="network")
     return table.to_dict("records"), 0.0
 
