@@ -1,5 +1,6 @@
 """Fit and evaluate, on one device or many (Accelerate), data on the device, augmentation there."""
 
+import math
 import os
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def fit(
     if batch < 2:
         raise ValueError("batch norm needs batches of at least two images.")
     cuda = torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision="bf16" if cuda else "no")
+    accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
     device = accelerator.device
     data = data.to(device)
     torch.manual_seed(seed)
@@ -79,10 +80,7 @@ def fit(
     )
     warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda i: min(
-            (i + 1) / warmup, 0.5 + 0.5 * torch.cos(torch.tensor(i / steps * torch.pi)).item()
-        ),
+        optimizer, lambda i: min((i + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * i / steps))
     )
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if teacher is not None:
@@ -97,10 +95,8 @@ def fit(
             order = torch.randperm(size, generator=generator, device=device)
         index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
         index = index[accelerator.process_index :: accelerator.num_processes]
-        x = augment(data, data.train.images[index], generator).contiguous(
-            memory_format=torch.channels_last
-        )
-        with accelerator.autocast():
+        x = augment(data, data.train.images[index], generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             loss = _loss(wrapped(x), data.train.labels[index], smoothing, teacher, x)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
@@ -152,7 +148,7 @@ def augment(data: Data, images: Tensor, generator: torch.Generator) -> Tensor:
         mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
     each = torch.arange(count, device=device)[:, None, None]
-    return x[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return x[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # channels_last
 
 
 def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> Tensor:
