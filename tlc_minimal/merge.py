@@ -36,8 +36,9 @@ def merge(
 
     ``example``: an input batch (tensor, DataLoader or Data); its shape is the one that is timed.
     ``keep="all"`` merges every pair that is exactly one convolution, ``"fastest"`` only where one
-    is faster than two on this device. The result is checked: it agrees with ``model`` on the
-    example to 1e-5 (float64: 1e-10) relative, or RuntimeError. ``.meta["merges"]``: a row a pair.
+    is faster than two on this device, alone and in the whole network. The result is checked: it
+    agrees with ``model`` on the example to 1e-5 (float64: 1e-10) relative, or RuntimeError.
+    ``.meta["merges"]`` has a row for each pair that was tried.
     ValueError in training mode: a batch norm on batch statistics is not a linear map.
     """
     if keep not in ("fastest", "all"):
@@ -53,6 +54,11 @@ def merge(
         _fold(traced)
     finish(traced)
     _check_equal(model, traced, example)
+    folded = fold(model)
+    merged = any(row["verdict"] == "merged into one" for row in rows) and keep == "fastest"
+    if merged and not _is_faster(traced, folded, example_of(example)):
+        traced = folded  # each pair won alone, but together they do not
+        rows = [row | {"verdict": "left in two"} for row in rows]
     traced.meta["merges"] = rows
     if verbose:
         print("\n".join(describe(row) for row in rows) or "nothing to merge")
@@ -139,11 +145,7 @@ def _try(traced: fx.GraphModule, pair, shapes: dict, keep: str) -> dict:
     if keep == "fastest":
         x = torch.randn(shapes[source], dtype=one.weight.dtype, device=one.weight.device)
         before = fx.GraphModule(traced, _subgraph(traced, source, end))
-        before, after, x = (fast_layout(m) for m in (before, kernels.write(one).eval(), x))
-        with torch.inference_mode():
-            times = race([lambda: before(x), lambda: after(x)], device=x.device)
-        row["two_ms"], row["one_ms"] = (numbers.median(t) for t in times)
-        if row["one_ms"] >= numbers.quantiles(times[0], n=4)[0]:  # faster, and beyond the noise
+        if not _is_faster(kernels.write(one).eval(), before, x, row):
             return row | {"verdict": "left in two"}
     _put(traced, second, one)
     second.args = (source,)
@@ -152,6 +154,17 @@ def _try(traced: fx.GraphModule, pair, shapes: dict, keep: str) -> dict:
         shapes[second] = shapes[end]
     traced.graph.eliminate_dead_code()
     return row | {"verdict": "merged into one"}
+
+
+def _is_faster(one: nn.Module, two: nn.Module, x: Tensor, row: dict | None = None) -> bool:
+    """Whether ``one`` beats ``two`` on ``x`` beyond the noise; the medians go into ``row``."""
+    weight = next(one.parameters())
+    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(weight.device, weight.dtype)))
+    with torch.inference_mode():
+        times = race([lambda: two(x), lambda: one(x)], device=x.device)
+    if row is not None:
+        row["two_ms"], row["one_ms"] = (numbers.median(t) for t in times)
+    return numbers.median(times[1]) < numbers.quantiles(times[0], n=4)[0]
 
 
 def _subgraph(traced: fx.GraphModule, source: fx.Node, end: fx.Node) -> fx.Graph:
