@@ -134,7 +134,11 @@ def write_report(folder: str | Path) -> Path:
     parts = [HEAD, f"<p>{html.escape(', '.join(config))}</p>"]
     if (folder / "compare.json").exists():
         both = pd.read_json(folder / "compare.json", orient="index")
-        parts.append("<h2>Before and after</h2>" + both.T.to_html(float_format="{:,.2f}".format))
+        parts.append(
+            "<h2>Before and after</h2><p>Merged only where the clock preferred it: fewer layers "
+            "can mean <em>more</em> MACs (one 5x5 against two 3x3). The removals below are "
+            "counted before merging.</p>" + both.T.to_html(float_format="{:,.2f}".format)
+        )
         alt = "Bars: what is left of the dense network's accuracy, counts and milliseconds."
         parts.append(_image(before_and_after(both), alt))
     tidy = table.melt(["removed", "macs"], ["val_before", "val", "test"], "method", "accuracy")
