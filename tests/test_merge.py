@@ -122,7 +122,7 @@ def test_fastest_keeps_what_the_clock_prefers():
     merged = tlc.merge(linear, torch.randn(1, 3, 32, 32), keep="fastest")
     assert merged.meta["merges"]
     for row in merged.meta["merges"]:
-        assert row["verdict"] in ("merged into one", "left in two")
+        assert row["verdict"].startswith(("merged into one", "left in two"))
         if row["verdict"] == "merged into one":
             assert row["one_ms"] < row["two_ms"]
     x = torch.randn(2, 3, 32, 32)

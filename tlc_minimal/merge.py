@@ -58,7 +58,9 @@ def merge(
     merged = any(row["verdict"] == "merged into one" for row in rows) and keep == "fastest"
     if merged and not _is_faster(traced, folded, example_of(example)):
         traced = folded  # each pair won alone, but together they do not
-        rows = [row | {"verdict": "left in two"} for row in rows]
+        for row in rows:
+            if row["verdict"] == "merged into one":
+                row["verdict"] = "left in two: no gain in the whole network"
     traced.meta["merges"] = rows
     if verbose:
         print("\n".join(describe(row) for row in rows) or "nothing to merge")
