@@ -23,7 +23,7 @@ demo: $(READY)
 	$(PY) -m tlc_minimal demo
 
 test: $(READY)
-	TLC_PROFILE=smoke $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 tests notebooks
+	TLC_PROFILE=smoke $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests notebooks
 
 lab: $(READY)
 	$(PY) -m jupyterlab notebooks/00_tour.ipynb
