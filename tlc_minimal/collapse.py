@@ -23,6 +23,7 @@ from .merge import merge
 from .nodes import activation_nodes
 from .rank import check_ranking
 from .rank import rank as rank_layers
+from .results import write_json
 from .statistics import published_statistics, statistics
 from .train import device_of, evaluate, fit
 
@@ -100,7 +101,7 @@ def collapse(
         if row["test"] is None:
             candidate = _restore(model, folder, rows, step, rule)
             row["test"] = evaluate(candidate, data, "test").accuracy
-    _write_json(folder / "run.json", {"config": config, "rows": rows})
+    write_json(folder / "run.json", {"config": config, "rows": rows})
     return Run(pd.DataFrame(rows[: remove + 1]), merge(current.eval(), data, keep), current, folder)
 
 
@@ -170,13 +171,7 @@ def _save(folder: Path, step: int, model, removed: dict[str, Gaussian], config, 
     path = folder / f"step_{step:02d}.safetensors"
     save_file(tensors, f"{path}.part")
     os.replace(f"{path}.part", path)
-    _write_json(folder / "run.json", {"config": config, "rows": rows})
-
-
-def _write_json(path: Path, content: dict) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, path)
+    write_json(folder / "run.json", {"config": config, "rows": rows})
 
 
 def _restore(

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from .cut import can_cut, cut, cut_branch, move_padding, next_convolutions, producer, scale
 from .gaussian import Gaussian, best_affine
 from .graph import find_node, trace
-from .nodes import NORM, Affine, bypass, channel_dim, finish, module_of, put_module
-from .statistics import statistics
+from .nodes import Affine, bypass, channel_dim, finish, module_of, put_module
+from .statistics import last_norm, statistics
 
 
 def on_off(g: Gaussian, f) -> tuple[Tensor, Tensor]:
@@ -111,11 +111,8 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> li
 
 
 def _remove_as_published(traced: fx.GraphModule, node: fx.Node, g: Gaussian) -> None:
-    norm = node.args[0]
-    while norm.args and not isinstance(module_of(traced, norm), NORM):
-        norm = norm.args[0]
-    module = module_of(traced, norm)
+    norm = last_norm(traced, node)
     with torch.no_grad():
-        module.weight[~g.on] = 0
-        module.bias[~g.on] = 0
+        norm.weight[~g.on] = 0
+        norm.bias[~g.on] = 0
     bypass(node, node.args[0])

@@ -54,12 +54,12 @@ def merge(
         _fold(traced)
     finish(traced)
     _check_equal(model, traced, example)
-    folded = fold(model)
-    merged = any(row["verdict"] == "merged into one" for row in rows) and keep == "fastest"
-    if merged and not _is_faster(traced, folded, example_of(example)):
-        traced = folded  # each pair won alone, but together they do not
-        for row in rows:
-            if row["verdict"] == "merged into one":
+    merged = [row for row in rows if row["verdict"] == "merged into one"]
+    if keep == "fastest" and merged:
+        folded = fold(model)
+        if not _is_faster(traced, folded, example_of(example)):
+            traced = folded  # each pair won alone, but together they do not
+            for row in merged:
                 row["verdict"] = "left in two: no gain in the whole network"
     traced.meta["merges"] = rows
     if verbose:

@@ -36,10 +36,15 @@ def record(
     content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
     path = Path(folder) / f"{what}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+    return path
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write ``content`` so that the file appears whole or not at all, whenever this is killed."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
-    return path
 
 
 def results(folder: str | Path | None = None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from .gaussian import Gaussian
 from .graph import trace
 from .nodes import NORM, activation_nodes, channel_dim, module_of
 
-CALIBRATION = 2048  # images; beta moves by less than 1 % of sigma beyond that
+CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
 
 def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
@@ -42,15 +42,24 @@ def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
 
 def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
     """What the published code uses: gamma and beta of the last batch norm before the activation,
-    also behind a residual sum (where it is the branch's, and the shortcut is forgotten)."""
+    also behind a residual sum (where it is the branch's, and the shortcut is forgotten).
+
+    {name: Gaussian} as in :func:`statistics`; ValueError for an activation without a batch norm.
+    """
     traced = trace(model)
-    found = {}
-    for name, node in activation_nodes(traced).items():
-        norm = _last_norm(traced, node.args[0])
-        if norm is None:
-            raise ValueError(f"{name} follows no batch norm: the published rule cannot rank it.")
-        found[name] = from_batch_norm(norm)
-    return found
+    nodes = activation_nodes(traced)
+    return {name: from_batch_norm(last_norm(traced, node)) for name, node in nodes.items()}
+
+
+def last_norm(traced: fx.GraphModule, activation: fx.Node) -> nn.Module:
+    """The batch norm that the published code pairs with an activation; ValueError if none."""
+    node = activation
+    while isinstance(node, fx.Node):
+        module = module_of(traced, node)
+        if isinstance(module, NORM):
+            return module
+        node = node.args[0] if node.args else None  # of a sum: the branch, written first
+    raise ValueError(f"{activation.target} follows no batch norm: the published rule needs one.")
 
 
 def from_batch_norm(norm: nn.Module) -> Gaussian:
@@ -104,12 +113,3 @@ def _measure(traced: fx.GraphModule, names: list[str], data) -> dict[str, Gaussi
     if broken:
         raise ValueError(f"the input of {broken[0]} is not finite: the model or the data hold NaN.")
     return found
-
-
-def _last_norm(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    while isinstance(node, fx.Node):
-        module = module_of(traced, node)
-        if isinstance(module, NORM):
-            return module
-        node = node.args[0] if node.args else None  # of a sum: the branch, written first
-    return None
