@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tlc_minimal as tlc
-from tlc_minimal.graph import Affine, activation_nodes, find_node, trace
+from tlc_minimal.graph import activation_nodes, find_node, trace
+from tlc_minimal.modules import Affine
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -10,8 +10,9 @@ from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian, best_affine, mean_relu
-from tlc_minimal.graph import Affine, activation_nodes, trace
+from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.linearize import RULES
+from tlc_minimal.modules import Affine
 
 torch.manual_seed(0)
 X = torch.randn(64, 3, 9, 9, dtype=torch.float64)
@@ -153,14 +154,15 @@ def test_other_rules_cut_nothing(rule):
 @pytest.mark.parametrize("last_bias", [True, False])
 @pytest.mark.parametrize("bn", [True, False])
 def test_the_constants_of_off_channels_arrive_inside(bn, last_bias):
-    """With padding, the pixels that see no border are exact; conv bias or BN takes the constant."""
+    """Exact inside with either padding, and as trained also on the border; conv bias or BN, or a
+    channel of ones takes the constant."""
     model = chain(bn=True, padding=1, last_bias=last_bias)
     if bn:
         model.append(randomize(nn.Sequential(nn.BatchNorm2d(5)), 3)[0])
     want = by_hand(model, "2", MIXED, "on_off_affine")(X)
     for padding in ("first", "as_trained"):
         got = tlc.linearize(model, "2", {"2": MIXED}, padding=padding)(X)
-        inside = (..., slice(2, -2), slice(2, -2))
+        inside = (..., slice(2, -2), slice(2, -2)) if padding == "first" else ...
         assert relative_error(got[inside], want[inside]) < 1e-12
         assert got.shape == want.shape
 
@@ -200,21 +202,26 @@ def test_the_papers_rule_leaves_a_frozen_mask(digits):
     assert set(affine.slope.tolist()) == {0.0, 1.0}
 
 
-def test_an_all_off_residual_branch_disappears_into_a_constant():
+@pytest.mark.parametrize("padding", ["first", "as_trained"])
+@pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
+def test_an_all_off_residual_branch_disappears_into_a_constant(rule, padding):
     model = randomize(tlc.resnet18(width=4, stem="strong"))
-    off = gaussian(-1.0, -0.1, -3.0, 0.0)
-    for rule in ("on_off", "on_off_affine"):
-        linear = tlc.linearize(model, "layer1.0.relu1", {"layer1.0.relu1": off}, rule)
-        left = {k for k in linear.state_dict() if k.startswith("layer1.0.")}
-        assert left == {"layer1.0.conv2_constant.shift"}
-        want = by_hand(model, "layer1.0.relu1", off, rule)
-        z, block = torch.randn(2, 4, 9, 9, dtype=torch.float64), model.layer1[0]
-        inner = Replaced(*affine_map(rule, off))(block.bn1(block.conv1(z)))
-        branch = block.bn2(block.conv2(inner))[0, :, 4, 4]
-        constant = linear.get_submodule("layer1.0.conv2_constant")
-        assert relative_error(constant(z), z + branch.view(1, -1, 1, 1)) < 1e-12
-        if rule == "on_off":  # a zero has no border: exact everywhere
-            assert relative_error(linear(X), want(X)) < 1e-12
+    off, name = gaussian(-1.0, -0.1, -3.0, 0.0), "layer1.0.relu1"
+    linear = tlc.linearize(model, name, {name: off}, rule, padding)
+    left = {k.removeprefix("layer1.0.") for k in linear.state_dict() if "layer1.0." in k}
+    want = by_hand(model, name, off, rule)
+    if rule == "on_off_affine" and padding == "as_trained":  # under zero padding: a map of biases
+        assert left == {"conv2_constant.conv.weight", "conv2_constant.conv.bias"}
+        assert linear.get_submodule("layer1.0.conv2_constant").conv.in_channels == 1
+    else:
+        assert left == {"conv2_constant.shift"}
+    if rule == "on_off" or padding == "as_trained":  # a zero has no border
+        assert relative_error(linear(X), want(X)) < 1e-12
+    z, block = torch.randn(2, 4, 9, 9, dtype=torch.float64), model.layer1[0]
+    inner = Replaced(*affine_map(rule, off))(block.bn1(block.conv1(z)))
+    branch = block.bn2(block.conv2(inner))[0, :, 4, 4].view(1, -1, 1, 1)
+    got = linear.get_submodule("layer1.0.conv2_constant")(z)
+    assert relative_error((got - z)[..., 4, 4], branch[..., 0, 0].expand(2, 4)) < 1e-12
 
 
 def test_an_all_off_branch_with_a_strided_shortcut_disappears_too():
@@ -387,7 +394,7 @@ def paddings(model):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_padding_moves_to_the_first_convolution(rule):
-    linear = tlc.linearize(chain(padding=1, stride=2), "2", {"2": MIXED}, rule)
+    linear = tlc.linearize(chain(padding=1, stride=2), "2", {"2": MIXED}, rule, "first")
     assert paddings(linear) == [3, 0]  # p1 + s1 p2
     for size in (9, 16, 17):
         x = torch.randn(1, 3, size, size, dtype=torch.float64)
@@ -403,7 +410,7 @@ def test_as_trained_leaves_padding_where_it_is():
 
 def test_padding_first_computes_the_convolution_without_zeros_in_between():
     model = chain(padding=1)
-    linear = tlc.linearize(model, "2", {"2": MIXED}, "affine")
+    linear = tlc.linearize(model, "2", {"2": MIXED}, "affine", "first")
     z = model[1](F.conv2d(X, model[0].weight, padding=2))
     slope, shift = affine_map("affine", MIXED)
     want = F.conv2d(Replaced(slope, shift)(z), model[3].weight, model[3].bias)
@@ -416,7 +423,7 @@ def test_padding_moves_through_a_chain_of_three_in_any_order(order, rule):
     model = randomize(tlc.simple_cnn(width=4))
     linear = model
     for name in order:
-        linear = tlc.linearize(linear, name, X, rule)
+        linear = tlc.linearize(linear, name, X, rule, "first")
     # relu2 and relu3 join convolutions 2, 3 and 4 with strides 2, 1, 2: 1 + 2 · (1 + 1 · 1)
     assert paddings(linear) == [1, 5, 0, 0, 1, 1]
     for size in (16, 19, 32):
@@ -426,7 +433,7 @@ def test_padding_moves_through_a_chain_of_three_in_any_order(order, rule):
 
 def test_padding_does_not_move_past_a_pool_or_a_branch():
     model = randomize(tlc.resnet18(width=4))
-    linear = tlc.linearize(model, ["relu", "layer1.0.relu2"], X, "affine")
+    linear = tlc.linearize(model, ["relu", "layer1.0.relu2"], X, "affine", "first")
     assert paddings(linear) == paddings(model)
 
 

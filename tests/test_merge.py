@@ -10,10 +10,14 @@ from helpers import randomize, relative_error
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal import kernels
+from tlc_minimal.clock import race
 from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.linearize import RULES
-from tlc_minimal.merge import describe, race
+from tlc_minimal.merge import describe
+from tlc_minimal.modules import Bordered
 
+X = torch.randn(4, 3, 32, 32, dtype=torch.float64)
 MODELS = {
     "resnet18": lambda: tlc.resnet18(width=4),
     "resnet18 strong": lambda: tlc.resnet18(width=4, stem="strong"),
@@ -62,7 +66,7 @@ def test_merged_equals_linear_in_float32(name):
 def test_every_block_becomes_one_convolution():
     model = randomize(tlc.resnet18(width=4))
     inner = [f"layer{s}.{b}.relu1" for s in (1, 2, 3, 4) for b in (0, 1)]
-    linear = tlc.linearize(model, inner, torch.randn(4, 3, 32, 32).double(), "affine")
+    linear = tlc.linearize(model, inner, torch.randn(4, 3, 32, 32).double(), "affine", "first")
     merged = tlc.merge(linear, torch.randn(2, 3, 32, 32), keep="all")
     kernels = [m.kernel_size[0] for m in merged.modules() if isinstance(m, nn.Conv2d)]
     assert kernels == [3, 5, 5, 7, 5, 7, 5, 7, 5]  # stem, then each block: 5x5, 7x7 where strided
@@ -77,6 +81,7 @@ def test_a_linear_cnn_becomes_one_convolution():
         [f"relu{i}" for i in range(1, 7)],
         torch.randn(4, 3, 32, 32).double(),
         "affine",
+        "first",
     )
     merged = tlc.merge(linear, torch.randn(1, 3, 32, 32), keep="all")
     convolutions = [m for m in merged.modules() if isinstance(m, nn.Conv2d)]
@@ -97,12 +102,50 @@ def test_linear_layers_merge():
     assert relative_error(merged(x), linear(x)) < 1e-10
 
 
-def test_padding_as_trained_is_left_in_two_and_still_equal():
-    linear, _ = _collapsed("resnet18", "affine", 1, torch.float64, padding="as_trained")
+@pytest.mark.parametrize("rule", RULES)
+def test_padding_as_trained_is_merged_with_its_border(rule):
+    """One convolution inside, the pair on the border: exact there, too, at any size."""
+    linear, _ = _collapsed("resnet18 strong", rule, 1, torch.float64, padding="as_trained")
     merged = tlc.merge(linear, torch.randn(2, 3, 32, 32), keep="all")
-    x = torch.randn(2, 3, 32, 32).double()
-    assert relative_error(merged(x), linear(x)) < 1e-10
-    assert all(m.kernel_size[0] <= 3 for m in merged.modules() if isinstance(m, nn.Conv2d))
+    for size in (32, 27, 8, 3):
+        x = torch.randn(2, 3, size, size).double()
+        assert relative_error(merged(x), linear(x)) < 1e-10
+    if rule == "affine":
+        assert any(isinstance(m, Bordered) for m in merged.modules())
+
+
+def test_a_map_that_is_all_border_is_left_in_two():
+    model = randomize(tlc.resnet18(width=4))
+    linear = tlc.linearize(model, ["layer1.0.relu1", "layer4.1.relu1"], X, "affine", "as_trained")
+    merged = tlc.merge(linear, X, keep="all")
+    verdicts = {row["second"]: row["verdict"] for row in merged.meta["merges"]}
+    assert verdicts["layer1.0.conv2"] == "merged into one"  # 16 x 16
+    assert verdicts["layer4.1.conv2"] == "left in two: the border is all of this map"  # 2 x 2
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_inside_and_border_together_are_the_pair(seed):
+    """Bordered against two modules: kernels, strides, dilations, groups, sizes, dimensions."""
+    dice = random.Random(seed)
+    torch.manual_seed(seed)
+    dims = dice.choice([1, 2, 3])
+    draw = lambda low, high: tuple(dice.randint(low, high) for _ in range(dims))
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    groups = dice.choice([1, 2])
+    first = conv(2, 4, draw(1, 4), draw(1, 3), draw(0, 3), draw(1, 2), groups=groups).double()
+    second = conv(4, 2, draw(1, 4), draw(1, 3), draw(0, 2), draw(1, 2), groups=groups).double()
+    x = torch.randn(2, 2, *draw(4, 13)).double()
+    try:
+        want = second(first(x))
+    except RuntimeError:
+        return  # kernels that are larger than the map
+    try:
+        both = Bordered(kernels.read(first), kernels.read(second))
+    except ValueError as error:
+        assert "pads more than its kernel reaches" in str(error)
+        return
+    assert both(x).shape == want.shape
+    assert relative_error(both(x), want) < 1e-12 or not want.numel()
 
 
 def test_two_residual_blocks_in_a_row_and_a_shortcut_with_an_affine_map():

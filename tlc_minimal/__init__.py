@@ -2,11 +2,13 @@
 
 from .collapse import Run, collapse, load_run
 from .data import Data, load_data
+from .explain import explain
+from .fold import fold
 from .gaussian import Gaussian
 from .graph import Layer, find_layers
 from .linearize import linearize
 from .measure import compare, count, latency
-from .merge import fold, merge
+from .merge import merge
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .rank import rank
 from .results import record, results

@@ -48,6 +48,7 @@ def collapse(
     epochs: float = 10,
     lr: float = 0.02,
     distil: bool = True,
+    padding: str = "as_trained",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -56,9 +57,10 @@ def collapse(
 ) -> Run:
     """Remove ``remove`` activations of a trained model, one at a time, tuning after each.
 
-    Ranking by ``rank`` and all choices see the validation split only; the test split is touched
-    once, after the last removal, for every row of the table. ``distil``: the given dense model
-    teaches while tuning. ``out``: folder for everything needed to resume (a temporary one if None).
+    ``rule`` and ``padding`` as in :func:`linearize`. Ranking by ``rank`` and all choices see the
+    validation split only; the test split is touched once, after the last removal, for every row of
+    the table. ``distil``: the given dense model teaches while tuning. ``out``: folder for
+    everything needed to resume (a temporary one if None).
     Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
     before tuning), val, test, activations, layers, macs, params, epochs, seconds.
     ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of
@@ -71,6 +73,7 @@ def collapse(
         raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
     folder = Path(tempfile.mkdtemp(prefix="tlc-") if out is None else out)
     config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
+    config |= {"padding": padding}
     config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
     rows = _open(folder, config, resume)
     teacher = copy.deepcopy(model).eval() if distil else None
@@ -79,7 +82,7 @@ def collapse(
         rows = [_row(current, data, 0, "", 0.0, evaluate(current, data), None, 0.0, 0.0)]
         _save(folder, 0, current, {}, config, rows)
     done = min(len(rows) - 1, remove)
-    current = _restore(model, folder, rows, done, rule)
+    current = _restore(model, folder, rows, done, config)
     for step in range(done + 1, remove + 1):
         start = time.perf_counter()
         scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=progress)
@@ -88,7 +91,7 @@ def collapse(
             published_statistics(current) if rule == "published" else statistics(current, data)
         )
         g = gaussians[name]
-        current = linearize(current, name, {name: g}, rule)
+        current = linearize(current, name, {name: g}, rule, padding)
         before = evaluate(current, data)
         label = f"{step}/{remove} without {name}" if progress else None
         fit(current, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
@@ -99,7 +102,7 @@ def collapse(
         _save(folder, step, current, {name: g}, config, rows)
     for step, row in enumerate(rows[: remove + 1]):
         if row["test"] is None:
-            candidate = _restore(model, folder, rows, step, rule)
+            candidate = _restore(model, folder, rows, step, config)
             row["test"] = evaluate(candidate, data, "test").accuracy
     write_json(folder / "run.json", {"config": config, "rows": rows})
     return Run(pd.DataFrame(rows[: remove + 1]), merge(current.eval(), data, keep), current, folder)
@@ -116,7 +119,7 @@ def load_run(model: nn.Module, folder: str | Path, step: int) -> fx.GraphModule:
     saved = json.loads((folder / "run.json").read_text())
     if saved["config"]["model"] != fingerprint(model):
         raise ValueError(f"{folder} holds the run of another model: give the one it started from.")
-    return _restore(model, folder, saved["rows"], step, saved["config"]["rule"])
+    return _restore(model, folder, saved["rows"], step, saved["config"])
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -175,7 +178,7 @@ def _save(folder: Path, step: int, model, removed: dict[str, Gaussian], config, 
 
 
 def _restore(
-    model: nn.Module, folder: Path, rows: list[dict], step: int, rule: str
+    model: nn.Module, folder: Path, rows: list[dict], step: int, config: dict
 ) -> fx.GraphModule:
     """Repeat the surgery up to ``step`` on the dense model, then load the tuned weights."""
     current = trace(model).eval()
@@ -184,6 +187,7 @@ def _restore(
         tensors = load_file(folder / f"step_{i:02d}.safetensors", device=str(device))
         if i:
             g = Gaussian(tensors.pop("removed.mean"), tensors.pop("removed.std"))
-            current = linearize(current, rows[i]["layer"], {rows[i]["layer"]: g}, rule)
+            name, how = rows[i]["layer"], (config["rule"], config["padding"])
+            current = linearize(current, name, {name: g}, *how)
         current.load_state_dict(tensors)
     return current

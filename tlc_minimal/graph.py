@@ -8,6 +8,7 @@ becomes a module beside it. Everything else in the library works on that graph, 
 
 import copy
 import difflib
+import operator
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.parametrize import is_parametrized
 
+from .modules import LEAVES
 from .nodes import (
     ACTIVATION,
+    CONV,
+    DROPOUT,
     NORM,
-    Affine,
     activation_nodes,
     channel_dim,
     finish,
@@ -43,9 +47,17 @@ FUNCTIONAL = {
 }
 
 
+VIEWS = {"view", "reshape", "flatten", "permute", "transpose", operator.getitem, torch.flatten}
+VIEWS |= {torch.reshape, torch.permute, torch.transpose}
+
+
+IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+IN_PLACE |= {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div"}
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (Affine, *ACTIVATION)) or super().is_leaf_module(module, name)
+        return isinstance(module, (*LEAVES, *ACTIVATION)) or super().is_leaf_module(module, name)
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,13 @@ class Layer:
     after_sum: bool
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     """A traced deep copy of ``model``, every activation call a module of its own, none in place.
 
+    ``share``: do not copy weights; for those who only read them.
     ValueError if torch.fx cannot follow the model's forward.
     """
-    model = copy.deepcopy(model)
+    model = model if share else copy.deepcopy(model)
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
@@ -90,9 +103,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
         elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
             module, base, shared = _as_module(node), _owner(node), True
         else:
+            if node.target in IN_PLACE:
+                _redirect_later_uses(traced, node)
+                node.target = IN_PLACE[node.target]
             continue
         if _in_place(node, module):
-            _redirect_later_uses(node)
+            _redirect_later_uses(traced, node)
         module = copy.deepcopy(module)
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -105,6 +121,36 @@ def trace(model: nn.Module) -> fx.GraphModule:
         put_module(traced, name, module)
         node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
     return finish(traced)
+
+
+def check_plain(model: nn.Module) -> None:
+    """ValueError, naming the module and the way out, for what a changed copy would silently lose:
+    hooks and parametrizations, weights that two layers share, quantised or half-precision ones."""
+    owners = {}
+    for name, module in model.named_modules():
+        where, kind = name or "the model", type(module).__module__
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, hook) for hook in hooks) or is_parametrized(module):
+            raise ValueError(
+                f"{where} carries a hook or a parametrization, which the changed copy would lose: "
+                "call remove() on the hook's handle (or remove_parametrizations) first."
+            )
+        if "quantized" in kind or "quantizable" in kind:
+            raise ValueError(
+                f"{where} is quantised: give the float model, and quantise the result."
+            )
+        for key, tensor in module.named_parameters(recurse=False):
+            if tensor.dtype in (torch.float16, torch.bfloat16) and tensor.device.type == "cpu":
+                raise ValueError(
+                    f"{where}.{key} is in half precision on a CPU, where sums lose too many "
+                    "digits: call model.float() first."
+                )
+            other = owners.setdefault(id(tensor), where)
+            if other != where and isinstance(module, CONV + NORM):
+                raise ValueError(
+                    f"{other} and {where} share their {key}, and only one of them may change: "
+                    f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
+                )
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:
@@ -197,7 +243,21 @@ def _in_place(node: fx.Node, module: nn.Module) -> bool:
     return named.endswith("_") or bool(node.kwargs.get("inplace") or True in node.args[1:])
 
 
-def _redirect_later_uses(node: fx.Node) -> None:
+def _redirect_later_uses(traced: fx.GraphModule, node: fx.Node) -> None:
     """After an in-place activation its input holds the output: let later users say so."""
     order = {n: i for i, n in enumerate(node.graph.nodes)}
-    node.args[0].replace_all_uses_with(node, lambda user: order[user] > order[node])
+    alias, view = node.args[0], False
+    while isinstance(alias, fx.Node):
+        later = [user for user in alias.users if order[user] > order[node]]
+        if later and view:
+            raise ValueError(
+                f"{node} works in place on a view, and {later[0]} uses what lies under it "
+                "afterwards: make the activation not in place."
+            )
+        alias.replace_all_uses_with(node, lambda user: order[user] > order[node])
+        module = module_of(traced, alias)
+        view = view or alias.target in VIEWS or isinstance(module, nn.Flatten)
+        passes = (
+            isinstance(module, nn.Identity) or isinstance(module, DROPOUT) and not module.training
+        )
+        alias = alias.args[0] if passes or view else None

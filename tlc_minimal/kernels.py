@@ -39,23 +39,32 @@ class Conv(NamedTuple):
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
+def obstacle(module: nn.Module) -> str:
+    """Why no ``Conv`` computes what this convolution does; empty if one does."""
+    mode, padding = getattr(module, "padding_mode", "zeros"), getattr(module, "padding", ())
+    if mode != "zeros":
+        return f"pads with {mode}, and only zero padding composes"
+    if padding == "same" and any(d * (k - 1) % 2 for d, k in _taps(module)):
+        return "pads one side more than the other; an odd kernel would not"
+    return ""
+
+
 def read(module: nn.Module) -> Conv:
-    """The value of an nn.Conv1d/2d/3d or nn.Linear; ValueError if it pads with other than zeros."""
+    """The value of an nn.Conv1d/2d/3d or nn.Linear; ValueError where :func:`obstacle` has one."""
+    if reason := obstacle(module):
+        raise ValueError(f"{module} {reason}.")
     weight = module.weight.detach()
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if isinstance(module, nn.Linear):
         return Conv(weight, bias)
-    if module.padding_mode != "zeros":
-        raise ValueError(f"{module} pads with {module.padding_mode}; only zero padding composes.")
     padding = module.padding
-    if padding == "valid":
-        padding = (0,) * (weight.ndim - 2)
-    if padding == "same":
-        extents = [d * (k - 1) for d, k in zip(module.dilation, weight.shape[2:], strict=True)]
-        if any(extent % 2 for extent in extents):
-            raise ValueError(f"{module} pads one side more than the other; use an odd kernel.")
-        padding = tuple(extent // 2 for extent in extents)
+    if isinstance(padding, str):
+        padding = tuple(d * (k - 1) // 2 if padding == "same" else 0 for d, k in _taps(module))
     return Conv(weight, bias, module.stride, padding, module.dilation, module.groups)
+
+
+def _taps(module: nn.Module):
+    return zip(module.dilation, module.kernel_size, strict=True)
 
 
 def write(conv: Conv) -> nn.Module:
@@ -83,6 +92,26 @@ def scale_output(conv: Conv, slope: Tensor, shift: Tensor) -> Conv:
     slope, shift = slope.to(conv.weight), shift.to(conv.weight)
     weight = conv.weight * slope.reshape(-1, *[1] * (conv.weight.ndim - 1))
     return conv._replace(weight=weight, bias=conv.bias * slope + shift)
+
+
+def scale_input(conv: Conv, slope: Tensor, shift: Tensor) -> Conv:
+    """conv(slope * x + shift), per input channel; both (in,).
+
+    ValueError if the convolution pads and a shift is not 0: the zeros around are not shifted.
+    """
+    if any(conv.padding) and shift.any():
+        raise ValueError("a shift in front of zero padding is a map of biases, not one bias.")
+    slope, shift = (v.to(conv.weight).reshape(conv.groups, 1, -1) for v in (slope, shift))
+    taps = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:])
+    bias = (taps.flatten(3).sum(3) if conv.dims else taps) @ shift.transpose(1, 2)
+    weight = taps * slope.reshape(*slope.shape, *[1] * conv.dims)
+    return conv._replace(weight=weight.flatten(0, 1), bias=conv.bias + bias.flatten())
+
+
+def append_ones(conv: Conv) -> Conv:
+    """conv(x) with one more output channel behind it, which is 1 everywhere (groups = 1)."""
+    weight = torch.cat([conv.weight, torch.zeros_like(conv.weight[:1])])
+    return conv._replace(weight=weight, bias=torch.cat([conv.bias, torch.ones_like(conv.bias[:1])]))
 
 
 def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -134,13 +163,19 @@ def compose(first: Conv, second: Conv) -> Conv:
 
     (With dilations d1, d2 the kernel is 1 + d1 (k1 - 1) + s1 d2 (k2 - 1).) Exact everywhere, and
     therefore refused (ValueError) if the second one pads: move its padding to the first before,
-    making it p1 + s1 p2, as ``linearize`` does. Summed in float64.
+    making it p1 + s1 p2, as ``linearize`` can. Summed in float64. Two convolutions with the same
+    groups stay grouped.
     """
     if any(second.padding):
         raise ValueError(
             "the second convolution pads its input with zeros, so the two are not one convolution "
-            "at the border: move the padding to the first one (linearize does)."
+            "at the border: move the padding to the first one (linearize can)."
         )
+    if first.groups == second.groups > 1:
+        pairs = zip(_split(first), _split(second), strict=True)
+        parts = [compose(one, two) for one, two in pairs]
+        weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+        return parts[0]._replace(weight=weight, bias=bias, groups=first.groups)
     one, two = dense(first), dense(second)
     w1, w2 = one.weight.double(), two.weight.double()
     bias = torch.einsum("om,m->o", w2.flatten(2).sum(2) if two.dims else w2, one.bias.double())
@@ -154,6 +189,12 @@ def compose(first: Conv, second: Conv) -> Conv:
     stride = tuple(a * b for a, b in zip(one.stride, two.stride, strict=True))
     weight = taps.transpose(0, 1).contiguous().to(first.weight)
     return Conv(weight, bias, stride, one.padding, (1,) * one.dims)
+
+
+def _split(conv: Conv) -> list[Conv]:
+    """The groups of a convolution, each on its own."""
+    parts = zip(conv.weight.chunk(conv.groups), conv.bias.chunk(conv.groups), strict=True)
+    return [conv._replace(weight=weight, bias=bias, groups=1) for weight, bias in parts]
 
 
 def add(a: Conv, b: Conv) -> Conv:

@@ -3,35 +3,13 @@
 import operator
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
-SUM = {operator.add, operator.iadd, torch.add, "add", "add_"}
-
-
-class Affine(nn.Module):
-    """slope * x + shift per channel: what is left of an activation that nothing can absorb yet.
-
-    ``slope`` and ``shift`` have shape (channels,), or slope is None for x + shift. Channels whose
-    slope is 0 are OFF: a mask, not a parameter, so that no tuning brings them back. ``learn=False``
-    freezes everything (the paper's rule: 0 or identity).
-    """
-
-    def __init__(self, slope: Tensor | None, shift: Tensor, dim: int = 1, learn: bool = True):
-        super().__init__()
-        self.dim = dim
-        self.shift = nn.Parameter(shift.clone(), requires_grad=learn)
-        self.slope = None if slope is None else nn.Parameter(slope.clone(), requires_grad=learn)
-        self.register_buffer("on", None if slope is None else (slope != 0).to(slope.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = [1] * x.ndim
-        shape[self.dim] = -1
-        if self.slope is not None:
-            x = x * (self.slope * self.on).reshape(shape)
-        return x + self.shift.reshape(shape)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
 
 
 def module_of(traced: fx.GraphModule, node) -> nn.Module | None:
@@ -75,15 +53,54 @@ def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
         module = module_of(traced, node)
         if isinstance(module, (nn.Linear, nn.LayerNorm)):
             return -1
+        if isinstance(module, NORM) and normalizes(traced, node, node.args[0]):
+            continue  # its channels are those of the layer in front of it
         if isinstance(module, CONV + NORM):
             return 1
     return 1
+
+
+def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:
+    """Whether the channels of a batch norm are those of the layer in front of it. Behind a Linear
+    they need not be: on (N, tokens, features) a BatchNorm1d takes the tokens as its channels."""
+    layer, features = module_of(traced, conv), module_of(traced, norm).num_features
+    if not isinstance(layer, nn.Linear):
+        return isinstance(layer, CONV)
+    meta = norm.meta.get("tensor_meta")  # there once the shapes were found
+    return features == layer.out_features and (meta is None or len(meta.shape) == 2)
+
+
+def is_padded(conv: nn.Module) -> bool:
+    """Whether a convolution puts zeros around its input."""
+    padding = getattr(conv, "padding", 0)
+    if getattr(conv, "padding_mode", "zeros") != "zeros":
+        return False
+    if isinstance(padding, str):
+        return padding == "same" and any(k > 1 for k in conv.kernel_size)
+    return padding != 0 and any(padding)
+
+
+def resize(conv: nn.Module) -> None:
+    """Let a convolution whose weight was replaced say the right numbers of channels."""
+    out, per_group = conv.weight.shape[:2]
+    unit = "features" if isinstance(conv, nn.Linear) else "channels"
+    setattr(conv, f"out_{unit}", out)
+    setattr(conv, f"in_{unit}", per_group * getattr(conv, "groups", 1))
 
 
 def bypass(node: fx.Node, replacement: fx.Node) -> None:
     """Let all users of ``node`` use ``replacement`` instead, and erase ``node``."""
     node.replace_all_uses_with(replacement)
     node.graph.erase_node(node)
+
+
+def insert_after(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
+    """Let all users of ``node`` use ``module``, called on it, instead; returns the new node."""
+    put_module(traced, name, module)
+    with traced.graph.inserting_after(node):
+        new = traced.graph.call_module(name, (node,))
+    node.replace_all_uses_with(new, lambda user: user is not new)
+    return new
 
 
 def finish(traced: fx.GraphModule) -> fx.GraphModule:
