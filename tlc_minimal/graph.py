@@ -9,8 +9,10 @@ becomes a module beside it. Everything else in the library works on that graph, 
 import copy
 import difflib
 import operator
+import traceback
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -78,18 +80,19 @@ class Layer:
 def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     """A traced deep copy of ``model``, every activation call a module of its own, none in place.
 
-    ``share``: do not copy weights; for those who only read them.
+    ``share``: all but the tensors is copied; for those who only read them.
     ValueError if torch.fx cannot follow the model's forward.
     """
-    model = model if share else copy.deepcopy(model)
+    tensors = (*model.parameters(), *model.buffers()) if share else ()
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}): its forward "
-            "must not branch or loop on the values of tensors; move that part outside the model or "
-            "wrap it with torch.fx.wrap."
+            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}"
+            f"{_line(error)}): its forward must not branch or loop on the values of tensors; move "
+            "that part outside the model or wrap it with torch.fx.wrap."
         ) from error
     traced = fx.GraphModule(model, graph, type(model).__name__)
     for name, module in traced.named_modules():
@@ -121,6 +124,14 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
         put_module(traced, name, module)
         node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
     return finish(traced)
+
+
+def _line(error: Exception) -> str:
+    """Where in the model's own code it happened."""
+    library = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame.filename.startswith(library)]
+    return f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def check_plain(model: nn.Module) -> None:
@@ -159,7 +170,7 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
     ValueError if the model cannot be traced or does not accept the example.
     """
-    traced = trace(model)
+    traced = trace(model, share=True)
     shapes = find_shapes(traced, example)
     layers = []
     for node in activation_nodes(traced).values():

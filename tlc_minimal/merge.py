@@ -68,7 +68,7 @@ def plan(model: nn.Module, example, whole: nn.Module | None = None) -> pd.DataFr
     norms (that fold), cut (channels that are gone), why (what is left apart, and the reason).
     ``whole``: the network before anything was cut, if what was cut is to be told as well.
     """
-    before, linear = trace(whole or model).eval(), trace(model, share=True)
+    before, linear = (trace(m, share=True).eval() for m in (whole or model, model))
     shapes = find_shapes(before, example)
     traced, tried, merged_shapes = merge_pairs(linear, example, "all")
     left = {str(n.target): n for n in convolutions(traced, traced.graph.nodes)}

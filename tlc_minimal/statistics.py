@@ -23,7 +23,7 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
     ValueError if the model cannot be traced or a measured value is not finite.
     """
-    traced = trace(model).eval()
+    traced = trace(model, share=True).eval()
     nodes = activation_nodes(traced)
     known = {name: module_of(traced, node.args[0]) for name, node in nodes.items()}
     known = {
@@ -36,7 +36,7 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """The same, but measured everywhere: the yardstick for what BN claims."""
-    traced = trace(model).eval()
+    traced = trace(model, share=True).eval()
     return _measure(traced, list(activation_nodes(traced)), data)
 
 
@@ -46,7 +46,7 @@ def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
 
     {name: Gaussian} as in :func:`statistics`; ValueError for an activation without a batch norm.
     """
-    traced = trace(model)
+    traced = trace(model, share=True)
     nodes = activation_nodes(traced)
     return {name: from_batch_norm(last_norm(traced, node)) for name, node in nodes.items()}
 

@@ -1,0 +1,192 @@
+"""What cannot be done is refused by name, with the way out, and nothing is changed."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import randomize, relative_error
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import tlc_minimal as tlc
+
+X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def chain(**options):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, **options), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(4, 4, 3, padding=1)).eval()
+
+
+def linear_of(model):
+    return tlc.linearize(model, "2", X)
+
+
+def merged(model):
+    return tlc.merge(model, X, keep="all")
+
+
+BOTH = pytest.mark.parametrize("do", [linear_of, merged], ids=["linearize", "merge"])
+
+
+def refused(do, model, *words):
+    """``do(model)`` raises one sentence with these words and leaves the model as it was."""
+    before = copy.deepcopy(model.state_dict())
+    modes = {name: module.training for name, module in model.named_modules()}
+    with pytest.raises(ValueError) as caught:
+        do(model)
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert "\n" not in text and len(text) < 400
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert modes == {name: module.training for name, module in model.named_modules()}
+
+
+def test_training_mode_names_the_module_and_eval():
+    model = chain()
+    refused(merged, model.train(), "training mode", "model.eval()")
+    model.eval()[1].train()
+    refused(merged, model, "1 is in training mode", "model.eval()")
+
+
+def test_batch_statistics_are_refused_by_name():
+    model = chain(track_running_stats=False)
+    refused(merged, model, "1: ", "without running statistics", "give it running statistics")
+
+
+class Doubtful(nn.Module):
+    """Branches on the values of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        if self.conv(x).sum() > 0:
+            return x
+        return F.relu(self.conv(x))
+
+
+@pytest.mark.parametrize("do", [lambda m: tlc.find_layers(m, X), merged])
+def test_control_flow_that_depends_on_data_names_the_line(do):
+    words = ("Doubtful cannot be traced", "test_refusals.py, line", "torch.fx.wrap")
+    refused(do, Doubtful().eval(), *words)
+
+
+@BOTH
+def test_two_convolutions_that_share_their_weight_are_named(do):
+    model = chain()
+    model.append(nn.Conv2d(4, 4, 3, padding=1))
+    model[4].weight = model[3].weight
+    refused(do, model.eval(), "3 and 4 share their weight", "clone()")
+
+
+@BOTH
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_on_what_would_go_is_named(do, where, kind):
+    model = chain()
+    handle = getattr(model[where], kind)(lambda *args: None)
+    refused(do, model, f"{where} carries a hook", "remove()")
+    handle.remove()
+    do(model)
+
+
+@BOTH
+def test_a_parametrised_convolution_is_named(do):
+    model = chain()
+    weight_norm(model[0])
+    refused(do, model.eval(), "0 carries a hook or a parametrization", "remove_parametrizations")
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_cpu_is_refused(do, dtype):
+    refused(do, chain().to(dtype), "0.weight is in half precision", "model.float()")
+
+
+@BOTH
+def test_a_quantised_model_is_refused(do):
+    quantized = pytest.importorskip("torch.ao.nn.quantized")
+    model = chain()
+    model.append(quantized.Conv2d(4, 4, 1))
+    with pytest.raises(ValueError, match="4 is quantised: give the float model"):
+        do(model.eval())
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda m: tlc.find_layers(m, None),
+        lambda m: tlc.merge(m, None),
+        lambda m: tlc.explain(m, None),
+        lambda m: tlc.linearize(m, "2", None),
+        lambda m: tlc.statistics(m, None),
+    ],
+    ids=["find_layers", "merge", "explain", "linearize", "statistics"],
+)
+def test_no_example_is_refused(do):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    with pytest.raises(TypeError, match="NoneType"):
+        do(model)
+
+
+# ---- left alone, and said so ----
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+def test_other_paddings_are_left_alone_and_said_so(mode):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode),
+    )  # fmt: skip
+    model, x = randomize(model), X.double()
+    for padding in ("first", "as_trained"):
+        linear = tlc.linearize(model, "2", x, "affine", padding)
+        small = tlc.merge(linear, x, keep="all")
+        assert relative_error(small(x), linear(x)) < 1e-10
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules()), "norms fold"
+        why = tlc.explain(linear, x)["why"].iloc[0]
+        assert f"pads with {mode}" in why
+
+
+def test_an_even_kernel_with_same_padding_is_left_alone_and_said_so():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 4, padding="same"), nn.Conv2d(4, 2, 1)
+    ).double()
+    linear = tlc.linearize(model.eval(), "1", X.double(), "affine", "first")
+    small = tlc.merge(linear, X, keep="all")
+    assert relative_error(small(X.double()), linear(X.double())) < 1e-10
+    assert "one side more" in tlc.explain(linear, X)["why"].iloc[0]
+
+
+def test_what_feeds_two_is_left_alone_and_said_so():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.b(x), self.c(x)
+
+    table = tlc.explain(Fork().eval(), X)
+    assert list(table["layers"]) == [3] and list(table["layers merged"]) == [3]
+    assert table["why"].iloc[0] == "a feeds b, c"
+
+
+def test_a_convolution_called_twice_is_left_alone_and_said_so():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.b(self.b(self.a(x)))
+
+    model = Twice().eval()
+    assert relative_error(merged(model)(X), model(X)) < 1e-6
+    assert "b is called more than once" in tlc.explain(model, X)["why"].iloc[0]
