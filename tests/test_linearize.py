@@ -499,3 +499,24 @@ def test_the_given_model_is_never_modified(rule):
     assert list(model.state_dict()) == list(twin.state_dict())
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in twin.state_dict().items())
     assert model.training and linear.training and len(names(model)) == 17
+
+
+def test_channels_are_cut_through_a_depthwise_convolution():
+    """1x1, ReLU6, depthwise, ReLU6, 1x1 (MobileNetV2): what is OFF behind the depthwise
+    convolution is not made at all."""
+    torch.manual_seed(1)
+    model = randomize(nn.Sequential(
+        nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
+        nn.Conv2d(6, 5, 1, bias=False), nn.BatchNorm2d(5),
+    ))  # fmt: skip
+    linear = tlc.linearize(model, "5", {"5": MIXED}, "on_off")
+    assert relative_error(linear(X), by_hand(model, "5", MIXED, "on_off")(X)) < 1e-12
+    expand, depthwise, project = (getattr(linear, n) for n in "036")
+    assert expand.out_channels == depthwise.groups == depthwise.out_channels == 3
+    assert project.in_channels == 3 and getattr(linear, "1").num_features == 3
+    both = tlc.linearize(model, ["2", "5"], {"2": MIXED, "5": MIXED}, "on_off")
+    twice = by_hand(by_hand(model, "2", MIXED, "on_off"), "5", MIXED, "on_off")
+    assert relative_error(both(X), twice(X)) < 1e-12
+    small = tlc.merge(both.eval(), X, keep="all")
+    assert relative_error(small(X), both(X)) < 1e-10

@@ -1,4 +1,4 @@
-"""Surgery on the neighbours of an activation: cut channels, scale them, move padding forward."""
+"""Surgery on the neighbours of an activation: cut channels out of them, or scale them."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from .nodes import (
     calls,
     channel_dim,
     insert_after,
-    is_padded,
     is_sum,
     module_of,
     normalizes,
@@ -23,9 +22,10 @@ from .nodes import (
     put_module,
     resize,
 )
+from .padding import keeps_size
 
 POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+PASSIVE = (nn.Identity, *ACTIVATION, *DROPOUT)
 FLATTEN = (torch.flatten, "flatten")
 CHANNELWISE = (nn.Identity, *DROPOUT, *POOL)
 CHANNELWISE_FUNCTIONS = {F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout}
@@ -70,35 +70,36 @@ def next_convolutions(traced: fx.GraphModule, node: fx.Node, flat: bool = False)
     return ends
 
 
-def can_cut(traced: fx.GraphModule, conv: fx.Node | None, ends: list[fx.Node]) -> bool:
-    """Whether channels can leave ``conv`` and all that it feeds: no groups, no shared weights."""
-    if conv is None or not ends:
-        return False
-    around = (conv, *ends)
-    norm = module_of(traced, only_user(conv))
-    if isinstance(norm, NORM) and norm.running_mean is None:
-        return False
-    dense = all(getattr(module_of(traced, n), "groups", 1) == 1 for n in around)
-    return dense and all(calls(traced, n) == 1 for n in around)
-
-
-def zeros_follow(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a constant channel of ``node`` is no constant any more where the next convolutions
-    take it: they, or an average pooling on the way, put zeros around it."""
-    for user in node.users:
-        module = module_of(traced, user)
+def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """All layers whose channels are those of ``node``, from it up to the convolution that makes
+    them; [] if a channel cannot leave. Through a depthwise convolution its input's channels go,
+    too: nobody else wants them."""
+    chain = []
+    while isinstance(module := module_of(traced, node), CONV + NORM + (Affine, *PASSIVE)):
+        if only_user(node) is None or calls(traced, node) > 1 and not isinstance(module, PASSIVE):
+            return []
+        chain.append(node)
+        if isinstance(module, NORM) and module.running_mean is None:
+            return []
         if isinstance(module, CONV):
-            if is_padded(module):
-                return True
-        elif _shrinks(module, user) or zeros_follow(traced, user):
-            return True
-    return False
+            groups = getattr(module, "groups", 1)
+            if groups == 1:
+                return chain
+            if not groups == module.in_channels == module.out_channels:
+                return []
+        node = node.args[0]
+    return []
 
 
-def cut(
-    traced, node: fx.Node, conv: fx.Node, norm, ends, keep: Tensor, shift: Tensor, ones: bool
-) -> None:
-    """Remove the channels not in ``keep`` of ``node`` from its ``conv`` and all its ``ends``.
+def can_take(traced: fx.GraphModule, ends: list[fx.Node]) -> bool:
+    """Whether all these convolutions can do with fewer input channels."""
+    alone = [calls(traced, end) == 1 for end in ends]
+    return bool(ends) and all(alone) and all(_groups(module_of(traced, end)) == 1 for end in ends)
+
+
+def cut(traced, node: fx.Node, chain, ends, keep: Tensor, shift: Tensor, ones: bool) -> None:
+    """Remove the channels not in ``keep`` of ``node`` from the ``chain`` of its owners and from all
+    its ``ends``.
 
     What their constants ``shift`` add to the next layer becomes its bias; where zero padding
     follows that is a map and not one number, and a channel of ``ones`` carries it.
@@ -106,26 +107,31 @@ def cut(
     for end in ends:
         module = module_of(traced, end)
         taps = _taps_of(module, torch.where(keep, 0, shift))
-        _select(module, 1, keep)
+        module.weight = nn.Parameter(_inputs(module, keep))
         if ones:
             module.weight = nn.Parameter(torch.cat([module.weight.detach(), taps], 1))
-            resize(module)
         else:
             _add_bias(traced, end, taps.flatten(1).sum(1))
-    _select(module_of(traced, conv), 0, keep)
-    if norm is not None:
-        norm.num_features = int(keep.sum())
-        norm.running_mean, norm.running_var = norm.running_mean[keep], norm.running_var[keep]
-        if norm.weight is not None:
-            norm.weight = nn.Parameter(norm.weight.detach()[keep])
-            norm.bias = nn.Parameter(norm.bias.detach()[keep])
+        resize(module)
+    for owner in chain:
+        module = module_of(traced, owner)
+        for holder in (module._parameters, module._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None and tensor.ndim:  # num_batches_tracked is a number
+                    holder[key] = _like(tensor, tensor.detach()[keep])
+        if isinstance(module, CONV):
+            if _groups(module) > 1:  # depthwise
+                module.groups = len(module.weight)
+            resize(module)
+        elif isinstance(module, NORM):
+            module.num_features = int(keep.sum())
     if ones:
-        insert_after(traced, node, f"{conv.target}_ones", Ones())
+        insert_after(traced, node, f"{node.target}_ones", Ones())
 
 
-def cut_branch(traced: fx.GraphModule, ends: list[fx.Node], shift: Tensor, ones: bool) -> bool:
-    """Turn an all-OFF residual branch into a constant (with ``ones``: a map of constants) on its
-    shortcut; False if it is none."""
+def cut_branch(traced, node: fx.Node, ends: list[fx.Node], shift: Tensor, ones: bool) -> bool:
+    """Turn the all-OFF residual branch that ``node`` is on into a constant (with ``ones``: a map of
+    constants) on its shortcut; False if it is on none."""
     end = last = ends[0]
     norm = module_of(traced, only_user(end))
     if isinstance(norm, NORM):
@@ -135,7 +141,7 @@ def cut_branch(traced: fx.GraphModule, ends: list[fx.Node], shift: Tensor, ones:
         return False
     shortcut = next(n for n in total.all_input_nodes if n is not last)
     same = set(_sources(traced, shortcut)) & set(_sources(traced, end))
-    if not same or ones and not (_keeps_size(conv) and len(end.args[0].users) == 1):
+    if not same or ones and not (keeps_size(conv) and end.args[0] is node):
         return False  # the sum may spread a smaller shortcut over the branch
     taps, bias = _taps_of(conv, shift), conv.bias
     bias = taps.new_zeros(len(taps)) if bias is None else bias.detach()
@@ -172,47 +178,6 @@ def scale(traced, conv: fx.Node | None, norm, slope: Tensor, shift: Tensor) -> b
     return True
 
 
-def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
-    """The convolution in front of ``end``, nothing but linear maps between, that can take over its
-    padding; None if there is no such chain."""
-    node = end.args[0]
-    while isinstance(module_of(traced, node), NORM + (Affine, nn.Identity, *DROPOUT)):
-        if only_user(node) is None:
-            return None
-        node = node.args[0]
-    first, second = module_of(traced, node), module_of(traced, end)
-    if not isinstance(first, CONV[:-1]) or type(first) is not type(second):
-        return None
-    alone = calls(traced, node) == calls(traced, end) == 1 and only_user(node) is not None
-    return None if not alone or kernels.obstacle(first) or kernels.obstacle(second) else node
-
-
-def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
-    """Move all padding of the linear chain that ends in ``end`` to its first convolution.
-
-    A second convolution that pads its input by p2 becomes a first one of stride s1 that pads by
-    p1 + s1 p2 (MATHS, section 4). Nothing happens where there is no such chain.
-    """
-    node = front(traced, end)
-    if node is None:
-        return
-    first, second = module_of(traced, node), module_of(traced, end)
-    inner, outer = kernels.read(first), kernels.read(second)
-    parts = zip(inner.padding, inner.stride, outer.padding)
-    put_module(traced, node.target, _with_padding(first, [p + s * q for p, s, q in parts]))
-    put_module(traced, end.target, _with_padding(second, [0] * outer.dims))
-    move_padding(traced, node)
-
-
-def _with_padding(conv: nn.Module, padding: list[int]) -> nn.Module:
-    # A new module: torch keeps a second, private copy of the padding in the old one.
-    arguments = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, tuple(padding))
-    bias = conv.bias is not None
-    new = type(conv)(*arguments, conv.dilation, conv.groups, bias, device="meta")
-    new.weight, new.bias = conv.weight, conv.bias
-    return new
-
-
 def _sources(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     """``node`` and what it is made of by layers alone, one after the other."""
     chain, layers = [node], CONV + NORM + ACTIVATION + LEAVES + (nn.Identity, *DROPOUT, *POOL[:-1])
@@ -233,28 +198,6 @@ def _keeps_channels(traced: fx.GraphModule, node: fx.Node) -> bool:
     if isinstance(module, nn.Flatten):
         return (module.start_dim, module.end_dim) == (1, -1)
     return isinstance(module, CHANNELWISE) or node.target in CHANNELWISE_FUNCTIONS
-
-
-def _shrinks(pool: nn.Module | None, node: fx.Node) -> bool:
-    """Whether an average pooling makes something else of a constant."""
-    if isinstance(pool, AVERAGE):
-        padding = pool.padding if isinstance(pool.padding, tuple) else (pool.padding,)
-        return any(padding) or getattr(pool, "divisor_override", None) is not None
-    if node.target is not F.avg_pool2d:
-        return False
-    given = dict(zip(("kernel", "stride", "padding"), node.args[1:])) | node.kwargs
-    padding = given.get("padding", 0)
-    padding = padding if isinstance(padding, tuple | list) else (padding,)
-    return any(padding) or len(node.args) > 6 or given.get("divisor_override") is not None
-
-
-def _keeps_size(conv: nn.Module) -> bool:
-    """Whether the output of a convolution is as large as its input."""
-    if isinstance(conv, nn.Linear) or kernels.obstacle(conv):
-        return False
-    value = kernels.read(conv)
-    parts = zip(value.padding, value.dilation, value.kernel, value.stride)
-    return all(2 * p == d * (k - 1) and s == 1 for p, d, k, s in parts)
 
 
 def _taps_of(conv: nn.Module, constant: Tensor) -> Tensor:
@@ -281,11 +224,17 @@ def _add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
         conv.bias = nn.Parameter(bias.to(conv.weight))
 
 
-def _select(conv: nn.Module, axis: int, keep: Tensor) -> None:
-    """Keep only some output (axis 0) or input (axis 1) channels of a convolution, in place."""
-    keep = keep.repeat_interleave(conv.weight.shape[axis] // len(keep))  # pixels behind a Flatten
-    weight = conv.weight.detach()
-    conv.weight = nn.Parameter(weight[keep] if axis == 0 else weight[:, keep])
-    if axis == 0 and conv.bias is not None:
-        conv.bias = nn.Parameter(conv.bias.detach()[keep])
-    resize(conv)
+def _inputs(conv: nn.Module, keep: Tensor) -> Tensor:
+    """The weight for the input channels that are kept (behind a Flatten: all their pixels)."""
+    return conv.weight.detach()[:, keep.repeat_interleave(conv.weight.shape[1] // len(keep))]
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    """A parameter if ``tensor`` is one, learning if it does."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values
+
+
+def _groups(conv: nn.Module) -> int:
+    return getattr(conv, "groups", 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from . import kernels
-from .graph import check_plain, trace
+from .graph import trace
 from .kernels import Conv
 from .modules import Affine, Ones, ScaledSum
 from .nodes import (
@@ -23,13 +23,14 @@ from .nodes import (
     put_module,
     resize,
 )
+from .refuse import check_plain
 
 
 def fold(model: nn.Module) -> fx.GraphModule:
     """A copy of ``model`` (eval mode) whose batch norms and affine maps are inside convolutions.
 
     ValueError for a batch norm in training mode or without running statistics, and for what
-    :func:`tlc_minimal.graph.check_plain` refuses.
+    :func:`tlc_minimal.refuse.check_plain` refuses.
     """
     check_plain(model)
     traced = trace(model)
@@ -46,8 +47,9 @@ def fold_affine(traced: fx.GraphModule) -> None:
         if isinstance(module, (nn.Identity, *DROPOUT)):
             bypass(node, before)
         elif isinstance(module, Ones) and is_private(traced, before):
-            _set(module_of(traced, before), kernels.append_ones(_weights(traced, before)))
-            bypass(node, before)
+            if (value := _weights(traced, before)).groups == 1:
+                _set(module_of(traced, before), kernels.append_ones(value))
+                bypass(node, before)
         elif isinstance(module, NORM + (Affine,)) and _fold_one(traced, node, before):
             bypass(node, before)
 

@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import kernels
 from .clock import fast_layout, race
 from .fold import fold_affine, is_private, slope_and_shift
-from .graph import check_plain, find_shapes, trace
+from .graph import find_shapes, trace
 from .kernels import Conv
 from .modules import Affine, Bordered
 from .nodes import CONV, bypass, is_sum, module_of, only_user, put_module
+from .refuse import check_plain
 from .segments import obstacle
 
 MERGED, APART = "merged into one", "left in two: "

@@ -9,21 +9,17 @@ becomes a module beside it. Everything else in the library works on that graph, 
 import copy
 import difflib
 import operator
-import traceback
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils.parametrize import is_parametrized
 
 from .modules import LEAVES
 from .nodes import (
     ACTIVATION,
-    CONV,
     DROPOUT,
     NORM,
     activation_nodes,
@@ -33,6 +29,7 @@ from .nodes import (
     module_of,
     put_module,
 )
+from .refuse import line_of
 
 FUNCTIONAL = {
     F.relu: nn.ReLU,
@@ -91,8 +88,8 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}"
-            f"{_line(error)}): its forward must not branch or loop on the values of tensors; move "
-            "that part outside the model or wrap it with torch.fx.wrap."
+            f"{line_of(error)}): its forward must not branch or loop on the values of tensors; "
+            "move that part outside the model or wrap it with torch.fx.wrap."
         ) from error
     traced = fx.GraphModule(model, graph, type(model).__name__)
     for name, module in traced.named_modules():
@@ -124,44 +121,6 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
         put_module(traced, name, module)
         node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
     return finish(traced)
-
-
-def _line(error: Exception) -> str:
-    """Where in the model's own code it happened."""
-    library = str(Path(torch.__file__).parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if not frame.filename.startswith(library)]
-    return f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-
-
-def check_plain(model: nn.Module) -> None:
-    """ValueError, naming the module and the way out, for what a changed copy would silently lose:
-    hooks and parametrizations, weights that two layers share, quantised or half-precision ones."""
-    owners = {}
-    for name, module in model.named_modules():
-        where, kind = name or "the model", type(module).__module__
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(module, hook) for hook in hooks) or is_parametrized(module):
-            raise ValueError(
-                f"{where} carries a hook or a parametrization, which the changed copy would lose: "
-                "call remove() on the hook's handle (or remove_parametrizations) first."
-            )
-        if "quantized" in kind or "quantizable" in kind:
-            raise ValueError(
-                f"{where} is quantised: give the float model, and quantise the result."
-            )
-        for key, tensor in module.named_parameters(recurse=False):
-            if tensor.dtype in (torch.float16, torch.bfloat16) and tensor.device.type == "cpu":
-                raise ValueError(
-                    f"{where}.{key} is in half precision on a CPU, where sums lose too many "
-                    "digits: call model.float() first."
-                )
-            other = owners.setdefault(id(tensor), where)
-            if other != where and isinstance(module, CONV + NORM):
-                raise ValueError(
-                    f"{other} and {where} share their {key}, and only one of them may change: "
-                    f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
-                )
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:

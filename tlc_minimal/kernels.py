@@ -148,13 +148,8 @@ def identity(channels: int, dims: int, like: Tensor) -> Conv:
 
 def dense(conv: Conv) -> Conv:
     """The same convolution with groups = 1 (zeros where groups did not meet)."""
-    if conv.groups == 1:
-        return conv
-    out, per_group = conv.weight.shape[0] // conv.groups, conv.weight.shape[1]
-    weight = conv.weight.new_zeros(out * conv.groups, per_group * conv.groups, *conv.kernel)
-    for g in range(conv.groups):
-        rows = slice(g * out, (g + 1) * out)
-        weight[rows, g * per_group : (g + 1) * per_group] = conv.weight[rows]
+    blocks = conv.weight.flatten(1).chunk(conv.groups)
+    weight = torch.block_diag(*blocks).reshape(len(conv.weight), -1, *conv.kernel)
     return conv._replace(weight=weight, groups=1)
 
 

@@ -9,21 +9,13 @@ residual stream, where no channel can be cut, an ``Affine`` module stays behind.
 import torch
 from torch import Tensor, fx, nn
 
-from .cut import (
-    can_cut,
-    cut,
-    cut_branch,
-    front,
-    move_padding,
-    next_convolutions,
-    producer,
-    scale,
-    zeros_follow,
-)
+from .cut import can_take, cut, cut_branch, next_convolutions, owners, producer, scale
 from .gaussian import Gaussian, best_affine
-from .graph import check_plain, find_node, trace
+from .graph import find_node, trace
 from .modules import Affine
 from .nodes import bypass, channel_dim, finish, module_of, put_module
+from .padding import front, move_padding, zeros_follow
+from .refuse import check_plain
 from .statistics import last_norm, statistics
 
 
@@ -70,7 +62,7 @@ def linearize(
 
     OFF channels are cut out of the convolutions on both sides, so that no tuning brings them back;
     their constants become a bias, or where zero padding follows one channel of ones. On a residual
-    stream, and next to grouped convolutions, no channel can be cut: a fixed mask stays (Affine).
+    stream and in front of grouped convolutions no channel can be cut: a fixed mask stays (Affine).
     An all-OFF branch of a residual block disappears into its constant. Without a residual path the
     channel closest to ON is kept, as nothing would get through otherwise.
     ValueError for an unknown name or rule, a layer whose weights are used twice, a model with
@@ -108,16 +100,16 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     put_module(traced, node.target, nn.Identity())
     moves = padding == "first" and set(node.users) == set(ends) and len(ends) == 1
     moves = moves and front(traced, ends[0]) is not None
-    keep = line[0] != 0
-    if rule != "affine" and not keep.all() and can_cut(traced, conv, ends):
+    keep, chain = line[0] != 0, owners(traced, before) if can_take(traced, ends) else []
+    if rule != "affine" and not keep.all() and chain:
         ones = not moves and bool(line[1][~keep].any()) and zeros_follow(traced, node)
         if not keep.any():
-            if cut_branch(traced, ends, line[1], ones):
+            if cut_branch(traced, node, ends, line[1], ones):
                 return
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
             spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
             line = [torch.where(keep, new, old) for new, old in zip(spare, line)]
-        cut(traced, node, conv, norm, ends, keep, line[1], ones)
+        cut(traced, node, chain, ends, keep, line[1], ones)
         line, keep = [v[keep] for v in line], keep[keep]
     slope, shift = (v.to(like) for v in line)
     if rule != "identity" and not (keep.all() and scale(traced, conv, norm, slope, shift)):

@@ -31,7 +31,7 @@ def merge(
     checked on the example, each merge in float64 to 1e-10, the whole in the model's own precision:
     RuntimeError if it differs. ``.meta["merges"]`` has a row for each pair that was tried.
     ValueError in training mode (a batch norm on batch statistics is not a linear map), and for what
-    :func:`graph.check_plain` refuses.
+    :func:`refuse.check_plain` refuses.
     """
     if keep not in ("fastest", "all"):
         raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
