@@ -95,17 +95,23 @@ def _fold_one(traced: fx.GraphModule, node: fx.Node, before: fx.Node) -> bool:
     if is_private(traced, before) and _same_channels(traced, node, before):
         _scale_output(traced, before, slope, shift)
         return True
+    earlier, axis = module_of(traced, before), getattr(module_of(traced, node), "dim", 1)
+    alone = only_user(before) is not None and calls(traced, node) == 1
+    if isinstance(earlier, Affine) and earlier.dim == axis and alone:
+        was = slope_and_shift(earlier)
+        put_module(traced, node.target, Affine(slope * was[0], slope * was[1] + shift, axis))
+        node.args = before.args
+        return _fold_one(traced, node, node.args[0])
     branches = before.all_input_nodes if is_sum(before) and only_user(before) else []
-    private = [is_private(traced, b) and _same_channels(traced, node, b) for b in branches]
-    if branches and all(private):
-        for branch, part in zip(branches, (shift, torch.zeros_like(shift))):
+    private = [b for b in branches if is_private(traced, b) and _same_channels(traced, node, b)]
+    if private and (len(private) == 2 or (slope == 1).all()):  # a shift alone: one branch will do
+        for branch, part in zip(private, (shift, torch.zeros_like(shift))):
             _scale_output(traced, branch, slope, part)
         return True
     after = only_user(node)
     conv = module_of(traced, after)
     if not isinstance(conv, CONV) or calls(traced, after) > 1 or is_padded(conv) and shift.any():
         return False
-    axis = getattr(module_of(traced, node), "dim", 1)
     takes = conv.weight.shape[1] * getattr(conv, "groups", 1)
     if isinstance(conv, nn.Linear) != (axis == -1) or takes != len(shift):
         return False
