@@ -207,3 +207,50 @@ def test_no_function_changes_its_arguments():
     k.compose(first, second), k.add(first, first), k.fold_batch_norm(first, random_norm(channels=4))
     k.write(first).weight.data.zero_()
     assert all(torch.equal(a, b) for a, b in zip(copies, (*first[:2], *second[:2])))
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_equal_groups_stay_grouped(groups):
+    first, second = random_conv(4, 8, 3, 2, 1, groups=groups), random_conv(8, 4, 3, groups=groups)
+    composed = k.compose(first, second)
+    x = torch.randn(2, 4, 13, 13, dtype=torch.float64)
+    equal(k.apply(composed, x), k.apply(second, k.apply(first, x)))
+    assert composed.groups == groups and composed.weight.shape[1] == 4 // groups
+
+
+@pytest.mark.parametrize(("dims", "groups"), [(0, 1), (1, 1), (2, 1), (2, 2), (2, 4), (3, 2)])
+def test_an_affine_map_in_front_folds_forward(dims, groups):
+    slope, shift = torch.randn(2, 4, dtype=torch.float64)
+    conv = random_conv(4, 8, 3, groups=groups, dims=dims)
+    if dims == 0:
+        conv = k.read(nn.Linear(4, 8).double())
+    x = torch.randn(2, 4, *[5] * dims, dtype=torch.float64)
+    each = lambda v: v.reshape(-1, *[1] * dims)
+    equal(
+        k.apply(k.scale_input(conv, slope, shift), x), k.apply(conv, each(slope) * x + each(shift))
+    )
+
+
+def test_a_shift_in_front_of_padding_is_refused_and_a_slope_is_not():
+    conv, slope = random_conv(4, 8, 3, padding=1), torch.rand(4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="map of biases"):
+        k.scale_input(conv, slope, torch.ones(4))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    want = k.apply(conv, slope.reshape(-1, 1, 1) * x)
+    equal(k.apply(k.scale_input(conv, slope, torch.zeros(4)), x), want)
+
+
+def test_a_channel_of_ones_behind_the_others():
+    conv = random_conv(3, 4, 3, padding=1)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    got = k.apply(k.append_ones(conv), x)
+    equal(got[:, :4], k.apply(conv, x))
+    assert (got[:, 4] == 1).all()
+
+
+def test_a_channel_of_ones_carries_a_constant_under_zero_padding():
+    """The map of biases of MATHS, section 4: less at the border, and least in the corners."""
+    ones, kernel = torch.ones(1, 1, 6, 6).double(), random_conv(1, 1, 3, padding=1)
+    kernel = kernel._replace(weight=torch.ones_like(kernel.weight), bias=0 * kernel.bias)
+    taps = k.apply(kernel, ones)[0, 0]
+    assert taps[2, 2] == 9 and taps[0, 2] == 6 and taps[0, 0] == 4

@@ -1,6 +1,9 @@
 """Merged equals unmerged: random BN statistics, every rule, subsets of layers, odd sizes."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -237,3 +240,29 @@ def test_results_are_ordinary_modules():
     assert torch.equal(twin(x), merged(x))
     exported = torch.export.export(merged, (x,)).module()
     assert relative_error(exported(x), merged(x)) < 1e-6
+
+
+COST = """
+import time, torch, torchvision, tlc_minimal as tlc
+status = lambda key: next(int(l.split()[1]) for l in open("/proc/self/status") if key in l) * 1024
+model = torchvision.models.resnet50(weights=None).eval()
+x = torch.randn(1, 3, 224, 224)
+with torch.no_grad():
+    model(x)  # so that torch has loaded what it needs
+size = sum(t.nbytes for t in model.state_dict().values())
+open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins here
+before, start = status("VmRSS"), time.perf_counter()
+tlc.find_layers(model, x), tlc.merge(model, x, keep="all")
+print(time.perf_counter() - start, (status("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells its memory")
+def test_the_tools_are_quick_and_small_on_a_resnet50():
+    """3 s and 1.5 times the model's memory on a quiet machine; more is allowed on a busy one."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # free memory is given back
+    done = subprocess.run(
+        [sys.executable, "-c", COST], capture_output=True, text=True, env=environment
+    )
+    seconds, memory = map(float, done.stdout.split())
+    assert seconds < 30 and memory < 1.8, done.stdout + done.stderr

@@ -1,0 +1,105 @@
+"""What is affine per channel disappears into the convolutions around it, and nothing changes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import randomize, relative_error
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.fold import fold
+from tlc_minimal.modules import Affine, BiasMap, Ones, ScaledSum
+
+X = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def kinds(model):
+    return {type(m) for m in model.modules()}
+
+
+def test_a_batch_norm_in_front_of_a_convolution_folds_forward():
+    """DenseNet: concat, norm, (no ReLU), 1x1."""
+
+    class Dense(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)
+
+        def forward(self, x):
+            return self.b(self.norm(torch.cat([x, self.a(x)], 1)))
+
+    model = randomize(Dense())
+    folded = fold(model)
+    assert nn.BatchNorm2d not in kinds(folded)
+    assert relative_error(folded(X), model(X)) < 1e-12
+
+
+def test_in_front_of_padding_a_batch_norm_stays():
+    model = randomize(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)))
+    folded = fold(model)
+    assert nn.BatchNorm2d in kinds(folded)
+    assert relative_error(folded(X), model(X)) < 1e-12
+
+
+class Block(nn.Module):
+    def __init__(self, shortcut: bool):
+        super().__init__()
+        self.a, self.bn = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.shortcut = nn.Conv2d(3, 3, 1) if shortcut else nn.Identity()
+        self.last = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(F.relu(self.bn(self.a(x)) + self.shortcut(x)))
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_an_affine_map_behind_a_sum_is_part_of_the_sum(shortcut):
+    """Both branches take it if both can, else it scales the shortcut within the sum."""
+    model = randomize(Block(shortcut))
+    linear = tlc.linearize(model, "relu1", X)
+    assert Affine in kinds(linear)
+    folded = fold(linear)
+    assert Affine not in kinds(folded) and (ScaledSum in kinds(folded)) == (not shortcut)
+    assert relative_error(folded(X), linear(X)) < 1e-12
+
+
+def test_two_affine_maps_in_a_row_are_one():
+    model = nn.Sequential(
+        nn.ReLU(), Affine(torch.rand(3), torch.rand(3)), Affine(None, torch.rand(3))
+    )
+    model = model.double().eval()
+    folded = fold(model)
+    assert sum(isinstance(m, Affine) for m in folded.modules()) == 1
+    assert relative_error(folded(X), model(X)) < 1e-12
+
+
+def test_the_carrier_of_ones_becomes_a_row_of_the_convolution():
+    torch.manual_seed(0)
+    model = randomize(nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)
+    ))  # fmt: skip
+    g = tlc.Gaussian(torch.tensor([-1.0, 1.0, -0.5, 2.0]).double(), torch.ones(4).double())
+    linear = tlc.linearize(model, "2", {"2": g})
+    assert Ones in kinds(linear) and getattr(linear, "0").out_channels == 2
+    folded = fold(linear.eval())
+    assert Ones not in kinds(folded) and getattr(folded, "0").out_channels == 3
+    assert not getattr(folded, "0").weight[2].any()
+    assert relative_error(folded(X), linear(X)) < 1e-12
+
+
+def test_a_bias_map_is_the_same_for_every_image_and_any_size():
+    conv = nn.Conv2d(1, 3, 3, padding=1).double()
+    for size in (1, 2, 7):
+        x = torch.randn(5, 3, size, size).double()
+        want = x + conv(torch.ones(5, 1, size, size).double())
+        assert relative_error(BiasMap(conv)(x), want) < 1e-12
+
+
+def test_tokens_are_no_channels():
+    """On (N, tokens, features) a BatchNorm1d takes the tokens as channels, a Linear the features:
+    the one does not fold into the other, not even where the numbers agree."""
+    for tokens in (5, 4):
+        model = randomize(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(tokens), nn.ReLU()))
+        x = torch.randn(2, tokens, 3).double()
+        merged = tlc.merge(model, x, keep="all")
+        assert relative_error(merged(x), model(x)) < 1e-12 and nn.BatchNorm1d in kinds(merged)
