@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from tlc_minimal import check, kernels
+from tlc_minimal import kernels, modules
+from tlc_minimal.check import lesson03 as check
 
 
 def fold(w, b, norm):
@@ -40,6 +42,37 @@ def geometry(k1, s1, p1, k2, s2, p2):
     return k1 + s1 * (k2 - 1), s1 * s2, p1 + s1 * p2
 
 
+def inside(n, k1, s1, p1, k2, s2, p2):
+    middle = (n + 2 * p1 - k1) // s1 + 1
+    return -(-p2 // s2), (middle - k2 + p2) // s2 + 1
+
+
+def outputs(n, k1, s1, p1, k2, s2, p2):
+    return ((n + 2 * p1 - k1) // s1 + 1 + 2 * p2 - k2) // s2 + 1
+
+
+def inside_by_the_library(n, k1, s1, p1, k2, s2, p2):
+    first = kernels.Conv(torch.ones(1, 1, k1), torch.zeros(1), (s1,), (p1,), (1,))
+    second = kernels.Conv(torch.ones(1, 1, k2), torch.zeros(1), (s2,), (p2,), (1,))
+    return modules.Bordered(first, second).regions((n + 2 * p1,))[0][:2]
+
+
+def inside_by_trying(n, k1, s1, p1, k2, s2, p2):
+    """Outputs at which the kernel of the pair whose padding moved agrees with the pair itself."""
+    dice = torch.Generator().manual_seed(0)
+    w1, b1, w2, x = (
+        torch.randn(*shape, generator=dice).double()
+        for shape in [(3, 2, k1), (3,), (2, 3, k2), (1, 2, n)]
+    )
+    pair = F.conv1d(F.conv1d(x, w1, b1, s1, p1), w2, None, s2, p2)
+    first = kernels.Conv(w1, b1, (s1,), (p1 + s1 * p2,), (1,))
+    second = kernels.Conv(w2, torch.zeros(2).double(), (s2,), (0,), (1,))
+    one = kernels.apply(kernels.compose(first, second), x)
+    right = ((one - pair).abs().amax((0, 1)) < 1e-9).nonzero().flatten().tolist()
+    assert right == list(range(right[0], right[-1] + 1))
+    return right[0], right[-1] + 1
+
+
 def dirac(channels, kernel, padding):
     weight = torch.zeros(channels, channels, kernel, kernel)
     weight[:, :, padding, padding] = torch.eye(channels)
@@ -59,6 +92,7 @@ RIGHT = {
     "composed_kernel": [taps],
     "composed_bias": [bias],
     "composed_geometry": [geometry],
+    "merged_inside": [inside, inside_by_the_library, inside_by_trying],
     "dirac": [dirac],
     "break_even": [break_even],
 }
@@ -80,6 +114,20 @@ WRONG = [
     ("composed_geometry", lambda k, s, p, m, t, q: (k + m - 1, s * t, p + s * q), "the kernel"),
     ("composed_geometry", lambda k, s, p, m, t, q: (k + m - 1, s * t, p + q), "both ignore"),
     ("composed_geometry", lambda k, s, p, m, t, q: geometry(m, t, q, k, s, p), "swapped order"),
+    ("merged_inside", lambda n, k, s, p, m, t, q: inside(n, k, 1, p, m, t, q), "first stride"),
+    ("merged_inside", lambda n, k, s, p, m, t, q: inside(n, k, s, p, m, 1, q), "second stride"),
+    ("merged_inside", lambda *c: (inside(*c)[0], inside(*c)[1] - 1), "one pixel off"),
+    ("merged_inside", lambda *c: [inside(*c)[0], inside(*c)[1] - 1], "one pixel off"),
+    ("merged_inside", lambda n, k, s, p, m, t, q: inside(n, m, t, q, k, s, p), "swapped order"),
+    ("merged_inside", lambda n, k, s, p, m, t, q: inside(n, k, s, 0, m, t, q), "first padding is"),
+    (
+        "merged_inside",
+        lambda n, k, s, p, m, t, q: inside(n, 1, 1, 0, k + s * (m - 1), s * t, p + s * q),
+        "zeros of the first padding count",
+    ),
+    ("merged_inside", lambda *c: (c[6] // c[5], inside(*c)[1]), "rounded down"),
+    ("merged_inside", lambda *c: (inside(*c)[0], outputs(*c) - inside(*c)[0]), "as wide behind"),
+    ("merged_inside", lambda *c: (0, outputs(*c)), "as if nothing were padded"),
     ("dirac", lambda c, k, p: dirac(c, k, 0), "padding is ignored"),
     ("dirac", lambda c, k, p: dirac(c, k, k // 2), "in the middle"),
     ("dirac", lambda c, k, p: dirac(c, k, p).amax((0, 1)).expand(c, c, k, k), "every channel"),
@@ -119,7 +167,7 @@ def test_no_answer_is_said_to_be_none(name):
 
 
 def test_the_norm_of_the_check_hides_nothing():
-    _, _, norm = check.lesson03._conv_and_norm()
+    _, _, norm = check._conv_and_norm()
     fresh = nn.BatchNorm1d(4)
     for key, value in fresh.state_dict().items():
         if value.ndim:

@@ -108,7 +108,7 @@ def test_table_prints_the_records_as_markdown(tmp_path, monkeypatch):
 
 def test_help_names_every_command():
     done = run("--help")
-    for command in ("doctor", "demo", "collapse", "report", "reproduce", "table"):
+    for command in ("doctor", "demo", "collapse", "report", "reproduce", "bench", "table"):
         assert command in done.output
 
 
@@ -118,6 +118,15 @@ def test_help_names_every_command():
         ("collapse --data diggits --out OUT", "data set 'diggits'"),
         ("collapse --data digits --out OUT --network vgg", "there is no network 'vgg'"),
         ("reproduce --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
+        ("bench --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
+        (
+            "bench --profile smoke --only vgg --out OUT",
+            "there is no piece 'vgg'; there are: resnet",
+        ),
+        (
+            "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT",
+            "bench --only resnet18_w4_train` first",
+        ),
         ("report OUT", "holds no run"),
     ],
 )

@@ -2,13 +2,14 @@
 
 import importlib
 
+import pytest
 import torch
 from helpers import randomize
 from torch import nn
 
 import tlc_minimal as tlc
 
-measure = importlib.import_module("tlc_minimal.measure")
+measure, clock = (importlib.import_module(f"tlc_minimal.{name}") for name in ("measure", "clock"))
 X = torch.randn(2, 3, 32, 32)
 NAMES = ["activations", "layers", "macs", "params"]
 
@@ -77,12 +78,29 @@ def test_contestants_take_turns():
 
 
 def test_latency_is_the_median_and_half_the_interquartile_range(monkeypatch):
-    taken = [[5.0, 1.0, 2.0, 100.0, 3.0, 4.0, 0.0], [7.0] * 7]
+    taken = [[5.0, 1.0, 2.0, 100.0, 3.0, 4.0, 0.5], [7.0] * 7]
     monkeypatch.setattr(measure, "race", lambda *args, **kwargs: taken)
     table = tlc.latency({"a": tlc.simple_cnn(width=4), "b": tlc.simple_cnn(width=4)}, X)
-    assert table.to_dict("index") == {
+    assert table[["ms", "ms_spread"]].to_dict("index") == {
         "a": {"ms": 3.0, "ms_spread": 2.0}, "b": {"ms": 7.0, "ms_spread": 0.0},
     }  # fmt: skip
+    assert list(table) == ["ms", "ms_spread", "speedup", "speedup_spread"]
+
+
+def test_a_speedup_is_taken_round_by_round(monkeypatch):
+    """Slow rounds, as on a busy machine, leave it alone; the ratio of the medians would be 1.5."""
+    taken = [[4.0, 4.0, 40.0, 6.0, 60.0], [2.0, 2.0, 20.0, 4.0, 40.0], [4.0, 4.0, 40.0, 6.0, 60.0]]
+    monkeypatch.setattr(measure, "race", lambda *args, **kwargs: taken)
+    table = tlc.latency({name: tlc.simple_cnn(width=2) for name in "abc"}, X)
+    assert list(table["ms"]) == [6.0, 4.0, 6.0]
+    assert list(table["speedup"]) == [1.0, 2.0, 1.0]
+    assert list(table["speedup_spread"]) == [0.0, 0.25, 0.0]
+
+
+def test_what_cannot_be_captured_is_not_a_number():
+    table = measure._race([lambda: None, None, lambda: None], 3, "cpu")
+    assert list(table["ms"].isna()) == list(table["speedup"].isna()) == [False, True, False]
+    assert table.loc[0, "speedup"] == 1.0 and table.loc[2, "speedup"] > 0
 
 
 def test_the_larger_network_takes_longer():
@@ -91,19 +109,85 @@ def test_the_larger_network_takes_longer():
     assert table.loc["large", "ms"] > table.loc["small", "ms"] > 0
 
 
+CLOCKS = ["ms_{}", "ms_{}_spread", "speedup_{}", "speedup_{}_spread"]
+GRAPHS = [name.replace("{}", "{}_graph") for name in CLOCKS] if torch.cuda.is_available() else []
+
+
 def test_compare_has_accuracy_counts_and_milliseconds():
     data = tlc.load_data("digits", size=16).subset(50)
-    dense = randomize(tlc.simple_cnn(width=4), dtype=torch.float32)
+    dense = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).to(tlc.best_device())
     collapsed = tlc.merge(tlc.linearize(dense, "relu2", data), data, keep="all")
     table = tlc.compare({"dense": dense, "collapsed": collapsed}, data, batches=(1, 3))
-    clocks = [f"{c}_{b}{s}" for b in (1, 3) for c, s in (("ms", ""), ("ms", "_spread"),
-                                                          ("speedup", ""))]  # fmt: skip
-    assert list(table.columns) == ["accuracy", *NAMES, *clocks]
+    clocks = [name.format(batch) for batch in (1, 3) for name in CLOCKS + GRAPHS]
+    assert list(table.columns) == ["accuracy", *NAMES, "threads", *clocks]
     assert list(table.index) == ["dense", "collapsed"]
     assert table.loc["dense", "accuracy"] == tlc.evaluate(dense, data, "test").accuracy
-    assert list(table["activations"]) == [6, 5] and list(table["layers"]) == [7, 6]
+    assert list(table["activations"]) == [6, 5] and table[clocks[::2]].gt(0).all(axis=None)
+    assert table.loc["collapsed", "macs"] != table.loc["dense", "macs"]
     norms = 2 * sum(m.num_features for m in dense.modules() if isinstance(m, nn.BatchNorm2d))
     biases = norms // 2
     assert table.loc["dense", "params"] == tlc.count(dense, data)["params"] - norms + biases
-    assert (table["speedup_3"] == table["ms_3"].iloc[0] / table["ms_3"]).all()
+    assert list(table["threads"]) == [torch.get_num_threads()] * 2
     assert table.loc["dense", "speedup_1"] == 1
+
+
+def test_the_usual_batches_are_one_and_many():
+    assert measure.usual_batches("cpu") == (1, 128)
+    assert measure.usual_batches(torch.device("cuda", 0)) == (1, 1024)
+    data = tlc.load_data("digits", size=16).subset(20)
+    table = tlc.compare({"only": tlc.simple_cnn(width=2)}, data)
+    assert {"ms_1", "ms_128"} <= set(table)  # although there are 20 images only
+
+
+def test_a_batch_larger_than_the_data_begins_again():
+    data = tlc.load_data("digits", size=8).subset(3)
+    x = measure.first_images(data, 5)
+    assert torch.equal(x[:3], data.normalize(data.train.images)) and torch.equal(x[3:], x[:2])
+
+
+def test_costs_has_a_row_for_each_call_of_the_folded_network():
+    model = randomize(tlc.resnet18(width=4), dtype=torch.float32)
+    table = measure.costs(model, X, repeats=2)
+    assert list(table) == ["name", "kind", "macs", "ms", "share"]
+    calls = [node for node in tlc.fold(model).graph.nodes if node.op.startswith("call")]
+    assert len(table) == len(calls) and table["kind"].value_counts()["Conv2d"] == 1 + 16 + 3
+    assert {"ReLU", "add", "MaxPool2d", "Linear", "flatten"} < set(table["kind"])
+    assert not set(table["kind"]) & {"BatchNorm2d", "placeholder", "output"}
+    assert {"conv1", "layer4.1.relu2", "add", "add_7"} < set(table["name"])
+    assert abs(table["share"].sum() - 100) < 1e-6 and (table["ms"] > 0).all()
+
+
+def test_costs_counts_what_count_counts_per_image():
+    model = tlc.resnet18(width=4)
+    table = measure.costs(model, X, repeats=1)
+    assert table["macs"].sum() == tlc.count(model, X)["macs"]
+    by_name = table.set_index("name")["macs"]
+    assert by_name["conv1"] == 32 * 32 * 4 * 27 and by_name["fc"] == 32 * 10
+    assert by_name["relu"] == by_name["add"] == 0
+    assert model.training
+
+
+def test_the_dearest_call_is_the_largest_convolution():
+    model = nn.Sequential(
+        nn.Conv2d(3, 96, 1), nn.ReLU(), nn.Conv2d(96, 96, 5), nn.ReLU(), nn.Conv2d(96, 2, 1)
+    )
+    table = measure.costs(model, X, repeats=5)
+    assert table["ms"].idxmax() == table["macs"].idxmax() == 2 and table.loc[2, "share"] > 50
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_graphs_are_clocked_and_what_cannot_be_captured_does_no_harm():
+    x = torch.randn(2, 3, 32, 32, device="cuda")
+    model = tlc.resnet18(width=4).cuda().eval()
+    with torch.inference_mode():
+        assert clock.captured(lambda x: x * x.sum().item(), x) is None  # waits for the GPU
+        out = torch.zeros_like(x)
+        replay = clock.captured(lambda x: out.add_(x), x)
+        out.zero_()
+        replay()
+        assert torch.equal(out, x)
+    table = tlc.latency({"a": model, "b": model}, x)
+    assert list(table)[4:] == ["ms_graph", "ms_graph_spread", "speedup_graph",
+                               "speedup_graph_spread"]  # fmt: skip
+    assert (table["ms_graph"] > 0).all() and table.loc["a", "speedup_graph"] == 1
+    assert measure.costs(model, x)["ms"].gt(0).all()

@@ -1,6 +1,7 @@
 """Records: what goes in comes out, and a file that is none is refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal.results import COLUMNS, FIELDS, find_folder, markdown, summary
+from tlc_minimal.results import COLUMNS, FIELDS, find_folder, markdown, summary, this_command
 
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 
@@ -97,14 +98,22 @@ def test_the_summary_is_the_last_removal_over_the_seeds(data, tmp_path):
         rows = [full_row(0, 99.0), full_row(5, test, 1e6)]
         config = {"width": 4, "method": "tlc, affine"}
         tlc.record(f"run{seed}", data, config, seed, rows, 60.0, 2, "c", tmp_path)
-    config = {"width": 4, "method": "clock"}
-    tlc.record("clock", data, config, 0, [{"network": "dense", "ms_1": 1.0}], 1.0, 0, "c", tmp_path)
+    for method in ("clock", "bench", "costs"):
+        config, rows = {"width": 4, "method": method}, [{"removed": 5, "ms": 1.0}]
+        tlc.record(method, data, config, 0, rows, 1.0, 0, "c", tmp_path)
     (row,) = summary(tlc.results(tmp_path)).to_dict("records")
     assert row == {
         "data": "digits", "network": "width 4", "method (ranking, rule)": "tlc, affine", "seeds": 2,
         "activations left": "1", "test accuracy, %": "85.00 (80.00–90.00)", "million MACs": "1.00",
         "thousand parameters": "5", "epochs": "2", "minutes": "1.0",
     }  # fmt: skip
+
+
+def test_the_command_is_as_a_person_would_type_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["/x/__main__.py", "bench", "--only", "a b", "--out", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert this_command() == "python -m tlc_minimal bench --only 'a b' --out runs"
 
 
 def test_a_table_is_markdown():

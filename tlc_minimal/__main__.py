@@ -1,4 +1,4 @@
-"""Command line: doctor, demo, collapse, report, reproduce, table."""
+"""Command line: doctor, demo, collapse, report, reproduce, bench, table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,9 @@ from typer import Option, Typer
 
 import tlc_minimal as tlc
 
+from .bench import bench
 from .doctor import report as doctors_report
+from .measure import usual_batches
 from .models import NETWORKS, save_weights
 from .reproduce import reproduce
 from .results import markdown, summary
@@ -77,6 +79,7 @@ def report(folder: Path) -> None:
 
 
 app.command()(reproduce)
+app.command()(bench)
 
 
 @app.command()
@@ -98,7 +101,7 @@ def _collapse(model, data, out: Path, **options) -> None:
         "million MACs": (both["macs"] / 1e6).map("{:,.2f}".format),
         "thousand parameters": (both["params"] / 1e3).map("{:,.1f}".format),
     }
-    for batch in (1, 128):
+    for batch in usual_batches(tlc.best_device()):
         times = both[[f"ms_{batch}", f"ms_{batch}_spread"]].to_numpy()
         rows[f"ms, batch {batch}"] = [f"{ms:.2f} ± {spread:.2f}" for ms, spread in times]
     print(pd.DataFrame(rows).set_axis(["before", "after"]).T.to_string())

@@ -1,6 +1,7 @@
 """The stopwatch: fair milliseconds for several contestants in one run."""
 
 import copy
+import statistics as numbers
 import time
 
 import torch
@@ -12,25 +13,57 @@ def race(
 ) -> list[list[float]]:
     """Milliseconds of each callable, ``repeats`` interleaved measurements each (A B C A B C …).
 
-    Every measurement averages as many calls as fit into ``seconds``, after a warm-up.
+    Every measurement averages as many calls as fit into ``seconds``, after a warm-up. A busy
+    machine slows down whole rounds, so compare within the rounds: :func:`ratio`.
     """
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
 
     def clock(run, calls: int) -> float:
-        wait()
-        start = time.perf_counter()
+        start = now(device)
         for _ in range(calls):
             run()
-        wait()
-        return (time.perf_counter() - start) / calls
+        return (now(device) - start) / calls
 
-    warm = [min(clock(run, 2), clock(run, 1)) for run in contestants]
+    warm = [min(clock(run, 1) for _ in range(5)) for run in contestants]
     calls = [max(1, int(seconds / max(t, 1e-6))) for t in warm]
     times = [[] for _ in contestants]
     for _ in range(repeats):
         for taken, run, n in zip(times, contestants, calls, strict=True):
             taken.append(1000 * clock(run, n))
     return times
+
+
+def now(device="cpu") -> float:
+    """Seconds, once the device has done its work: a GPU lags behind the Python that feeds it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def middle(values: list[float]) -> tuple[float, float]:
+    """Median and spread: half the interquartile range."""
+    low, median, high = numbers.quantiles(values, n=4)
+    return median, (high - low) / 2
+
+
+def ratio(baseline: list[float], taken: list[float]) -> tuple[float, float]:
+    """Median and spread of how many times faster than the baseline, round by round of one race."""
+    return middle([a / b for a, b in zip(baseline, taken, strict=True)])
+
+
+def captured(model, x: Tensor):
+    """A callable that replays ``model(x)`` as one CUDA graph; None if it cannot be captured."""
+    side, graph = torch.cuda.Stream(x.device), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    try:
+        with torch.cuda.stream(side):  # also in front: what is set up on first use is not captured
+            for _ in range(3):
+                model(x)
+            with torch.cuda.graph(graph, stream=side):
+                model(x)
+    except RuntimeError:
+        return None
+    torch.cuda.current_stream(x.device).wait_stream(side)
+    return graph.replay
 
 
 def fast_layout(thing):

@@ -13,7 +13,7 @@ from .cut import can_take, cut, cut_branch, next_convolutions, owners, producer,
 from .gaussian import Gaussian, best_affine
 from .graph import find_node, trace
 from .modules import Affine
-from .nodes import bypass, channel_dim, finish, module_of, put_module
+from .nodes import activation_nodes, bypass, channel_dim, finish, module_of, put_module
 from .padding import front, move_padding, zeros_follow
 from .refuse import check_plain
 from .statistics import last_norm, statistics
@@ -74,9 +74,12 @@ def linearize(
     names = [names] if isinstance(names, str) else list(names)
     check_plain(model)
     traced = trace(model)
-    nodes = [find_node(traced, name) for name in names]
+    nodes = {name: find_node(traced, name) for name in names}
+    # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
+    names = [name for name in activation_nodes(traced) if name in nodes]
     gaussians = data if isinstance(data, dict) else statistics(model, data)
-    for name, node in zip(names, nodes, strict=True):
+    for name in names:
+        node = nodes[name]
         if rule == "published":
             _remove_as_published(traced, node, gaussians[name])
         else:
@@ -97,6 +100,11 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     line = RULES[rule](g, f)
     dim, ends = channel_dim(traced, node), next_convolutions(traced, node)
     conv, norm = producer(traced, before)
+    if conv is not None and len(line[0]) != len(module_of(traced, conv).weight):
+        raise ValueError(
+            f"the statistics of {node.target} are of {len(line[0])} channels, and it has "
+            f"{len(module_of(traced, conv).weight)} now: take the statistics of this model."
+        )
     put_module(traced, node.target, nn.Identity())
     moves = padding == "first" and set(node.users) == set(ends) and len(ends) == 1
     moves = moves and front(traced, ends[0]) is not None

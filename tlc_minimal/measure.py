@@ -1,17 +1,20 @@
-"""The four counts of a network — activations, layers, MACs, parameters — and its milliseconds."""
+"""The four counts of a network — activations, layers, MACs, parameters — its milliseconds, and
+where they go."""
 
 import copy
+import math
 import statistics as numbers
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .clock import fast_layout, race
+from .clock import captured, fast_layout, middle, now, race, ratio
 from .data import Data
+from .fold import fold
 from .graph import example_of, trace
-from .merge import fold
+from .modules import Bordered
 from .nodes import CONV, activation_nodes, module_of
 from .train import device_of, evaluate
 
@@ -34,29 +37,32 @@ def count(model: nn.Module, example) -> dict[str, int]:
     }
 
 
-def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 15) -> pd.DataFrame:
-    """Median and spread (half the interquartile range) in milliseconds of each model on ``x``.
+def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 21) -> pd.DataFrame:
+    """Milliseconds of each model on ``x``, and how many times faster than the first model that is.
 
     One run, interleaved A B A B; every model with its batch norms folded, channels_last and in
-    inference mode, on the device of ``x``. Index: the models' names; columns: ms, ms_spread.
+    inference mode, on the device of ``x``. Columns: ms and speedup, medians, each with its spread
+    (half the interquartile range); a speedup is taken within a round, so that a busy machine slows
+    down both. On CUDA the same once more as CUDA graphs: ms_graph, speedup_graph (to the first
+    model's graph), their spreads; NaN where a model cannot be captured.
     """
     x = fast_layout(x)
-    ready = [fast_layout(fold(copy.deepcopy(m).eval()).to(x.device)) for m in models.values()]
+    ready = [_ready(model).to(x.device) for model in models.values()]
     with torch.inference_mode():
-        times = race([lambda m=m: m(x) for m in ready], repeats, device=x.device)
-    rows = []
-    for taken in times:
-        low, median, high = numbers.quantiles(taken, n=4)
-        rows.append({"ms": median, "ms_spread": (high - low) / 2})
-    return pd.DataFrame(rows, index=list(models))
+        table = _race([lambda m=m: m(x) for m in ready], repeats, x.device)
+        if x.is_cuda:
+            graphs = _race([captured(m, x) for m in ready], repeats, x.device)
+            table = table.join(_label(graphs, "graph"))
+    return table.set_axis(list(models))
 
 
 def compare(
-    models: dict[str, nn.Module], data: Data, batches: tuple[int, ...] = (1, 128)
+    models: dict[str, nn.Module], data: Data, batches: tuple[int, ...] | None = None
 ) -> pd.DataFrame:
-    """One row a model: test accuracy in percent, the four counts, milliseconds at each batch size.
+    """One row a model: test accuracy in percent, the four counts, the threads, and at each batch
+    size (default: 1 and 128, on CUDA 1 and 1024) what :func:`latency` says, as ms_128 and so on.
 
-    The first model is the baseline of the ``speedup`` columns (the same run's ratio of medians).
+    The first model is the baseline of the ``speedup`` columns.
     """
     device = device_of(next(iter(models.values())))
     rows = []
@@ -64,23 +70,102 @@ def compare(
         rows.append(
             {
                 "accuracy": evaluate(model, data, "test").accuracy,
-                **count(fold(copy.deepcopy(model).eval()), data),
+                **count(_ready(model), data),
+                "threads": torch.get_num_threads(),
             }
         )
     table = pd.DataFrame(rows, index=list(models))
-    images = data.train.images
-    for batch in batches:
-        x = data.normalize(images[torch.arange(batch) % len(images)].to(device))
-        times = latency(models, x)
-        table[f"ms_{batch}"] = times["ms"]
-        table[f"ms_{batch}_spread"] = times["ms_spread"]
-        table[f"speedup_{batch}"] = times["ms"].iloc[0] / times["ms"]
+    for batch in batches or usual_batches(device):
+        table = table.join(_label(latency(models, first_images(data, batch, device)), batch))
     return table
+
+
+def costs(model: nn.Module, x: torch.Tensor, repeats: int = 9) -> pd.DataFrame:
+    """Where the time goes: a row for each call in the network, run as :func:`latency` runs it.
+
+    Columns: name, kind, macs (multiply-accumulates per image), ms (median of ``repeats`` runs node
+    by node), share (of the sum, in percent).
+    """
+    x = fast_layout(x)
+    traced = _ready(model).to(x.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:  # this also warms up
+        counted = _Gauge(traced, flops.get_total_flops).run_on(x)
+    with torch.inference_mode():
+        timed = [_Gauge(traced, lambda: now(x.device)).run_on(x) for _ in range(repeats)]
+    table = pd.DataFrame(
+        {
+            "name": node.target if node.op == "call_module" else node.name,
+            "kind": _kind(traced, node),
+            "macs": flops // (2 * len(x)),
+            "ms": 1000 * numbers.median(run[node] for run in timed),
+        }
+        for node, flops in counted.items()
+        if node.op.startswith("call")
+    )
+    return table.assign(share=100 * table["ms"] / table["ms"].sum())
+
+
+class _Gauge(fx.Interpreter):
+    """Runs a network node by node and notes by how much ``read()`` grows at each."""
+
+    def __init__(self, traced: fx.GraphModule, read):
+        super().__init__(traced)
+        self.read, self.grown = read, {}
+
+    def run_node(self, node: fx.Node):
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        before = self.read()
+        result = getattr(self, node.op)(node.target, args, kwargs)
+        self.grown[node] = self.read() - before
+        return result
+
+    def run_on(self, x: torch.Tensor) -> dict[fx.Node, float]:
+        self.run(x)
+        return self.grown
+
+
+def usual_batches(device) -> tuple[int, int]:
+    """One image, and as many as keep the device busy."""
+    return (1, 1024) if torch.device(device).type == "cuda" else (1, 128)
+
+
+def first_images(data: Data, batch: int, device="cpu") -> torch.Tensor:
+    """``batch`` normalised training images, from the first on (and again, if there are fewer)."""
+    images = data.train.images
+    return data.normalize(images[torch.arange(batch) % len(images)].to(device))
+
+
+def _ready(model: nn.Module) -> fx.GraphModule:
+    """A copy as it would be used: in eval mode, batch norms folded, channels_last."""
+    if any(module.training for module in model.modules()):
+        model = copy.deepcopy(model).eval()
+    return fold(model).to(memory_format=torch.channels_last)
+
+
+def _race(runs: list, repeats: int, device) -> pd.DataFrame:
+    """What :func:`latency` tabulates of these callables; NaN for a None among them."""
+    times = iter(race([run for run in runs if run], repeats, device=device))
+    times = [next(times) if run else [math.nan] * repeats for run in runs]
+    columns = ["ms", "ms_spread", "speedup", "speedup_spread"]
+    return pd.DataFrame([middle(t) + ratio(times[0], t) for t in times], columns=columns)
+
+
+def _label(table: pd.DataFrame, word) -> pd.DataFrame:
+    """ms_spread becomes ms_128_spread."""
+    names = (name.split("_") for name in table)
+    return table.set_axis(["_".join([n[0], str(word), *n[1:]]) for n in names], axis=1)
+
+
+def _kind(traced: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return type(module_of(traced, node)).__name__
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _depth(traced) -> int:
     longest = {}
     for node in traced.graph.nodes:
         before = max((longest[n] for n in node.all_input_nodes), default=0)
-        longest[node] = before + isinstance(module_of(traced, node), CONV)
+        module = module_of(traced, node)
+        longest[node] = before + isinstance(module, CONV) + 2 * isinstance(module, Bordered)
     return max(longest.values(), default=0)

@@ -35,7 +35,8 @@ def merge(
     """
     if keep not in ("fastest", "all"):
         raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
-    training = [name for name, module in model.named_modules() if module.training]
+    layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
+    training = [name for name, module in layers if module.training]
     if training:
         where = training[0] or "the model"
         raise ValueError(

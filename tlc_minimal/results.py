@@ -1,9 +1,12 @@
 """Recorded runs: one JSON file each in data/results, all of one schema, loaded as one DataFrame."""
 
 import json
+import os
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +41,12 @@ def record(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     return path
+
+
+def this_command() -> str:
+    """The command line that runs now, as a person would type it: no absolute paths."""
+    arguments = (os.path.relpath(a) if os.path.isabs(a) else a for a in sys.argv[1:])
+    return f"python -m tlc_minimal {shlex.join(arguments)}"
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -75,7 +84,7 @@ def summary(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the README shows: a row per data set and method after its last removal, mean over the
     seeds (and range, where there are several); ``table``: from :func:`results`, default all."""
     table = results() if table is None else table
-    table = table[table["method"] != "clock"]
+    table = table[~table["method"].isin(["clock", "bench", "costs"])]
     rows = []
     for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
         last = runs[runs["removed"] == runs["removed"].max()]

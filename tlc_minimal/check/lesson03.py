@@ -60,6 +60,44 @@ def composed_geometry(geometry) -> None:
     compare(geometry(*case), want, mistakes)
 
 
+def merged_inside(inside) -> None:
+    """inside(n, k1, s1, p1, k2, s2, p2) -> (low, high): one kernel can compute the outputs low to
+    high - 1 of a padded pair, for they see no zero of the second padding."""
+    cases = (20, 5, 2, 3, 4, 2, 1), (9, 3, 1, 1, 3, 1, 1)
+    wrong = {
+        "the first stride is ignored: the row in between is shorter than n.": (
+            lambda n, k, s, p, m, t, q: _inside(n, k, 1, p, m, t, q)
+        ),
+        "the second stride is ignored: output i begins at s2 i - p2.": (
+            lambda n, k, s, p, m, t, q: _inside(n, k, s, p, m, 1, q)
+        ),
+        "the border is one pixel off: high is the first output behind the inside.": (
+            lambda *case: (_inside(*case)[0], _inside(*case)[1] - 1)
+        ),
+        "swapped order: the first layer comes first.": (
+            lambda n, k, s, p, m, t, q: _inside(n, m, t, q, k, s, p)
+        ),
+        "the first padding is ignored: it makes the row in between longer.": (
+            lambda n, k, s, p, m, t, q: _inside(n, k, s, 0, m, t, q)
+        ),
+        "zeros of the first padding count, too; but one kernel pads with the same zeros.": (
+            lambda n, k, s, p, m, t, q: _inside(n, 1, 1, 0, k + s * (m - 1), s * t, p + s * q)
+        ),
+        "p2 / s2 is rounded down: an output that sees any zero is on the border.": (
+            lambda n, k, s, p, m, t, q: (q // t, _inside(n, k, s, p, m, t, q)[1])
+        ),
+        "the border is as wide behind as in front; with strides it need not be.": _symmetric,
+        "as if nothing were padded in between: all outputs are inside.": (
+            lambda *case: (0, _outputs(*case))
+        ),
+    }
+    answers = [inside(*case) for case in cases]
+    given = all(isinstance(answer, tuple | list | Tensor) for answer in answers)
+    mistakes = {cause: torch.tensor([f(*case) for case in cases]) for cause, f in wrong.items()}
+    want = torch.tensor([_inside(*case) for case in cases])
+    compare(answers if given else answers[0], want, mistakes)
+
+
 def dirac(embed) -> None:
     """embed(channels, kernel, padding) -> weight (C, C, k, k) of a convolution that returns x."""
     mistakes = {
@@ -117,6 +155,21 @@ def _refuses(call) -> None:
         "expected ValueError for a norm in training mode. Likely cause: the answer never looks at "
         "norm.training; on the batch's own statistics a norm cannot be folded."
     )
+
+
+def _inside(n, k1, s1, p1, k2, s2, p2):
+    middle = (n + 2 * p1 - k1) // s1 + 1
+    return -(-p2 // s2), (middle - k2 + p2) // s2 + 1
+
+
+def _outputs(n, k1, s1, p1, k2, s2, p2):
+    middle = (n + 2 * p1 - k1) // s1 + 1
+    return (middle + 2 * p2 - k2) // s2 + 1
+
+
+def _symmetric(*case):
+    low, _ = _inside(*case)
+    return low, _outputs(*case) - low
 
 
 def _tap(values: Tensor, where: int) -> Tensor:

@@ -1,0 +1,181 @@
+"""The bench, made tiny: what is trained is clocked, what is recorded is not repeated."""
+
+import importlib
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+import tlc_minimal as tlc
+from tlc_minimal.nodes import activation_nodes
+
+bench = importlib.import_module("tlc_minimal.bench")
+BATCHES = (1, 3)
+NAMES = ["resnet18_w2", "mobilenet_v2_small"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """Two networks, a few images, one removal, two small batches; one thread, which no other
+    process on a busy machine can hold up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        common = (40, 0.5, 0.1, 0.5, (0, 1))
+        plans = [bench.Plan("resnet18", {"width": 2}, *common),
+                 bench.Plan("mobilenet_v2", {"width_mult": 0.1}, *common)]  # fmt: skip
+        patch.setitem(bench.PROFILES, "smoke", dict(zip(NAMES, plans, strict=True)))
+        patch.setattr(bench, "usual_batches", lambda device: BATCHES)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(runs, records) of both networks, trained first and clocked later; never written to."""
+    out, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("records")
+    for only in ("train", "clock"):
+        bench.bench("smoke", "digits", only, out, folder)
+    return out, folder
+
+
+def forbid(*args, **kwargs):
+    raise AssertionError("this was to be taken from what is there")
+
+
+def rows_of(folder, what):
+    return json.loads((folder / f"{what}.json").read_text())["rows"]
+
+
+def test_each_network_leaves_two_records_of_their_own_methods(done):
+    table = tlc.results(done[1])
+    names = {f"bench_{name}{end}" for name in NAMES for end in ("", "_costs")}
+    assert set(table["what"]) == names == {p.stem for p in done[1].iterdir()}
+    assert set(table[table["method"] == "bench"]["what"]) == {f"bench_{name}" for name in NAMES}
+    assert set(table["images"]) == {40} and set(table["data"]) == {"digits"}
+    assert set(table["rule"]) == {"on_off_affine"} and set(table["padding"]) == {"as_trained"}
+    assert (table["run_seconds"] > 0).all()
+
+
+def test_dense_and_collapsed_are_clocked_in_two_and_merged_at_each_batch(done):
+    rows = rows_of(done[1], "bench_resnet18_w2")
+    assert [(r["batch"], r["how"], r["removed"]) for r in rows] == [
+        (batch, how, removed)
+        for batch in BATCHES for how in ("in two", "merged") for removed in (0, 1)
+    ]  # fmt: skip
+    for row in rows:
+        assert row["activations"] == 17 - row["removed"]
+        assert row["ms"] > 0 and row["speedup"] > 0 and row["speedup_spread"] >= 0
+        assert row["threads"] == torch.get_num_threads() and 0 <= row["busy"] <= 100
+    assert all(r["speedup"] == 1 for r in rows if (r["removed"], r["how"]) == (0, "in two"))
+
+
+def test_the_dearest_calls_are_recorded_for_each_batch(done):
+    rows = pd.DataFrame(rows_of(done[1], "bench_mobilenet_v2_small_costs"))
+    assert list(rows["batch"]) == [1] * 10 + [3] * 10 and set(rows["removed"]) == {1}
+    for _, part in rows.groupby("batch"):
+        assert part["ms"].is_monotonic_decreasing and 0 < part["share"].sum() <= 100
+
+
+def test_merged_for_the_batch_that_is_clocked_and_as_accurate_as_its_run(
+    done, tmp_path, monkeypatch
+):
+    shutil.copytree(done[0], out := tmp_path / "runs")
+    content = json.loads((path := out / "resnet18_w2/run.json").read_text())
+    for row, test in zip(content["rows"], (11.0, 22.0), strict=True):
+        row["test"] = test
+    path.write_text(json.dumps(content))
+    seen, merge = [], bench.merge
+    monkeypatch.setattr(bench, "merge", lambda model, x: seen.append(len(x)) or merge(model, x))
+    bench.bench("smoke", "digits", "resnet18_w2_clock", out, tmp_path)
+    assert seen == [1, 1, 3, 3]
+    assert [r["accuracy"] for r in rows_of(tmp_path, "bench_resnet18_w2")] == [11.0, 22.0] * 4
+
+
+def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatch, capsys):
+    for name in ("fit", "collapse", "latency", "load_data"):
+        monkeypatch.setattr(bench, name, forbid)
+    before = {p: p.read_bytes() for folder in done for p in folder.rglob("*.*") if p.is_file()}
+    assert bench.bench("smoke", "digits", "", *done) == []
+    shown = capsys.readouterr().out
+    assert "4 pieces, 0 to do: -" in shown
+    assert shown.count("never slower than dense") == shown.count("the dearest calls") == 2
+    for word in (*NAMES, "million MACs", "speedup", "in two", "layer1.0.conv1"):
+        assert word in shown
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_lost_record_is_clocked_again_without_training(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "fit", forbid)
+    monkeypatch.setattr(bench, "collapse", forbid)
+    written = bench.bench("smoke", "digits", "resnet18_w2", done[0], tmp_path)
+    assert [p.name for p in written] == ["bench_resnet18_w2_costs.json", "bench_resnet18_w2.json"]
+    same = ("removed", "how", "accuracy", "activations")
+    old, new = (rows_of(f, "bench_resnet18_w2") for f in (done[1], tmp_path))
+    assert [[r[k] for k in same] for r in old] == [[r[k] for k in same] for r in new]
+
+
+def test_an_interrupted_training_goes_on_from_the_dense_weights(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "fit", forbid)
+    shutil.copy(done[0] / "resnet18_w2.safetensors", tmp_path)
+    bench.bench("smoke", "digits", "resnet18_w2_train", tmp_path, tmp_path)
+    old, new = (
+        json.loads((out / "resnet18_w2/run.json").read_text())["rows"]
+        for out in (done[0], tmp_path)
+    )
+    assert [r["layer"] for r in new] == [r["layer"] for r in old]
+    assert [r["test"] for r in new] == [r["test"] for r in old]
+
+
+def test_the_clock_needs_a_finished_run(done, tmp_path):
+    words = "bench --only resnet18_w2_train` first, with the same --profile, --data and --out"
+    with pytest.raises(FileNotFoundError, match=words):
+        bench.bench("smoke", "digits", "resnet18_w2_clock", tmp_path, tmp_path)
+    shutil.copytree(done[0], out := tmp_path / "runs")
+    content = json.loads((path := out / "resnet18_w2/run.json").read_text())
+    path.write_text(json.dumps(content | {"rows": content["rows"][:1]}))  # one removal is missing
+    with pytest.raises(FileNotFoundError, match=words):
+        bench.bench("smoke", "digits", "resnet18_w2_clock", out, tmp_path)
+
+
+def test_an_unknown_profile_or_network_lists_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
+        bench.bench("fast", out=tmp_path, folder=tmp_path)
+    names = "resnet18_w2_train, resnet18_w2_clock, mobilenet_v2_small_train"
+    with pytest.raises(ValueError, match=f"no piece 'alexnet'; there are: {names}"):
+        bench.bench("smoke", only="alexnet", out=tmp_path, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def one_row(speedup, spread, busy=0.0, how="merged"):
+    row = {"removed": 8, "how": how, "batch": 128, "busy": busy}
+    return row | {"speedup": speedup, "speedup_spread": spread}
+
+
+@pytest.mark.parametrize(
+    ("rows", "want"),
+    [
+        ([one_row(1.2, 0.01), one_row(0.99, 0.02)], "holds"),
+        ([one_row(3.8, 0.1)], "holds"),
+        ([one_row(0.5, 0.01, how="in two")], "holds"),
+        ([one_row(0.97, 0.02)], "broken by 8 removed at batch 128: 0.970 ± 0.020"),
+        ([one_row(1.2, 0.3)], "too noisy to say for 8 removed at batch 128: 1.200 ± 0.300"),
+        ([one_row(0.5, 0.1)], "broken by 8 removed at batch 128: 0.500 ± 0.100"),
+        ([one_row(1.2, 0.01, 40.0)], "others kept the machine 40 % busy"),
+    ],
+)
+def test_the_verdict(rows, want):
+    assert bench.verdict(pd.DataFrame(rows)) == f"never slower than dense: {want}"
+
+
+@pytest.mark.parametrize("profile", ["laptop", "paper"])
+def test_every_network_has_more_activations_than_are_removed(profile):
+    plans = bench.PROFILES[profile]
+    assert len(plans) == 5 and not set(plans) & set(bench.PROFILES["smoke"])
+    for name, plan in plans.items():
+        with torch.device("meta"):  # vgg16_bn has 134 million parameters
+            model = bench.BUILD[plan.network](10, **plan.options)
+        assert len(activation_nodes(tlc.graph.trace(model))) > plan.steps[-1] == 12, name
+        assert plan.steps[0] == 0

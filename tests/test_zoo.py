@@ -1,0 +1,136 @@
+"""torchvision's networks as they are: every activation is found, linear is right, merged is equal.
+
+Weights and BN statistics are random, the statistics of the activations too (so that ON and OFF
+occur in every layer). Which activations go, and by which rule, is drawn with the network's name;
+how many is bounded, because merged kernels grow with every merge.
+"""
+
+import copy
+import random
+import zlib
+from collections import Counter
+
+import pytest
+import torch
+import torchvision
+from helpers import randomize, relative_error
+from test_grammar import by_hand, draw_gaussian
+
+import tlc_minimal as tlc
+from tlc_minimal.linearize import RULES
+
+# name: (activations that run in eval mode, sizes of the images, at most so many activations go)
+ZOO = {
+    "resnet18": ({"ReLU": 17}, (32, 45), 8),
+    "resnet34": ({"ReLU": 33}, (33, 48), 12),
+    "resnet50": ({"ReLU": 49}, (32, 45), 12),
+    "wide_resnet50_2": ({"ReLU": 49}, (33, 40), 4),
+    "resnext50_32x4d": ({"ReLU": 49}, (32, 45), 6),
+    "vgg11_bn": ({"ReLU": 10}, (33, 48), 4),
+    "vgg16_bn": ({"ReLU": 15}, (32, 45), 4),
+    "vgg16": ({"ReLU": 15}, (33, 48), 4),
+    "mobilenet_v2": ({"ReLU6": 35}, (32, 65), 12),
+    "mnasnet1_0": ({"ReLU": 35}, (33, 64), 12),
+    "regnet_x_400mf": ({"ReLU": 67}, (32, 45), 40),
+    "regnet_y_400mf": ({"ReLU": 65}, (33, 48), 40),
+    "densenet121": ({"ReLU": 121}, (32, 45), 60),
+    "googlenet": ({"ReLU": 57}, (33, 48), 57),
+    "squeezenet1_1": ({"ReLU": 26}, (32, 45), 26),
+    "efficientnet_b0": ({"SiLU": 49}, (33, 48), 12),
+    "mobilenet_v3_small": ({"Hardswish": 19, "ReLU": 14}, (32, 45), 33),
+    "convnext_tiny": ({"GELU": 18}, (32, 45), 9),
+    "vit_b_16": ({"GELU": 12}, (224,), 3),
+}
+IN_FLOAT32_TOO = {"resnet18", "mobilenet_v2", "regnet_y_400mf", "squeezenet1_1"}
+LARGE = 2000  # layers of more channels are not drawn: merging them is minutes of matrix products
+
+
+def build(name: str) -> torch.nn.Module:
+    """The network as torchvision has it, ten classes, everything random, float64."""
+    skip = {"init_weights": False} if name == "googlenet" else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # the rest is drawn here
+        model = torchvision.models.get_model(name, weights=None, num_classes=10, **skip)
+    model = model.to(torch.float64).to_empty(device="cpu")
+    torch.manual_seed(zlib.crc32(name.encode()))
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if value.ndim > 1:
+                bound = (6 / value[0].numel()) ** 0.5
+                value.uniform_(-bound, bound)
+            else:
+                value.normal_(0.0 if key.endswith("bias") else 1.0, 0.1)
+    return randomize(model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Depthwise layers in float64 are faster so, on a busy machine a hundred times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def network(request):
+    """(name, model, layers): one network at a time is in memory."""
+    size = ZOO[request.param][1][0]
+    model = build(request.param)
+    return request.param, model, tlc.find_layers(model, torch.randn(1, 3, size, size))
+
+
+def test_every_activation_is_found(network):
+    name, _, layers = network
+    assert Counter(layer.kind for layer in layers) == ZOO[name][0]
+    assert len({layer.name for layer in layers}) == len(layers)
+
+
+def draw(name: str, layers: list, dtype) -> tuple:
+    """Statistics of some activations, a rule and where the padding goes; the name is the seed."""
+    dice, generator = random.Random(f"{name} {dtype}"), torch.Generator().manual_seed(0)
+    most = ZOO[name][2]
+    chosen = dice.sample([x for x in layers if x.channels < LARGE or name == "vit_b_16"], most)
+    gaussians = {
+        layer.name: draw_gaussian(layer.channels, "mixed", generator, dtype) for layer in chosen
+    }
+    return gaussians, dice.choice(list(RULES)), dice.choice(["first", "as_trained"])
+
+
+@torch.no_grad()
+def check(name: str, model, layers, dtype):
+    """Linear is the affine map by hand (padding as trained), and merged is linear."""
+    sizes = ZOO[name][1]
+    model = model.to(dtype)
+    gaussians, rule, padding = draw(name, layers, dtype)
+    linear = tlc.linearize(model, list(gaussians), gaussians, rule, padding).eval()
+    pictures = [torch.randn(1, 3, sizes[0], sizes[0], dtype=dtype)]
+    if len(sizes) > 1:
+        pictures.append(torch.randn(7, 3, sizes[1], sizes[1], dtype=dtype))
+    wanted = [linear(x) for x in pictures]
+
+    hand = next(by_hand(model, gaussians, rule))
+    for x, want in zip(pictures, wanted):
+        got = hand(x)
+        assert got.shape == want.shape
+        if padding == "as_trained" and dtype == torch.float64:
+            assert relative_error(want, got) < 1e-10
+    del hand
+
+    merged = tlc.merge(linear, pictures[0], keep="all")
+    for x, want in zip(pictures, wanted):
+        got = merged(x)
+        assert got.shape == want.shape
+        if dtype == torch.float64:
+            assert relative_error(got, want) < 1e-10
+        else:
+            exact = copy.deepcopy(linear).double()(x.double())
+            assert relative_error(copy.deepcopy(merged).double()(x.double()), exact) < 1e-5
+            # Dozens of layers in float32 are not 1e-5 of float64 on their own, merged or not.
+            assert relative_error(got, exact) < max(1e-5, 3 * relative_error(want, exact))
+
+
+def test_merged_equals_linear(network):
+    name, model, layers = network
+    check(name, model, layers, torch.float64)
+    if name in IN_FLOAT32_TOO:
+        check(name, model, layers, torch.float32)
