@@ -3,16 +3,19 @@
 import re
 from pathlib import Path
 
-from tlc_minimal.results import markdown, summary
+import pytest
+
+from tlc_minimal.results import markdown, speed, summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_made_from_the_records(monkeypatch):
+@pytest.mark.parametrize(("mark", "table"), [("results", summary), ("speed", speed)])
+def test_the_tables_are_made_from_the_records(monkeypatch, mark, table):
     monkeypatch.chdir(ROOT)
-    shown = README.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip()
-    assert shown == markdown(summary()).strip(), "run `python -m tlc_minimal table` and paste it in"
+    shown = README.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
+    assert shown == markdown(table()).strip(), "run `python -m tlc_minimal table` and paste it in"
 
 
 def test_every_link_leads_somewhere():

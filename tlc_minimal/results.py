@@ -107,6 +107,26 @@ def summary(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the README shows of the bench: a row a network and number of removals, merged for the
+    batch that was measured; ``table`` as in :func:`summary`."""
+    table = results() if table is None else table
+    rows = []
+    bench = table[(table["method"] == "bench") & (table.get("how") == "merged")]
+    for (what, removed), runs in bench.groupby(["what", "removed"], sort=False):
+        one = runs.iloc[0]
+        row = {"network": what.removeprefix("bench_"), "activations removed": f"{removed:.0f}"}
+        row |= {"test accuracy, %": f"{one['accuracy']:.2f}"}
+        row |= {"million MACs": f"{one['macs'] / 1e6:.1f}"}
+        row |= {"thousand parameters": f"{one['params'] / 1e3:.0f}"}
+        for run in runs.itertuples():
+            row[f"speed-up, batch {run.batch:.0f}"] = (
+                f"{run.speedup:.2f} ± {run.speedup_spread:.2f}"
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A table of text as GitHub reads it."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
