@@ -11,7 +11,6 @@ from helpers import randomize
 from torch import nn
 
 import tlc_minimal as tlc
-from tlc_minimal.train import augment
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +175,7 @@ def positions(data, count=4000, row=8, column=3):
     data = replace(data, mean=torch.zeros(3), std=torch.ones(3))
     images = torch.zeros(count, 1, 16, 16, dtype=torch.uint8)
     images[:, :, row, column] = 255
-    x = augment(data, images, torch.Generator().manual_seed(0))
+    x = data.augment(images, torch.Generator().manual_seed(0))
     assert x.shape == (count, 3, 16, 16) and torch.equal(x.sum((2, 3)), torch.ones(count, 3))
     return x[:, 0].nonzero()[:, 1:]
 
@@ -197,12 +196,12 @@ def test_photographs_are_mirrored_half_of_the_time(data):
 
 def test_shifts_are_the_generators(data):
     images = data.train.images[:20]
-    one, again, other = (augment(data, images, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    one, again, other = (data.augment(images, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_without_shift_augmentation_is_normalisation(data):
-    x = augment(replace(data, crop=0), data.train.images[:5], torch.Generator())
+    x = replace(data, crop=0).augment(data.train.images[:5], torch.Generator())
     assert torch.equal(x, data.normalize(data.train.images[:5]))
 
 

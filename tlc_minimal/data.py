@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
@@ -44,6 +45,21 @@ class Data:
             raise ValueError(f"Images are uint8 (B, 1 or 3, H, W), not {got}.")
         mean, std = (x.to(images.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (images / 255 - mean).div_(std)  # the subtraction spreads one channel over three
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Normalised images (B, 3, H, W), each shifted by up to ``crop`` pixels and, if ``flip``,
+        mirrored with probability one half; drawn from ``generator``, on its device."""
+        x = F.pad(self.normalize(images), [self.crop] * 4)
+        count, device = len(x), x.device
+        shift = torch.randint(2 * self.crop + 1, (2, count, 1), generator=generator, device=device)
+        rows = shift[0] + torch.arange(images.shape[2], device=device)
+        columns = shift[1] + torch.arange(images.shape[3], device=device)
+        if self.flip:
+            mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        each = torch.arange(count, device=device)[:, None, None]
+        shifted = x[each, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+        return shifted.permute(0, 3, 1, 2)  # channels_last
 
     def to(self, device) -> "Data":
         """The same data with every tensor on `device`."""

@@ -17,7 +17,7 @@ from .linearize import check_rule, linearize
 from .nodes import CONV, NORM, activation_nodes, module_of, only_user
 from .prefix import losses, side_by_side
 from .statistics import published_statistics, statistics
-from .train import augment, device_of
+from .train import device_of
 
 
 def rank(
@@ -67,7 +67,7 @@ def reference(model, data, names, replacement, seed) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(seed)
     pick = torch.randperm(data.val.size, generator=torch.Generator().manual_seed(seed))[:128]
     images, labels = (t[pick.to(t.device)].to(device) for t in data.val)
-    x = augment(data.to(device), images, generator)
+    x = data.to(device).augment(images, generator)
 
     @torch.no_grad()
     def loss(candidate: nn.Module) -> float:

@@ -95,7 +95,7 @@ def fit(
             order = torch.randperm(size, generator=generator, device=device)
         index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
         index = index[accelerator.process_index :: accelerator.num_processes]
-        x = augment(data, data.train.images[index], generator)
+        x = data.augment(data.train.images[index], generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             loss = _loss(wrapped(x), data.train.labels[index], smoothing, teacher, x)
         optimizer.zero_grad(set_to_none=True)
@@ -134,21 +134,6 @@ def evaluate(model: nn.Module, data: Data, split: str = "val", batch: int = 500)
         correct += (out.argmax(1) == y).sum()
     model.train(mode)
     return Score(float(loss) / len(labels), 100 * float(correct) / len(labels))
-
-
-def augment(data: Data, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Normalised images (B, 3, H, W), each shifted by up to ``data.crop`` pixels and, if
-    ``data.flip``, mirrored with probability one half; drawn from ``generator`` on the device."""
-    x = F.pad(data.normalize(images), [data.crop] * 4)
-    count, device = len(x), x.device
-    shift = torch.randint(2 * data.crop + 1, (2, count, 1), generator=generator, device=device)
-    rows = shift[0] + torch.arange(images.shape[2], device=device)
-    columns = shift[1] + torch.arange(images.shape[3], device=device)
-    if data.flip:
-        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    each = torch.arange(count, device=device)[:, None, None]
-    return x[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # channels_last
 
 
 def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> Tensor:
