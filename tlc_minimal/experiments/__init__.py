@@ -1,0 +1,1 @@
+"""The recorded experiments; ``python -m tlc_minimal reproduce`` makes every record again."""

@@ -1,0 +1,82 @@
+"""An experiment is a list of pieces, each one JSON record: a rerun does only what is missing."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..data import Data, load_data
+from ..results import FOLDER, SCHEMA, record, this_command
+
+
+class Piece(NamedTuple):
+    """One record to be made. ``run(piece, data, out)`` returns its rows and the epochs it took."""
+
+    what: str  # the record's name
+    data: str | Callable[[], Data]  # "cifar10", "mnist", … or what loads it
+    seed: int
+    config: dict  # with "method": what the tables call it
+    run: Callable[["Piece", Data, Path], tuple[list[dict], float]]
+    minutes: float  # an estimate, for the plan
+    images: int | None = None  # how many of the training images; None: all
+
+
+def run_pieces(
+    pieces: list[Piece], paths: dict[str, str], out: Path, folder: Path = FOLDER,
+    budget: float | None = None, only: str = "",
+) -> list[Path]:  # fmt: skip
+    """Make the records that ``folder`` lacks, in order; returns their paths.
+
+    ``paths``: where the data sets are, {"cifar10": a name or a folder of images}. ``out``: where
+    runs live; one that was interrupted is taken up there. ``budget``: minutes; a piece that does
+    not fit into what is left of it is not begun. ``only``: pieces whose name contains this.
+    ValueError if no piece's name does, or if a record that is there has another schema.
+    """
+    chosen = [p for p in pieces if only in p.what]
+    if not chosen:
+        raise ValueError(f"there is no piece {only!r}; there are: {_names(pieces)}.")
+    missing = [p for p in chosen if not _is_recorded(folder / f"{p.what}.json")]
+    total = sum(p.minutes for p in missing)
+    print(f"{len(chosen)} pieces, {len(missing)} to do, about {total:.0f} minutes", flush=True)
+    for piece in missing:
+        print(f"  {piece.what}: {piece.minutes:.1f} minutes")
+    begun, written, loaded = time.perf_counter(), [], (None, None)
+    for piece in missing:
+        left = None if budget is None else budget - (time.perf_counter() - begun) / 60
+        if left is not None and left < piece.minutes:
+            print(
+                f"{max(left, 0):.1f} minutes are left of the budget of {budget:g}, and {piece.what} "
+                f"takes about {piece.minutes:.1f}: run the same command again to go on with it."
+            )
+            break
+        key = (piece.data, piece.images)
+        if loaded[0] != key:
+            loaded = (key, _load(piece, paths))
+        start = time.perf_counter()
+        rows, epochs = piece.run(piece, loaded[1], out)
+        seconds = time.perf_counter() - start
+        about = (piece.what, loaded[1], piece.config, piece.seed)
+        written.append(record(*about, rows, seconds, epochs, this_command(), folder))
+        print(f"{written[-1].name}: {seconds:.0f} s", flush=True)
+    return written
+
+
+def _load(piece: Piece, paths: dict[str, str]) -> Data:
+    name = piece.data
+    data = name() if callable(name) else load_data(paths.get(name, name))
+    return data.subset(piece.images) if piece.images else data
+
+
+def _is_recorded(path: Path) -> bool:
+    if not path.exists():
+        return False
+    if json.loads(path.read_text()).get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} is not of schema {SCHEMA}: move it away, and run again to make it anew."
+        )
+    return True
+
+
+def _names(pieces: list[Piece]) -> str:
+    return ", ".join(p.what for p in pieces)
