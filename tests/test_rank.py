@@ -28,7 +28,7 @@ def resnet():
     return randomize(tlc.resnet18(width=4), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("rule", ["tlc", "reference", "gaussian", "random"])
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_scores_every_activation_least_harmful_first(rule, resnet, data):
     scores = tlc.rank(resnet, data, rule)
     assert set(scores) == set(activation_nodes(trace(resnet)))
@@ -96,8 +96,42 @@ def test_an_unknown_replacement_is_refused_by_name(rule, model, data):
 
 
 def test_the_published_replacement_can_be_ranked_by_every_rule(model, data):
-    for rule in ("tlc", "reference", "gaussian", "random"):
+    for rule in RULES:
         assert len(tlc.rank(model, data, rule, "published")) == 6
+
+
+def test_entropy_is_that_of_the_measured_states(data):
+    """Channel 0 is always ON, channel 1 half the time: (0 + 1) / 2 bits."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(2, 10))  # fmt: skip
+    z = data.normalize(data.train.images)[:, 0]
+    model[0].weight.data.zero_()
+    model[0].weight.data[1, 0] = 1
+    model[0].bias.data = torch.tensor([1.0, -float(z.median())])
+    on = float((z > z.median()).float().mean())
+    want = -(on * torch.tensor(on).log2() + (1 - on) * torch.tensor(1 - on).log2()) / 2
+    assert tlc.rank(model, data, "entropy")["1"] == pytest.approx(float(want), abs=1e-3)
+
+
+def test_gaussian_entropy_and_magnitude_read_the_batch_norm(model, data):
+    norm = model.bn4
+    p = 0.5 * torch.erfc(-norm.bias / norm.weight.abs() / 2**0.5)  # eps aside
+    bits = -(p * p.log2() + (1 - p) * (1 - p).log2()).nan_to_num()
+    got = tlc.rank(model, data, "gaussian_entropy")["relu4"]
+    assert got == pytest.approx(float(bits.mean()), abs=1e-3)
+    got = tlc.rank(model, data, "magnitude")["relu4"]
+    assert got == pytest.approx(float(norm.weight.abs().mean()))
+    plain = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    with pytest.raises(ValueError, match="1 follows no batch norm"):
+        tlc.rank(plain, data, "magnitude")
+
+
+def test_published_statistics_are_another_ranking(resnet, data):
+    ours, theirs = (
+        tlc.rank(resnet, data, "gaussian", r) for r in ("on_off_affine", "published_on_off_affine")
+    )
+    assert ours["layer1.0.relu1"] == theirs["layer1.0.relu1"], "straight after a batch norm"
+    assert ours["layer1.0.relu2"] != theirs["layer1.0.relu2"], "behind a sum"
 
 
 def test_a_rule_of_ones_own_is_one_line(model, data, monkeypatch):
@@ -117,7 +151,7 @@ def test_a_rule_is_given_model_data_names_replacement_and_seed(model, data, monk
 
 
 def test_an_unknown_rule_lists_those_there_are(model, data):
-    with pytest.raises(ValueError, match="'best'; there are: tlc, reference, gaussian, random"):
+    with pytest.raises(ValueError, match="'best'; there are: tlc, reference, gaussian, entropy, "):
         tlc.rank(model, data, "best")
 
 

@@ -48,6 +48,7 @@ def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
 
 
 def test_gamma_and_beta_are_exact_over_a_training_batch():
+    torch.manual_seed(0)
     norm = nn.BatchNorm2d(5)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)

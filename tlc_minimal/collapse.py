@@ -16,16 +16,16 @@ from torch import fx, nn
 
 from .data import Data
 from .gaussian import Gaussian
+from .gradual import fade, faded
 from .graph import trace
-from .linearize import check_rule, linearize
+from .linearize import check_rule, linearize, statistics_for
 from .measure import count
 from .merge import merge
 from .nodes import activation_nodes
 from .rank import check_ranking
 from .rank import rank as rank_layers
 from .results import write_json
-from .statistics import published_statistics, statistics
-from .train import device_of, evaluate, fit
+from .train import device_of, evaluate, fit, steps_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def collapse(
     epochs: float = 10,
     lr: float = 0.02,
     distil: bool = True,
+    gradual: bool = False,
     padding: str = "as_trained",
     seed: int = 0,
     out: str | Path | None = None,
@@ -59,21 +60,26 @@ def collapse(
 
     ``rule`` and ``padding`` as in :func:`linearize`. Ranking by ``rank`` and all choices see the
     validation split only; the test split is touched once, after the last removal, for every row of
-    the table. ``distil``: the given dense model teaches while tuning. ``out``: folder for
-    everything needed to resume (a temporary one if None).
+    the table. ``distil``: the given dense model teaches while tuning. ``gradual``: over the
+    first half of each tuning the activation fades into its line, instead of all at once. ``out``:
+    folder for everything needed to resume (a temporary one if None).
     Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
     before tuning), val, test, activations, layers, macs, params, epochs, seconds.
-    ValueError if there are fewer activations than ``remove``, or if ``out`` holds the run of
-    another model or configuration; FileExistsError if it holds a run and ``resume`` is False.
+    ValueError if there are fewer activations than ``remove``, if ``gradual`` meets
+    ``padding="first"`` or the rule "published" (which do more than put a line there), or if ``out``
+    holds the run of another model or configuration; FileExistsError if it holds a run and
+    ``resume`` is False.
     """
     check_rule(rule)
     check_ranking(rank)
+    if gradual and (padding == "first" or rule == "published"):
+        raise ValueError("gradual needs padding='as_trained' and a rule other than 'published'.")
     names = list(activation_nodes(trace(model)))
     if not 0 <= remove <= len(names):
         raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
     folder = Path(tempfile.mkdtemp(prefix="tlc-") if out is None else out)
     config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
-    config |= {"padding": padding}
+    config |= {"padding": padding, "gradual": gradual}
     config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
     rows = _open(folder, config, resume)
     teacher = copy.deepcopy(model).eval() if distil else None
@@ -87,14 +93,16 @@ def collapse(
         start = time.perf_counter()
         scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=progress)
         name = next(iter(scores))
-        gaussians = (
-            published_statistics(current) if rule == "published" else statistics(current, data)
-        )
-        g = gaussians[name]
-        current = linearize(current, name, {name: g}, rule, padding)
-        before = evaluate(current, data)
+        g = statistics_for(rule, current, data)[name]
+        surgery = (name, {name: g}, rule, padding)
+        linear = linearize(current, *surgery)
+        before = evaluate(linear, data)
+        if gradual:
+            current = fade(current, name, g, rule, max(1, steps_of(data, epochs) // 2))
         label = f"{step}/{remove} without {name}" if progress else None
-        fit(current, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
+        tuned = current if gradual else linear
+        fit(tuned, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
+        current = linearize(faded(tuned, name), *surgery) if gradual else tuned
         off = float((~g.on).float().mean())
         seconds = time.perf_counter() - start
         score = evaluate(current, data)

@@ -16,7 +16,7 @@ from .modules import Affine
 from .nodes import activation_nodes, bypass, channel_dim, finish, module_of, put_module
 from .padding import front, move_padding, zeros_follow
 from .refuse import check_plain
-from .statistics import last_norm, statistics
+from .statistics import last_norm, published_statistics, statistics
 
 
 def on_off(g: Gaussian, f) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,9 @@ def linearize(
 
     ``data``: inputs to measure statistics on (tensor, DataLoader or Data), or ready statistics as
     ``{name: Gaussian}``. ``rule``: a name in ``RULES``, or ``"published"`` for what the published
-    code does (OFF channels of the batch norm zeroed, where they may drift; the activation dropped).
+    code does (OFF channels of the batch norm zeroed, where they may drift; the activation dropped);
+    it and rules named ``"published_on_off_affine"`` (ours otherwise) and so on take the last batch
+    norm's statistics everywhere.
 
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
     of each activation and nothing else changed, border included. ``"first"``: all padding of a
@@ -77,21 +79,33 @@ def linearize(
     nodes = {name: find_node(traced, name) for name in names}
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]
-    gaussians = data if isinstance(data, dict) else statistics(model, data)
+    gaussians = data if isinstance(data, dict) else statistics_for(rule, model, data)
     for name in names:
         node = nodes[name]
         if rule == "published":
             _remove_as_published(traced, node, gaussians[name])
         else:
-            _remove(traced, node, gaussians[name], rule, padding)
+            _remove(traced, node, gaussians[name], base_of(rule), padding)
         finish(traced)
     return traced
 
 
 def check_rule(rule: str) -> None:
     """ValueError that names the rules there are, if ``rule`` is none of them."""
-    if rule not in RULES and rule != "published":
+    if base_of(rule) not in RULES and rule != "published":
         raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, published.")
+
+
+def base_of(rule: str) -> str:
+    """The rule in ``RULES`` that gives the line: "published_affine" differs in its statistics."""
+    return rule.removeprefix("published_")
+
+
+def statistics_for(rule: str, model: nn.Module, data) -> dict[str, Gaussian]:
+    """The statistics that a rule is given: measured where no batch norm knows them, but for the
+    rules named ``published``, which take the last batch norm's everywhere."""
+    published = rule.startswith("published")
+    return published_statistics(model) if published else statistics(model, data)
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:

@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 
 from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
+from .gaussian import entropy as binary_entropy
 from .graph import trace
-from .linearize import check_rule, linearize
+from .linearize import base_of, check_rule, linearize, statistics_for
 from .nodes import CONV, NORM, activation_nodes, module_of, only_user
 from .prefix import losses, side_by_side
-from .statistics import published_statistics, statistics
+from .statistics import firing_rates, last_norm, published_statistics
 from .train import device_of
 
 
@@ -52,7 +53,7 @@ def check_ranking(rule: str) -> None:
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     """Increase of the validation loss when the activation is linearised (TLC, algorithm 1), on the
     whole fixed un-augmented validation split. What comes before the activation runs only once."""
-    gaussians = statistics(model, data)
+    gaussians = statistics_for(replacement, model, data)
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
     joint = side_by_side(model, (linearize(model, n, gaussians, replacement) for n in names))
     before, *after = losses(joint, data, progress)
@@ -80,7 +81,7 @@ def reference(model, data, names, replacement, seed) -> dict[str, float]:
 def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
     """Expected squared error of the next layer's output, in units of its variance (MATHS, section
     2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
-    gaussians, traced = statistics(model, data), trace(model)
+    gaussians, traced = statistics_for(replacement, model, data), trace(model)
     nodes = activation_nodes(traced)
     return {n: _harm(traced, nodes[n], gaussians[n], replacement) for n in names}
 
@@ -91,7 +92,30 @@ def random(model, data, names, replacement, seed) -> dict[str, float]:
     return {n: generator.random() for n in names}
 
 
-RULES = {r.__name__: r for r in (tlc, reference, gaussian, random)}
+def entropy(model, data, names, replacement, seed) -> dict[str, float]:
+    """Mean entropy in bits of the neurons' states, ON or OFF, as measured on training images
+    (EASIER, arXiv 2404.16890): the layer whose neurons are nearest to one state goes first."""
+    rates = firing_rates(model, data)
+    return {n: float(binary_entropy(rates[n]).mean()) for n in names}
+
+
+def gaussian_entropy(model, data, names, replacement, seed) -> dict[str, float]:
+    """The same entropy of P(ON) = Phi(mean / std), from the statistics alone (TLC, section 3)."""
+    gaussians = statistics_for(replacement, model, data)
+    return {n: float(gaussians[n].entropy) for n in names}
+
+
+def magnitude(model, data, names, replacement, seed) -> dict[str, float]:
+    """Mean |gamma| of the last batch norm in front (network slimming, Liu et al., arXiv
+    1708.06519): what varies least goes first. ValueError where there is no batch norm."""
+    traced = trace(model, share=True)
+    nodes = activation_nodes(traced)
+    return {n: float(last_norm(traced, nodes[n]).weight.detach().abs().mean()) for n in names}
+
+
+RULES = {
+    r.__name__: r for r in (tlc, reference, gaussian, entropy, gaussian_entropy, magnitude, random)
+}
 
 
 def _harm(traced, node, g, replacement: str) -> float:
@@ -103,7 +127,7 @@ def _harm(traced, node, g, replacement: str) -> float:
         "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
         "affine": best,
         "identity": on,
-    }[replacement]
+    }[base_of(replacement)]
     spread = (g.std**2 + g.mean**2).mean()
     harms = []
     for user in node.users:

@@ -40,6 +40,14 @@ def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     return _measure(traced, list(activation_nodes(traced)), data)
 
 
+def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
+    """{name: share of the pre-activations that are positive, (channels,)}, measured everywhere: the
+    probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.16890)."""
+    traced = trace(model, share=True).eval()
+    rates = _measure(traced, list(activation_nodes(traced)), data, lambda z: z > 0)
+    return {name: g.mean for name, g in rates.items()}
+
+
 def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
     """What the published code uses: gamma and beta of the last batch norm before the activation,
     also behind a residual sum (where it is the branch's, and the shortcut is forgotten).
@@ -91,12 +99,12 @@ class Welford:
         return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float())
 
 
-def _measure(traced: fx.GraphModule, names: list[str], data) -> dict[str, Gaussian]:
+def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, Gaussian]:
     nodes = activation_nodes(traced)
     tally = {name: Welford(channel_dim(traced, nodes[name])) for name in names}
     hooks = [
         traced.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: tally[name].update(inputs[0])
+            lambda _, inputs, name=name: tally[name].update(see(inputs[0]))
         )
         for name in names
     ]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .data import Data
-
-CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 
 
 class Score(NamedTuple):
@@ -59,9 +58,11 @@ def fit(
     may be a fraction. With a ``teacher`` the loss is the mean of the labels' cross-entropy and the
     teacher's (distillation at temperature 2, Hinton et al., arXiv 1503.02531). channels_last
     everywhere (the faster layout on a CPU, too), bf16 on CUDA. The same seed gives the same
-    weights on a CPU.
-    ValueError for a batch of one image, FloatingPointError when the loss is no longer finite: the
-    model then holds the weights of the last good epoch.
+    weights on a CPU. Out of memory: the batch is halved once, with a warning, and the gradients of
+    the halves are added up.
+    ValueError for a batch of one image, MemoryError if half the batch does not fit, either,
+    FloatingPointError when the loss is no longer finite: the model then holds the weights of the
+    last good epoch.
     """
     size, batch = data.train.size, min(batch, data.train.size)
     if batch < 2:
@@ -72,7 +73,7 @@ def fit(
     data = data.to(device)
     torch.manual_seed(seed)
     model.to(device, memory_format=torch.channels_last).train()
-    steps = max(1, int(epochs * (size // batch)))
+    steps = steps_of(data, epochs, batch)
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
     optimizer = torch.optim.SGD(
@@ -86,7 +87,21 @@ def fit(
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()
     generator = torch.Generator(device).manual_seed(seed)
-    losses, good, order = [], _snapshot(model), None
+    losses, good, order, parts = [], _snapshot(model), None, 1
+
+    def backward(index: Tensor) -> Tensor:
+        """The gradients of one batch, taken in ``parts``; returns its loss."""
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device)
+        for part in index.chunk(parts):
+            x = data.augment(data.train.images[part], generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+                loss = _loss(wrapped(x), data.train.labels[part], smoothing, teacher, x)
+            loss = loss * (len(part) / len(index))
+            accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
     per_epoch, means = size // batch, []
     for step in tqdm(
         range(steps), desc=progress, disable=progress is None, leave=False, mininterval=0.5
@@ -95,28 +110,45 @@ def fit(
             order = torch.randperm(size, generator=generator, device=device)
         index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
         index = index[accelerator.process_index :: accelerator.num_processes]
-        x = data.augment(data.train.images[index], generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            loss = _loss(wrapped(x), data.train.labels[index], smoothing, teacher, x)
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        loss = None
+        while loss is None:
+            try:
+                loss = backward(index)
+            except torch.OutOfMemoryError as error:
+                if parts > 1:
+                    raise MemoryError(
+                        f"half a batch of {batch} does not fit into memory, either: lower batch."
+                    ) from error
+                parts = 2
+                torch.cuda.empty_cache()
+                warnings.warn(
+                    f"a batch of {batch} does not fit into memory: taken in two halves from here "
+                    "on, one step for both; only batch norm sees the halves.",
+                    stacklevel=2,
+                )
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
+        losses.append(loss)
         last = step + 1 == steps or (step + 1) % per_epoch == 0
         if last:  # the loss was taken before the step: look at what the step has left, too
             with torch.no_grad():
                 model.eval()
-                after = F.cross_entropy(model(x).float(), data.train.labels[index])
+                part = index.chunk(parts)[0]
+                x = data.normalize(data.train.images[part])
+                after = F.cross_entropy(model(x).float(), data.train.labels[part])
                 model.train()
             _check_finite([*losses, after], step + 1, model, good)
-        elif (step + 1) % CHECK_EVERY == 0:
-            _check_finite(losses, step, model, good)
         if last:
             means.append(torch.stack(losses[-(step % per_epoch + 1) :]).mean().item())
             losses, good = [], _snapshot(model)
     model.eval()
     return means
+
+
+def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
+    """How many steps of training these (fractions of) epochs are."""
+    size = data.train.size
+    return max(1, int(epochs * (size // min(batch, size))))
 
 
 @torch.no_grad()

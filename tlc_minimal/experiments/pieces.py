@@ -46,8 +46,9 @@ def run_pieces(
         left = None if budget is None else budget - (time.perf_counter() - begun) / 60
         if left is not None and left < piece.minutes:
             print(
-                f"{max(left, 0):.1f} minutes are left of the budget of {budget:g}, and {piece.what} "
-                f"takes about {piece.minutes:.1f}: run the same command again to go on with it."
+                f"{max(left, 0):.1f} minutes are left of the budget of {budget:g}, and "
+                f"{piece.what} takes about {piece.minutes:.1f}: run the same command again to go "
+                "on with it."
             )
             break
         key = (piece.data, piece.images)
