@@ -42,8 +42,7 @@ def gaussian_blur(x: Tensor, std: float, generator) -> Tensor:
 
 def contrast(x: Tensor, factor: float, generator) -> Tensor:
     """Pulls every pixel towards the mean of its image and channel, to ``factor`` of the way."""
-    mean = x.mean((2, 3), keepdim=True)
-    return (x - mean) * factor + mean
+    return x.mean((2, 3), keepdim=True).lerp(x, factor)
 
 
 def brightness(x: Tensor, shift: float, generator) -> Tensor:
@@ -100,8 +99,7 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
     ValueError for another kind of images, an unknown name, or a severity that is not 1 to 5.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
-        got = f"{images.dtype} {tuple(images.shape)}"
-        raise ValueError(f"images are uint8 (N, C, H, W), not {got}.")
+        raise ValueError(f"images are uint8 (N, C, H, W), not {images.dtype} {[*images.shape]}.")
     if name not in CORRUPTIONS:
         raise ValueError(f"there is no corruption {name!r}; there are: {', '.join(CORRUPTIONS)}.")
     if severity not in (1, 2, 3, 4, 5):
