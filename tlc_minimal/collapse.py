@@ -55,13 +55,15 @@ def collapse(
     resume: bool = False,
     keep: str = "fastest",
     progress: bool = True,
+    **tuning,
 ) -> Run:
     """Remove ``remove`` activations of a trained model, one at a time, tuning after each.
 
     ``rule`` and ``padding`` as in :func:`linearize`. Ranking by ``rank`` and all choices see the
     validation split only; the test split is touched once, after the last removal, for every row of
     the table. ``distil``: the given dense model teaches while tuning. ``gradual``: over the
-    first half of each tuning the activation fades into its line, instead of all at once. ``out``:
+    first half of each tuning the activation fades into its line, instead of all at once.
+    ``tuning``: what else :func:`fit` takes (batch, weight_decay, smoothing, schedule). ``out``:
     folder for everything needed to resume (a temporary one if None).
     Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
     before tuning), val, test, activations, layers, macs, params, epochs, seconds.
@@ -79,7 +81,7 @@ def collapse(
         raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
     folder = Path(tempfile.mkdtemp(prefix="tlc-") if out is None else out)
     config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
-    config |= {"padding": padding, "gradual": gradual}
+    config |= {"padding": padding, "gradual": gradual, **tuning}
     config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
     rows = _open(folder, config, resume)
     teacher = copy.deepcopy(model).eval() if distil else None
@@ -98,10 +100,12 @@ def collapse(
         linear = linearize(current, *surgery)
         before = evaluate(linear, data)
         if gradual:
-            current = fade(current, name, g, rule, max(1, steps_of(data, epochs) // 2))
+            steps = steps_of(data, epochs, tuning.get("batch", 128))
+            current = fade(current, name, g, rule, max(1, steps // 2))
         label = f"{step}/{remove} without {name}" if progress else None
         tuned = current if gradual else linear
-        fit(tuned, data, epochs, lr, teacher=teacher, seed=1000 * seed + step, progress=label)
+        how = {"teacher": teacher, "seed": 1000 * seed + step, "progress": label, **tuning}
+        fit(tuned, data, epochs, lr, **how)
         current = linearize(faded(tuned, name), *surgery) if gradual else tuned
         off = float((~g.on).float().mean())
         seconds = time.perf_counter() - start

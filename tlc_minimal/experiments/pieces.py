@@ -30,7 +30,8 @@ def run_pieces(
 
     ``paths``: where the data sets are, {"cifar10": a name or a folder of images}. ``out``: where
     runs live; one that was interrupted is taken up there. ``budget``: minutes; a piece that does
-    not fit into what is left of it is not begun. ``only``: pieces whose name contains this.
+    not fit into what is left of it is not begun, unless it is the first (and the budget not 0).
+    ``only``: pieces whose name contains this.
     ValueError if no piece's name does, or if a record that is there has another schema.
     """
     chosen = [p for p in pieces if only in p.what]
@@ -44,7 +45,7 @@ def run_pieces(
     begun, written, loaded = time.perf_counter(), [], (None, None)
     for piece in missing:
         left = None if budget is None else budget - (time.perf_counter() - begun) / 60
-        if left is not None and left < piece.minutes:
+        if left is not None and (left < piece.minutes and written or left <= 0):
             print(
                 f"{max(left, 0):.1f} minutes are left of the budget of {budget:g}, and "
                 f"{piece.what} takes about {piece.minutes:.1f}: run the same command again to go "

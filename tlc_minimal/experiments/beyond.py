@@ -1,0 +1,193 @@
+"""Lesson 07's records: networks without batch norm, and other architectures with one.
+
+Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same rule,
+and by ``tlc`` with the other rule. Each record says what the merged network costs, and how much
+faster than the dense one it ran in the same race. The transformers, the text and the network
+without any norm come first, a seed at a time.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models import VGG, mobilenet_v2
+from torchvision.models.vgg import make_layers
+
+from ..collapse import collapse, load_run
+from ..data import Data
+from ..measure import count, first_images, latency, usual_batches
+from ..merge import merge
+from ..models import BasicBlock, save_weights, simple_cnn
+from ..train import best_device, fit
+from ..transformers import TextEncoder, load_text, swin, vit
+from .pieces import Piece
+
+
+class Network(NamedTuple):
+    """How one network is built and treated."""
+
+    build: Callable[[Data, int], nn.Module]  # of the data and a width
+    width: int  # at laptop size
+    rules: tuple[str, str]  # by tlc and by chance; and by tlc only
+    remove: int  # activations
+    speed: float  # images a second in training on one quiet core, for the plan
+    lr: float = 0.05
+    data: str | Callable[[], Data] = "cifar10"
+
+
+class Size(NamedTuple):
+    """How large a profile runs everything; ``scale`` multiplies the widths."""
+
+    images: int | None
+    dense: float  # epochs
+    each: float  # epochs of tuning after each removal
+    seeds: tuple[int, ...]
+    most: int  # removals, at most
+    scale: float
+    speed: float  # of this machine, in units of one core
+
+
+def text_encoder(data: Data, width: int) -> TextEncoder:
+    """Two blocks; the sizes that the text asks for."""
+    return TextEncoder(len(data.words), data.train.images.shape[1], len(data.classes), width)
+
+
+def vgg(data: Data, width: int, convolutions: tuple[int, ...], norm: bool) -> VGG:
+    """torchvision's VGG with ``width`` channels where it has 64, and one linear layer at its end
+    (torchvision fixes three that are far larger than all the rest)."""
+    channels, layers = [width * c for c in (1, 2, 4, 8, 8)], []
+    for c, repeats in zip(channels, convolutions, strict=True):
+        layers += [c] * repeats + ["M"]
+    model = VGG(make_layers(layers, batch_norm=norm))
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    model.classifier = nn.Linear(channels[-1], len(data.classes))
+    return model
+
+
+def resnet34(data: Data, width: int) -> nn.Sequential:
+    """ResNet-34 (33 activations) of the course's blocks, with the paper's stem."""
+    layers = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    layers += [nn.MaxPool2d(3, 2, 1)]
+    before = width
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            layers.append(BasicBlock(before, width * 2**stage, stride))
+            before = width * 2**stage
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, len(data.classes)))
+    return nn.Sequential(*layers, *head)
+
+
+def mobilenet(data: Data, width: int) -> nn.Module:
+    """torchvision's MobileNetV2, ``width`` percent wide, for images of 32x32: its first convolution
+    does not halve them."""
+    model = mobilenet_v2(num_classes=len(data.classes), width_mult=width / 100)
+    model.features[0][0].stride = (1, 1)
+    return model
+
+
+CUT, LINE = ("on_off_affine", "affine"), ("affine", "on_off_affine")
+NETWORKS = {  # without batch norm first
+    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, LINE, 6, 500),
+    "text": Network(text_encoder, 48, LINE, 2, 700, data=load_text),
+    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, LINE, 6, 500),
+    "vgg11": Network(lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, CUT, 6, 2500, 0.02),
+    "simple_cnn": Network(lambda d, w: simple_cnn(len(d.classes), w), 16, CUT, 5, 2000, 0.1),
+    "resnet34": Network(resnet34, 8, CUT, 16, 1000, 0.1),
+    "vgg16_bn": Network(lambda d, w: vgg(d, w, (2, 2, 3, 3, 3), True), 8, CUT, 9, 1500, 0.1),
+    "mobilenet_v2": Network(mobilenet, 25, CUT, 12, 400, 0.1),
+}
+PROFILES = {
+    "smoke": Size(150, 0.5, 0.3, (0,), 2, 0.5, 2),
+    "laptop": Size(5000, 10, 1, (0, 1, 2), 99, 1, 2),
+    "paper": Size(None, 60, 5, (0, 1, 2), 99, 4, 100),
+}
+WITHOUT_NORM = ("vit", "text", "swin", "vgg11")
+
+
+def plan(profile: str) -> list[Piece]:
+    """Three collapses a network and seed, then the clock on MLPs of several widths."""
+    size, pieces = PROFILES[profile], []
+    for group in (WITHOUT_NORM, [n for n in NETWORKS if n not in WITHOUT_NORM]):
+        order = [(seed, name) for seed in size.seeds for name in group]
+        for seed, name in order:
+            pieces += _collapses(profile, name, seed)
+    config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
+    return [*pieces, Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)]
+
+
+def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
+    network, size = NETWORKS[name], PROFILES[profile]
+    width, remove = round(network.width * size.scale), min(network.remove, size.most)
+    data = "digits" if profile == "smoke" and network.data == "cifar10" else network.data
+    images = None if callable(data) and profile != "smoke" else size.images
+    first, other = network.rules
+    pieces = []
+    for rank, rule in (("tlc", first), ("random", first), ("tlc", other)):
+        config = {"study": "beyond", "network": name, "width": width, "method": f"{rank}, {rule}"}
+        config |= {"rank": rank, "rule": rule, "remove": remove, "images": images}
+        config |= {"dense_epochs": size.dense, "epochs_each": size.each, "lr": network.lr}
+        epochs = size.dense / 3 + 1.5 * remove * size.each  # tuning asks the teacher, too
+        minutes = epochs * (images or 7_000) / network.speed / size.speed / 60
+        what = f"beyond_{name}_{rank}_{rule}_seed{seed}"
+        pieces.append(Piece(what, data, seed, config, _collapse, minutes, images))
+    return pieces
+
+
+def _collapse(piece: Piece, data: Data, out: Path):
+    model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
+    # PyTorch's fast path for attention is one opaque call, whose products nobody would count.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        how = (c["remove"], c["rank"], c["rule"], c["epochs_each"])
+        run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
+        rows = run.table.to_dict("records")
+        merged = [merge(load_run(model, folder, i).eval(), data) for i in range(len(rows))]
+        for row, network in zip(rows, merged):
+            row |= {f"{k}_merged": v for k, v in count(network, data).items()}
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    for batch in usual_batches(best_device()):
+        table = latency({"dense": model, **dict(enumerate(merged))}, _inputs(data, batch), 9)
+        for row, (_, timed) in zip(rows, table.iloc[1:].iterrows()):
+            row |= {f"{k}_{batch}": float(v) for k, v in timed.items() if "graph" not in k}
+    return rows, float(run.table["epochs"].sum())
+
+
+def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
+    """The trained network that the pieces of one network and seed start from."""
+    c = piece.config
+    torch.manual_seed(piece.seed)
+    model = NETWORKS[c["network"]].build(data, c["width"])
+    size = f"w{c['width']}_{c['dense_epochs']}x{data.train.size}_seed{piece.seed}"
+    path = out / f"beyond_{c['network']}_{size}.safetensors"
+    if not path.exists():
+        fit(model, data, c["dense_epochs"], c["lr"], seed=piece.seed, progress=None)
+        save_weights(model, path)
+    model.load_state_dict(load_file(path))
+    return model.to(best_device(), memory_format=torch.channels_last).eval()
+
+
+def _inputs(data: Data, batch: int) -> torch.Tensor:
+    return first_images(data, batch, best_device())
+
+
+@torch.no_grad()
+def _mlp_clock(piece: Piece, data: Data, out: Path):
+    """Milliseconds of a transformer's MLP, and of the one matrix that is left without its GELU."""
+    rows, device = [], best_device()
+    for width in (64, 128, 256, 384, 768):
+        torch.manual_seed(piece.seed)
+        wide = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        models = {"MLP": nn.Sequential(*wide), "two matrices": nn.Sequential(wide[0], wide[2])}
+        models["one matrix"] = merge(models["two matrices"].eval(), torch.randn(8, width), "all")
+        models = {name: model.eval().to(device) for name, model in models.items()}
+        for batch in usual_batches(device):
+            x = torch.randn(batch, piece.config["tokens"], width, device=device)
+            timed = latency(models, x, 9).reset_index(names="what_ran").to_dict("records")
+            for row, model in zip(timed, models.values()):
+                rows.append({"d": width, "batch": batch, "macs": count(model, x)["macs"]} | row)
+    return rows, 0.0

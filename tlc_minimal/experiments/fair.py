@@ -1,0 +1,103 @@
+"""The fair comparison of lesson 06: all methods, then all rankings, at equal cost, over seeds."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..collapse import collapse
+from ..data import Data
+from ..measure import count
+from ..methods import METHODS, compress
+from ..models import resnet18, save_weights
+from ..train import best_device, evaluate, fit
+from .pieces import Piece
+
+PROFILES = {
+    "smoke": dict(width=4, dense=1, tune=1.5, remove=(2, 4), seeds=2, ranked=1, images=600),
+    "laptop": dict(width=8, dense=6, tune=2.4, remove=(4, 8, 12), seeds=5, ranked=3, images=None),
+    "paper": dict(width=64, dense=60, tune=96, remove=(4, 8, 12), seeds=5, ranked=5, images=None),
+}
+AT_ONCE = ("one_shot", "layer_folding", "lacoot")  # a run of its own for each number removed
+LIMIT = {"egp": 8}  # what can go before a residual network is dead: not the stem
+RANKINGS = ("gaussian", "gaussian_entropy", "entropy", "magnitude", "reference")
+MINUTES = {"smoke": 0.2, "laptop": 1.5, "paper": 4.0}
+
+
+def plan(profile: str) -> list[Piece]:
+    """Three seeds of every method, then the rankings, then more seeds.
+
+    ``tune``: epochs of tuning until the last removal; at fewer removals, that share of it.
+    ValueError for an unknown profile.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(PROFILES)}.")
+    size = PROFILES[profile]
+    shared = {k: size[k] for k in ("width", "dense", "tune")} | {"study": "fair"}
+
+    def piece(name: str, seed: int, run, **config) -> Piece:
+        what = f"fair_w{size['width']}_{name}_seed{seed}"
+        config = shared | config | {"remove": list(size["remove"])}
+        minutes = MINUTES[profile] * (2 if name in AT_ONCE or name == "tlc" else 1)
+        return Piece(what, "cifar10", seed, config, run, minutes, size["images"])
+
+    def methods(seed: int) -> list[Piece]:
+        dense = piece("dense", seed, _dense, method="dense", set="methods")
+        rivals = [piece(m, seed, _method, method=m, set="methods") for m in METHODS]
+        return [dense, *rivals]
+
+    def rankings(seed: int) -> list[Piece]:
+        ranked = partial(piece, run=_ranking, set="rankings")
+        return [ranked(f"rank_{r}", seed, method=f"rank: {r}", rank=r) for r in RANKINGS]
+
+    first = [p for seed in range(min(3, size["seeds"])) for p in methods(seed)]
+    ranks = [p for seed in range(size["ranked"]) for p in rankings(seed)]
+    return first + ranks + [p for seed in range(3, size["seeds"]) for p in methods(seed)]
+
+
+def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
+    """The dense parent of a seed, of all methods: trained once in ``out``, then loaded."""
+    width, seed = piece.config["width"], piece.seed
+    torch.manual_seed(seed)
+    model = resnet18(len(data.classes), width)
+    path = out / f"fair_w{width}_dense_seed{seed}.safetensors"
+    if not path.exists():
+        fit(model, data, piece.config["dense"], seed=seed, progress=None)
+        save_weights(model, path)
+    model.load_state_dict(load_file(path))
+    return model.to(best_device()).eval()
+
+
+def _dense(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
+    model = dense_network(piece, data, out)
+    row = {"removed": 0, "val": evaluate(model, data).accuracy}
+    row |= {"test": evaluate(model, data, "test").accuracy} | count(model, data)
+    return [row], piece.config["dense"]
+
+
+def _method(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
+    """Iterative methods go all the way once; the others start anew for every number removed."""
+    model, method = dense_network(piece, data, out), piece.config["method"]
+    numbers = [n for n in piece.config["remove"] if n <= LIMIT.get(method, n)]
+    rows, epochs = [], 0.0
+    for remove in numbers if method in AT_ONCE else numbers[-1:]:
+        share = piece.config["tune"] * remove / piece.config["remove"][-1]
+        folder = out / f"{piece.what}_{remove}"
+        run = compress(
+            model, data, method, remove, share, piece.seed, out=folder, resume=True, progress=False
+        )
+        rows += run.table.to_dict("records")[1 if rows else 0 :]
+        epochs += share
+    return rows, epochs
+
+
+def _ranking(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
+    """As the method ``tlc``, with another ranking: the one thing that differs."""
+    model, remove = dense_network(piece, data, out), piece.config["remove"][-1]
+    run = collapse(
+        model, data, remove, piece.config["rank"], epochs=piece.config["tune"] / remove,
+        seed=piece.seed, out=out / piece.what, resume=True, progress=False,
+    )  # fmt: skip
+    return run.table.to_dict("records"), piece.config["tune"]

@@ -1,0 +1,98 @@
+"""How fast a network trains here, against what the device can do at most, and what bounds it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..clock import middle, now
+from ..data import Data
+from ..models import resnet18
+from ..train import best_device, fit, steps_of
+
+BATCHES = (128, 512, 1024)
+
+
+def throughput(piece, data: Data, out: Path):
+    """Rows: a large bf16 matrix product (TFLOP/s), a copy on the device (GB/s), then training at
+    several batch sizes: images/s, ms a step, TFLOP/s, its share of the first ceiling in percent,
+    peak memory (on CUDA), and what bounds it."""
+    rows = ceilings(best_device())
+    flops = training_flops(resnet18(len(data.classes), piece.config["width"]), data)
+    slowest = None
+    for batch in BATCHES:
+        if batch > data.train.size:
+            break
+        row = {"what": "training", "batch": batch} | speed_of_fit(
+            piece.config["width"], data, batch
+        )
+        row["tflops"] = row["images_per_s"] * flops / 1e12
+        row["share"] = 100 * row["tflops"] / rows[0]["tflops"]
+        row["bound"] = bound(row, slowest)
+        slowest = slowest or row
+        rows.append(row)
+    return rows, float(sum(row.pop("epochs", 0) for row in rows))
+
+
+def ceilings(device: torch.device, repeats: int = 5) -> list[dict]:
+    """What the device does at most: a bf16 matrix product, a copy of its memory; both measured."""
+    size, numbers = (8192, 2**28) if device.type == "cuda" else (1024, 2**24)
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    source = torch.zeros(numbers, device=device)
+    target = torch.empty_like(source)
+    product = _seconds(lambda: a @ a, device, repeats)
+    copy = _seconds(lambda: target.copy_(source), device, repeats)
+    moved = 2 * source.numel() * source.element_size()  # read and written
+    return [
+        {"what": "matrix product", "tflops": 2 * size**3 / product / 1e12},
+        {"what": "copy", "gb_per_s": moved / copy / 1e9},
+    ]
+
+
+def training_flops(model: nn.Module, data: Data) -> float:
+    """Floating-point operations of one image's training step, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        model.train()(data.example).sum().backward()
+    return counter.get_total_flops() / len(data.example)
+
+
+def speed_of_fit(width: int, data: Data, batch: int, epochs: float = 1.0) -> dict:
+    """Images a second of ``fit`` in its second half: a run twice as long, less the short run."""
+    device = best_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    epochs = min(epochs, 20_000 / data.train.size) if device.type == "cpu" else 4 * epochs
+    seconds = []
+    for length in (epochs, 2 * epochs):
+        model = resnet18(len(data.classes), width)
+        start = now(device)
+        fit(model, data, length, lr=0.01, batch=batch, progress=None)
+        seconds.append(now(device) - start)
+    steps = steps_of(data, 2 * epochs, batch) - steps_of(data, epochs, batch)
+    each = max(seconds[1] - seconds[0], 1e-9) / steps
+    row = {"images_per_s": batch / each, "ms_per_step": 1000 * each, "epochs": 3 * epochs}
+    if device.type == "cuda":
+        row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return row
+
+
+def bound(row: dict, smallest: dict | None) -> str:
+    """What bounds a training step: the host, if a larger batch takes hardly longer a step; the
+    arithmetic, if it comes near the matrix product; else the traffic of many small layers."""
+    if smallest and row["ms_per_step"] < 1.5 * smallest["ms_per_step"]:
+        return "launches: the step is as long at a smaller batch"
+    if row["share"] > 50:
+        return "arithmetic"
+    return "memory traffic and small kernels"
+
+
+def _seconds(run, device: torch.device, repeats: int) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        start = now(device)
+        for _ in range(3):
+            run()
+        times.append((now(device) - start) / 3)
+    return middle(times)[0]
