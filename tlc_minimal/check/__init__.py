@@ -11,6 +11,7 @@ from .lesson03 import (
     composed_kernel,
     dirac,
     folded_batch_norm,
+    merged_inside,
 )
 from .lesson04 import activations_left, against_state, layer_score, over_seeds, paired_difference
 from .lesson05 import activation_kinds, block_share, conv_macs
