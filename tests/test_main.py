@@ -91,7 +91,7 @@ def test_doctor_prints_what_is_here():
 def test_reproduce_with_no_budget_says_what_there_is_to_do(tmp_path):
     done = run("reproduce", "--profile", "smoke", "--budget", "0", "--out", tmp_path, "--folder",
                tmp_path)  # fmt: skip
-    assert done.exit_code == 0 and "run again to go on" in done.output
+    assert done.exit_code == 0 and "run the same command again to go on" in done.output
     assert not list(tmp_path.iterdir())
 
 

@@ -1,116 +1,168 @@
-"""The recorded experiments, made tiny: every piece is made once, and made again by nobody."""
+"""The recorded experiments: the laptop profile end to end, made tiny."""
 
-import importlib
 import json
+import shutil
 
 import pytest
+import torch
 
 import tlc_minimal as tlc
+from tlc_minimal import reproduce as command
+from tlc_minimal.experiments import headline, mnist, throughput
+from tlc_minimal.reproduce import plan, reproduce
 
-module = importlib.import_module("tlc_minimal.reproduce")
-MNIST = [
-    "mnist_w2_dense_seed0", "mnist_w2_tlc_on_off_affine_seed0", "mnist_w2_tlc_on_off_seed0",
-    "mnist_w2_random_on_off_affine_seed0", "mnist_w2_clock",
-]  # fmt: skip
-DIGITS = {"mnist": "digits", "data": "digits"}
+HERE = {"data": "digits", "mnist": "digits"}
+TINY = headline.PROFILES["laptop"]._replace(
+    width=2, images=60, dense=0.5, each=0.5, finish=0.5, seeds=(0, 1), ablated=(0,), remove=2,
+    depths=(0, 1, 2), strong=(2, 60),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    """The smoke profile with width 2, a few images and one or two removals."""
+    """The laptop profile on sixty digits, width 2, two removals; one study after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        sizes = {"cifar10": (2, 0.5, 0.5), "mnist": (2, 0.5, 0.5), "images": 40}
-        patch.setitem(module.PROFILES, "smoke", sizes)
-        patch.setattr(module, "REMOVE", {"cifar10": 1, "mnist": 2})
-        patch.setattr(module, "SEEDS", {"cifar10": (0,), "mnist": (0,)})
+        patch.setitem(headline.PROFILES, "laptop", TINY)
+        patch.setitem(mnist.PROFILES, "laptop", (2, 0.5, 0.5, 60, 3_000))
+        patch.setattr(mnist, "REMOVE", 2)
+        patch.setattr(mnist, "SEEDS", (0,))
+        patch.setattr(throughput, "BATCHES", (8, 16))
         yield
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """All pieces of MNIST and the first of CIFAR-10, on digits; (runs, records)."""
+    """Everything of the headline and of MNIST: (runs, records)."""
     out, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("records")
-    for only in ("mnist", "cifar10_w2_dense"):
-        module.reproduce("smoke", **DIGITS, only=only, out=out, folder=folder)
+    for study in ("headline", "mnist"):
+        reproduce("laptop", **HERE, only=study, out=out, folder=folder)
     return out, folder
 
 
-def test_every_piece_becomes_a_valid_record(done):
-    assert {p.name for p in done[1].iterdir()} == {
-        f"{what}.json" for what in [*MNIST, "cifar10_w2_dense_seed0"]
-    }
+def rows_of(done, what):
+    return json.loads((done[1] / f"{what}.json").read_text())["rows"]
+
+
+def test_every_planned_piece_is_a_record(done):
+    planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 32
     table = tlc.results(done[1])
-    assert set(table["what"]) == {*MNIST, "cifar10_w2_dense_seed0"}
-    assert set(table["data"]) == {"digits"} and (table["run_seconds"] > 0).all()
-
-
-def test_a_collapse_has_one_row_a_removal(done):
-    record = json.loads((done[1] / "mnist_w2_tlc_on_off_affine_seed0.json").read_text())
-    assert [row["removed"] for row in record["rows"]] == [0, 1, 2]
-    assert [row["activations"] for row in record["rows"]] == [6, 5, 4]
-    assert record["config"]["rule"] == "on_off_affine" and record["epochs"] == 1.0
-    dense = json.loads((done[1] / "mnist_w2_dense_seed0.json").read_text())["rows"]
-    assert record["rows"][0]["val"] == pytest.approx(dense[0]["val"])
-
-
-def test_the_clock_compares_dense_in_two_and_merged(done):
-    rows = json.loads((done[1] / "mnist_w2_clock.json").read_text())["rows"]
-    assert [row["network"] for row in rows] == ["dense"] + [
-        f"{what}, {how}"
-        for what in MNIST[1:4]
-        for how in ("in two", "merged for 1", "merged for 128")
-    ]
-    assert all(row["ms_1"] > 0 and row["ms_128"] > 0 for row in rows)
+    assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
 
 def test_a_rerun_does_nothing(done, capsys):
     before = {p: p.read_bytes() for p in done[1].iterdir()}
-    assert module.reproduce("smoke", **DIGITS, only="mnist", out=done[0], folder=done[1]) == []
-    assert "5 pieces, 0 to do" in capsys.readouterr().out
+    assert reproduce("laptop", **HERE, only="headline", out=done[0], folder=done[1]) == []
+    assert " 0 to do" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in done[1].iterdir()} == before
 
 
-def test_what_is_missing_is_made_from_what_is_there(done, tmp_path):
-    """A lost record is written again from the finished run, which is not repeated."""
-    import shutil
+def test_the_curve_has_a_row_a_removal_from_its_dense_network(done):
+    curve, dense = (rows_of(done, f"headline_w2_{name}_seed1") for name in ("curve", "dense"))
+    assert [row["removed"] for row in curve] == [0, 1, 2]
+    assert [row["activations"] for row in curve] == [17, 16, 15]
+    assert curve[0]["test"] == dense[0]["test"] and curve[0]["macs"] == dense[0]["macs"]
 
+
+def test_a_network_is_tuned_to_the_end_from_where_the_curve_left_it(done):
+    before = rows_of(done, "headline_w2_curve_seed0")[1]
+    (row,) = rows_of(done, "headline_w2_finish01_seed0")
+    assert row["removed"] == 1 and row["macs"] == before["macs"]
+    assert (done[0] / "headline_w2_finish01_seed0.safetensors").exists()
+
+
+def test_an_ablation_changes_one_choice(done):
+    for arm, change in headline.ARMS.items():
+        path = done[1] / f"headline_w2_ablation_{arm.replace(' ', '_')}_seed0.json"
+        config = json.loads(path.read_text())["config"]
+        run = json.loads((done[0] / path.stem / "run.json").read_text())["config"]
+        for key, ours in headline.OURS.items():
+            assert config[key] == run[key] == change.get(key, ours)
+        assert all(run[key] == value for key, value in change.items())
+
+
+def test_arms_that_differ_in_one_choice_differ(done):
+    """A choice that is written down but not used would leave the network as it was."""
+    ours = rows_of(done, "headline_w2_curve_seed0")[1]
+    for arm in ("on_off", "affine", "identity", "not_distilled", "gradual", "padding_first"):
+        row = rows_of(done, f"headline_w2_ablation_{arm}_seed0")[1]
+        assert any(row[k] != ours[k] for k in ("layer", "val_before", "val_loss")), arm
+
+
+def test_the_clock_has_every_network_at_both_batches(done):
+    rows = rows_of(done, "headline_w2_clock_seed0")
+    assert [(r["batch"], r["removed"]) for r in rows] == [
+        (b, k) for b in (1, 128) for k in range(3)
+    ]
+    assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)
+    assert [r["activations"] for r in rows[:3]] == [17, 16, 15]
+
+
+def test_throughput_is_measured_against_two_ceilings(done):
+    product, copy, *training = rows_of(done, "headline_w2_throughput_seed0")
+    assert product["tflops"] > 0 and copy["gb_per_s"] > 0
+    assert [row["batch"] for row in training] == [8, 16]
+    for row in training:
+        assert row["ms_per_step"] == pytest.approx(1000 * row["batch"] / row["images_per_s"])
+        assert row["share"] == pytest.approx(100 * row["tflops"] / product["tflops"])
+
+
+def test_training_flops_by_hand():
+    """A 1x1 convolution 3 -> 5 on 4x4: forward, and once more for the weights' gradient."""
+    model = torch.nn.Conv2d(3, 5, 1)
+
+    class One:
+        example = torch.zeros(2, 3, 4, 4)
+
+    assert throughput.training_flops(model, One) == 2 * 2 * 3 * 5 * 16
+
+
+@pytest.mark.parametrize(
+    ("ms", "share", "words"),
+    [(1.2, 90, "launches"), (4.0, 60, "arithmetic"), (4.0, 10, "memory traffic")],
+)
+def test_what_bounds_a_step(ms, share, words):
+    smallest = {"ms_per_step": 1.0, "share": 1}
+    assert words in throughput.bound({"ms_per_step": ms, "share": share}, smallest)
+    assert "launches" not in throughput.bound({"ms_per_step": 1.0, "share": share}, None)
+
+
+def test_a_lost_record_is_written_from_the_finished_run(done, tmp_path):
     shutil.copytree(done[0], out := tmp_path / "runs")
-    what = MNIST[3]
-    written = module.reproduce("smoke", **DIGITS, only=what, out=out, folder=tmp_path)
-    assert [p.name for p in written] == [f"{what}.json"]
-    rows, again = (
-        json.loads((f / f"{what}.json").read_text())["rows"] for f in (done[1], tmp_path)
-    )
-    assert rows == again
-
-
-def test_only_takes_the_pieces_that_contain_it(done, capsys):
-    module.reproduce("smoke", **DIGITS, budget=0, only="random", out=done[0], folder=done[1])
-    out = capsys.readouterr().out
-    assert "2 pieces, 1 to do: cifar10_w2_random_on_off_affine_seed0" in out
-
-
-def test_no_budget_begins_no_piece(tmp_path, capsys):
-    written = module.reproduce("smoke", **DIGITS, budget=0, out=tmp_path, folder=tmp_path)
-    assert written == [] and not list(tmp_path.iterdir())
-    first = module.plan("smoke")[0].what
-    assert f"run again to go on with {first}" in capsys.readouterr().out
+    what = "headline_w2_curve_seed0"
+    (path,) = reproduce("laptop", **HERE, only=what, out=out, folder=tmp_path)
+    assert json.loads(path.read_text())["rows"] == rows_of(done, what)
 
 
 def test_a_piece_whose_dense_network_is_missing_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the piece headline_w2_dense_seed0 here first"):
+        reproduce("laptop", **HERE, only="w2_curve_seed0", out=tmp_path, folder=tmp_path)
     with pytest.raises(FileNotFoundError, match="run the piece mnist_w2_dense_seed0 here first"):
-        module.reproduce("smoke", **DIGITS, only="mnist_w2_tlc", out=tmp_path, folder=tmp_path)
+        reproduce("laptop", **HERE, only="mnist_w2_tlc_on_off_seed0", out=tmp_path, folder=tmp_path)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_every_profile_plans_every_method_and_a_clock(profile):
-    names = [piece.what for piece in module.plan(profile)]
-    assert len(set(names)) == len(names) == 10  # with one seed each
-    for data in ("mnist", "cifar10"):
-        part = [n for n in names if n.startswith(data)]
-        assert "dense" in part[0] and "clock" in part[-1] and len(part) == 5
+def test_every_profile_plans_every_study_once(profile):
+    pieces = plan(profile)
+    names = [p.what for p in pieces]
+    assert len(set(names)) == len(names) and all(p.minutes > 0 for p in pieces)
+    assert {p.config["study"] for p in pieces} == set(command.STUDIES)
+    assert all("method" in p.config and "width" in p.config for p in pieces)
+    assert ("headline_w64_published_seed0" in names) == (profile == "paper")
+
+
+def test_the_published_algorithm_keeps_its_schedule():
+    (piece,) = [p for p in headline.plan("paper") if "published" in p.what]
+    c = piece.config
+    assert (c["rank"], c["rule"], c["epochs_each"], c["lr"]) == ("reference", "published", 160, 0.1)
+    assert (c["schedule"], c["weight_decay"], c["distil"]) == ("steps", 1e-4, False)
+
+
+def test_the_curve_to_twelve_stays_within_250_epochs():
+    s = headline.PROFILES["paper"]
+    assert s.dense + 12 * s.each + s.finish <= 250
 
 
 def test_an_unknown_profile_lists_those_there_are():
     with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
-        module.plan("fast")
+        plan("fast")

@@ -12,6 +12,7 @@ from helpers import randomize
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.train import SCHEDULES
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,19 @@ def test_two_halves_make_the_same_step(data):
             tlc.fit(model, data, 1, batch=50, progress=None)
     for a, b in zip(*(m.net.parameters() for m in models), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_schedules_by_hand():
+    cosine, steps = (SCHEDULES[n] for n in ("cosine", "steps"))
+    assert [cosine(i / 100, 100) for i in (0, 4, 9)] == pytest.approx([0.1, 0.5, 0.98], abs=0.01)
+    assert cosine(0.5, 100) == pytest.approx(0.5) and cosine(1, 100) == pytest.approx(0)
+    rates = [steps(e / 160, 1) for e in (0, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_an_unknown_schedule_is_refused(data):
+    with pytest.raises(ValueError, match="no schedule 'linear'; there are: cosine, steps"):
+        tlc.fit(small(), data, 1, schedule="linear", progress=None)
 
 
 # ---- evaluate ----

@@ -24,7 +24,7 @@ def throughput(piece, data: Data, out: Path):
     for batch in BATCHES:
         if batch > data.train.size:
             break
-        row = {"what": "training", "batch": batch} | speed_of_fit(
+        row = {"measured": "training", "batch": batch} | speed_of_fit(
             piece.config["width"], data, batch
         )
         row["tflops"] = row["images_per_s"] * flops / 1e12
@@ -45,8 +45,8 @@ def ceilings(device: torch.device, repeats: int = 5) -> list[dict]:
     copy = _seconds(lambda: target.copy_(source), device, repeats)
     moved = 2 * source.numel() * source.element_size()  # read and written
     return [
-        {"what": "matrix product", "tflops": 2 * size**3 / product / 1e12},
-        {"what": "copy", "gb_per_s": moved / copy / 1e9},
+        {"measured": "matrix product", "tflops": 2 * size**3 / product / 1e12},
+        {"measured": "copy", "gb_per_s": moved / copy / 1e9},
     ]
 
 
