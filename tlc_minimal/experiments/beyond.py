@@ -1,9 +1,9 @@
 """Lesson 07's records: networks without batch norm, and other architectures with one.
 
-Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same rule,
-and by ``tlc`` with the other rule. Each record says what the merged network costs, and how much
-faster than the dense one it ran in the same race. The transformers, the text and the network
-without any norm come first, a seed at a time.
+Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same
+rule, and by ``tlc`` with the other rule. Halfway and at the end a record also says what the merged
+network costs, and how much faster than the dense one it ran in the same race. The text, the
+transformers and the network without any norm come first, a seed at a time.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,10 @@ class Network(NamedTuple):
     build: Callable[[Data, int], nn.Module]  # of the data and a width
     width: int  # at laptop size
     rules: tuple[str, str]  # by tlc and by chance; and by tlc only
+    keep: str  # how it is merged
     remove: int  # activations
-    speed: float  # images a second in training on one quiet core, for the plan
-    lr: float = 0.05
+    lr: float
+    speed: float  # inputs a second in training on one quiet core, for the plan
     data: str | Callable[[], Data] = "cifar10"
 
 
@@ -45,6 +46,7 @@ class Size(NamedTuple):
     dense: float  # epochs
     each: float  # epochs of tuning after each removal
     seeds: tuple[int, ...]
+    others: tuple[int, ...]  # the seeds of the networks with batch norm
     most: int  # removals, at most
     scale: float
     speed: float  # of this machine, in units of one core
@@ -89,32 +91,36 @@ def mobilenet(data: Data, width: int) -> nn.Module:
     return model
 
 
-CUT, LINE = ("on_off_affine", "affine"), ("affine", "on_off_affine")
-NETWORKS = {  # without batch norm first
-    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, LINE, 6, 500),
-    "text": Network(text_encoder, 48, LINE, 2, 700, data=load_text),
-    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, LINE, 6, 500),
-    "vgg11": Network(lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, CUT, 6, 2500, 0.02),
-    "simple_cnn": Network(lambda d, w: simple_cnn(len(d.classes), w), 16, CUT, 5, 2000, 0.1),
-    "resnet34": Network(resnet34, 8, CUT, 16, 1000, 0.1),
-    "vgg16_bn": Network(lambda d, w: vgg(d, w, (2, 2, 3, 3, 3), True), 8, CUT, 9, 1500, 0.1),
-    "mobilenet_v2": Network(mobilenet, 25, CUT, 12, 400, 0.1),
+# Of an MLP one matrix is left, whether its channels were cut before or not: cutting only costs.
+# Between convolutions cutting is what pays, and merging is for the clock to decide.
+MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), "fastest")
+WITHOUT_NORM = {
+    "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text),
+    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 700),
+    "vgg11": Network(lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, *CONV, 6, 0.02, 2000),
+    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 600),
 }
+OTHERS = {
+    "simple_cnn": Network(lambda d, w: simple_cnn(len(d.classes), w), 16, *CONV, 5, 0.1, 2000),
+    "resnet34": Network(resnet34, 8, *CONV, 16, 0.1, 1000),
+    "vgg16_bn": Network(lambda d, w: vgg(d, w, (2, 2, 3, 3, 3), True), 8, *CONV, 9, 0.1, 1500),
+    "mobilenet_v2": Network(mobilenet, 25, *CONV, 12, 0.1, 500),
+}
+NETWORKS = WITHOUT_NORM | OTHERS
 PROFILES = {
-    "smoke": Size(150, 0.5, 0.3, (0,), 2, 0.5, 2),
-    "laptop": Size(5000, 10, 1, (0, 1, 2), 99, 1, 2),
-    "paper": Size(None, 60, 5, (0, 1, 2), 99, 4, 100),
+    "smoke": Size(150, 0.5, 0.3, (0,), (0,), 2, 0.5, 2),
+    "laptop": Size(5000, 10, 0.5, (0, 1, 2), (0, 1), 99, 1, 2),
+    "paper": Size(None, 60, 5, (0, 1, 2), (0, 1, 2), 99, 4, 100),
 }
-WITHOUT_NORM = ("vit", "text", "swin", "vgg11")
 
 
 def plan(profile: str) -> list[Piece]:
     """Three collapses a network and seed, then the clock on MLPs of several widths."""
     size, pieces = PROFILES[profile], []
-    for group in (WITHOUT_NORM, [n for n in NETWORKS if n not in WITHOUT_NORM]):
-        order = [(seed, name) for seed in size.seeds for name in group]
-        for seed, name in order:
-            pieces += _collapses(profile, name, seed)
+    for seeds, group in ((size.seeds, WITHOUT_NORM), (size.others, OTHERS)):
+        for seed in seeds:
+            for name in group:
+                pieces += _collapses(profile, name, seed)
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
     return [*pieces, Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)]
 
@@ -144,16 +150,17 @@ def _collapse(piece: Piece, data: Data, out: Path):
     try:
         how = (c["remove"], c["rank"], c["rule"], c["epochs_each"])
         run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
-        rows = run.table.to_dict("records")
-        merged = [merge(load_run(model, folder, i).eval(), data) for i in range(len(rows))]
-        for row, network in zip(rows, merged):
-            row |= {f"{k}_merged": v for k, v in count(network, data).items()}
+        rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
+        stops = sorted({len(rows) // 2, len(rows) - 1})
+        merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}
+        for i, network in merged.items():
+            rows[i] |= {f"{k}_merged": v for k, v in count(network, data).items()}
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
     for batch in usual_batches(best_device()):
-        table = latency({"dense": model, **dict(enumerate(merged))}, _inputs(data, batch), 9)
-        for row, (_, timed) in zip(rows, table.iloc[1:].iterrows()):
-            row |= {f"{k}_{batch}": float(v) for k, v in timed.items() if "graph" not in k}
+        x = first_images(data, batch, best_device())
+        for i, timed in latency({"dense": model, **merged}, x).drop("dense").iterrows():
+            rows[i] |= {f"{k}_{batch}": float(v) for k, v in timed.items()}
     return rows, float(run.table["epochs"].sum())
 
 
@@ -171,10 +178,6 @@ def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
     return model.to(best_device(), memory_format=torch.channels_last).eval()
 
 
-def _inputs(data: Data, batch: int) -> torch.Tensor:
-    return first_images(data, batch, best_device())
-
-
 @torch.no_grad()
 def _mlp_clock(piece: Piece, data: Data, out: Path):
     """Milliseconds of a transformer's MLP, and of the one matrix that is left without its GELU."""
@@ -187,7 +190,7 @@ def _mlp_clock(piece: Piece, data: Data, out: Path):
         models = {name: model.eval().to(device) for name, model in models.items()}
         for batch in usual_batches(device):
             x = torch.randn(batch, piece.config["tokens"], width, device=device)
-            timed = latency(models, x, 9).reset_index(names="what_ran").to_dict("records")
+            timed = latency(models, x).reset_index(names="what_ran").to_dict("records")
             for row, model in zip(timed, models.values()):
                 rows.append({"d": width, "batch": batch, "macs": count(model, x)["macs"]} | row)
     return rows, 0.0
