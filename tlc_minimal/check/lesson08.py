@@ -5,28 +5,6 @@ import torch
 from .compare import compare
 
 
-def lower_contrast(my_contrast) -> None:
-    """my_contrast(x, factor): every pixel pulled to the mean of its image and channel."""
-    g = torch.Generator().manual_seed(8)
-    x = torch.rand(2, 3, 4, 4, generator=g) * torch.tensor([0.3, 0.6, 1.0]).view(1, 3, 1, 1)
-    mean, factor = x.mean((2, 3), keepdim=True), 0.3
-    towards = lambda centre: (x - centre) * factor + centre
-    wrong = {
-        "one mean for the whole image; each channel has its own.": towards(
-            x.mean((1, 2, 3), keepdim=True)
-        ),
-        "one mean for the whole batch; each image has its own.": towards(
-            x.mean((0, 2, 3), keepdim=True)
-        ),
-        "pulled towards mid-grey 0.5, not towards the mean.": towards(0.5),
-        "pulled towards black: the mean is not added again.": x * factor,
-        "factor is what is kept of the distance, not what is taken away.": (
-            (x - mean) * (1 - factor) + mean
-        ),
-    }
-    compare(my_contrast(x.clone(), factor), towards(mean), wrong)
-
-
 def calibration_error(my_error) -> None:
     """my_error(confidence, correct): expected calibration error, 15 bins, 0 to 1."""
     from ..robust import calibration_error, reliability
