@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,12 +99,12 @@ def test_reproduce_with_no_budget_says_what_there_is_to_do(tmp_path):
 def test_table_prints_the_records_as_markdown(tmp_path, monkeypatch):
     (tmp_path / "data/results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    data = tlc.load_data("digits", size=8).subset(10)
+    data = replace(tlc.load_data("digits", size=8).subset(10), name="mnist")
     row = {"removed": 5, "test": 87.5, "macs": 1e6, "params": 1000, "activations": 1}
     tlc.record("first", data, {"width": 4, "method": "tlc"}, 0, [row], 60.0, 1, "command")
     done = run("table")
-    assert done.exit_code == 0 and done.output.startswith("| data | network |")
-    assert "| digits | width 4 | tlc |" in done.output and "87.50" in done.output
+    assert done.exit_code == 0 and "<!-- chain -->\n\n| data | network |" in done.output
+    assert "| mnist | width 4 | tlc |" in done.output and "87.50" in done.output
 
 
 def test_help_names_every_command():

@@ -4,12 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal.results import COLUMNS, FIELDS, find_folder, markdown, summary, this_command
+from tlc_minimal.results import COLUMNS, FIELDS, find_folder, this_command
 
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 
@@ -71,7 +70,7 @@ def test_no_records_are_an_empty_table(tmp_path, monkeypatch):
     assert tlc.results(tmp_path).empty
     monkeypatch.chdir(tmp_path)  # and so is no folder, here or above
     table = tlc.results()
-    assert table.empty and list(table) == COLUMNS and summary(table).empty
+    assert table.empty and list(table) == COLUMNS
 
 
 def test_the_folder_is_found_from_below(data, tmp_path, monkeypatch):
@@ -83,51 +82,11 @@ def test_the_folder_is_found_from_below(data, tmp_path, monkeypatch):
         find_folder("data/nothing")
 
 
-def full_row(removed, test, macs=2e6):
-    return {
-        "removed": removed,
-        "test": test,
-        "macs": macs,
-        "params": 5000,
-        "activations": 6 - removed,
-    }
-
-
-def test_the_summary_is_the_last_removal_over_the_seeds(data, tmp_path):
-    for seed, test in ((0, 80.0), (1, 90.0)):
-        rows = [full_row(0, 99.0), full_row(5, test, 1e6)]
-        config = {"width": 4, "method": "tlc, affine"}
-        tlc.record(f"run{seed}", data, config, seed, rows, 60.0, 2, "c", tmp_path)
-    for method in ("clock", "bench", "costs"):
-        config, rows = {"width": 4, "method": method}, [{"removed": 5, "ms": 1.0}]
-        tlc.record(method, data, config, 0, rows, 1.0, 0, "c", tmp_path)
-    (row,) = summary(tlc.results(tmp_path)).to_dict("records")
-    assert row == {
-        "data": "digits", "network": "width 4", "method (ranking, rule)": "tlc, affine", "seeds": 2,
-        "activations left": "1", "test accuracy, %": "85.00 (80.00–90.00)", "million MACs": "1.00",
-        "thousand parameters": "5", "epochs": "2", "minutes": "1.0",
-    }  # fmt: skip
-
-
 def test_the_command_is_as_a_person_would_type_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["/x/__main__.py", "bench", "--only", "a b", "--out", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", argv)
     assert this_command() == "python -m tlc_minimal bench --only 'a b' --out runs"
-
-
-def test_a_table_is_markdown():
-    table = pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})
-    assert markdown(table).splitlines() == [
-        "| a | b c |",
-        "| --- | --- |",
-        "| 1 | x |",
-        "| 2 | y |",
-    ]
-
-
-def test_without_records_the_summary_is_empty(tmp_path):
-    assert summary(tlc.results(tmp_path)).empty
 
 
 def test_every_committed_record_is_valid():

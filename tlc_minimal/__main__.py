@@ -15,7 +15,7 @@ from .doctor import report as doctors_report
 from .measure import usual_batches
 from .models import NETWORKS, save_weights
 from .reproduce import reproduce
-from .results import markdown, speed, summary
+from .tables import TABLES, markdown
 
 app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -85,7 +85,8 @@ app.command()(bench)
 @app.command()
 def table() -> None:
     """The README's tables of recorded results, as Markdown."""
-    print(markdown(summary()), markdown(speed()), sep="\n\n")
+    for name, make in TABLES.items():
+        print(f"<!-- {name} -->\n\n{markdown(make())}\n\n<!-- /{name} -->\n")
 
 
 def _collapse(model, data, out: Path, **options) -> None:

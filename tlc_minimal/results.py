@@ -32,7 +32,7 @@ def record(
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent)
     versions = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
-    versions = {"python": platform.python_version()} | versions
+    versions = {"python": platform.python_version()} | versions | _driver()
     content = {"schema": SCHEMA, "what": what, "command": command, "config": config, "seed": seed}
     content |= {"device": _device(), "versions": versions, "data": data.name}
     content |= {"data_sha256": data.sha256, "commit": commit.stdout.strip() or "unknown"}
@@ -80,65 +80,22 @@ def results(folder: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
-def summary(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What the README shows: a row per data set and method after its last removal, mean over the
-    seeds (and range, where there are several); ``table``: from :func:`results`, default all."""
-    table = results() if table is None else table
-    table = table[~table["method"].isin(["clock", "bench", "costs"])]
-    rows = []
-    for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
-        last = runs[runs["removed"] == runs["removed"].max()]
-        test = last["test"]
-        spread = f" ({test.min():.2f}–{test.max():.2f})" if len(last) > 1 else ""
-        rows.append(
-            {
-                "data": data,
-                "network": f"width {width}",
-                "method (ranking, rule)": method,
-                "seeds": len(last),
-                "activations left": f"{last['activations'].mean():.0f}",
-                "test accuracy, %": f"{test.mean():.2f}{spread}",
-                "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
-                "thousand parameters": f"{last['params'].mean() / 1e3:.0f}",
-                "epochs": f"{last['run_epochs'].mean():g}",
-                "minutes": f"{last['run_seconds'].mean() / 60:.1f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What the README shows of the bench: a row a network and number of removals, merged for the
-    batch that was measured; ``table`` as in :func:`summary`."""
-    table = results() if table is None else table
-    rows = []
-    bench = table[(table["method"] == "bench") & (table.get("how") == "merged")]
-    for (what, removed), runs in bench.groupby(["what", "removed"], sort=False):
-        one = runs.iloc[0]
-        row = {"network": what.removeprefix("bench_"), "activations removed": f"{removed:.0f}"}
-        row |= {"test accuracy, %": f"{one['accuracy']:.2f}"}
-        row |= {"million MACs": f"{one['macs'] / 1e6:.1f}"}
-        row |= {"thousand parameters": f"{one['params'] / 1e3:.0f}"}
-        for run in runs.itertuples():
-            row[f"speed-up, batch {run.batch:.0f}"] = (
-                f"{run.speedup:.2f} ± {run.speedup_spread:.2f}"
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of text as GitHub reads it."""
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def find_folder(name: str = "data/results") -> Path:
     """``name`` in this folder or the nearest one above that has it; FileNotFoundError if none."""
     for parent in (Path.cwd(), *Path.cwd().parents):
         if (parent / name).is_dir():
             return parent / name
     raise FileNotFoundError(f"there is no {name} here or above: run inside the project's folder.")
+
+
+def _driver() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {}
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError):
+        said = subprocess.run(ask, capture_output=True, text=True).stdout.split()
+        return {"cuda": torch.version.cuda, "driver": said[0] if said else "unknown"}
+    return {"cuda": torch.version.cuda, "driver": "unknown"}
 
 
 def _device() -> str:

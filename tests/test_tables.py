@@ -1,0 +1,99 @@
+"""The README's tables: a mean is a mean, an epoch is counted once, a missing record is no row."""
+
+import pandas as pd
+import pytest
+
+import tlc_minimal as tlc
+from tlc_minimal.tables import TABLES, ablation, chain, headline, markdown, total_epochs
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tlc.load_data("digits", size=8).subset(10)
+
+
+def rows(*tests, each=0.5, macs=2e6):
+    return [
+        {"removed": i, "test": t, "val": t - 1, "val_before": t - 11, "macs": macs - 1e5 * i,
+         "activations": 17 - i, "params": 5000, "epochs": each * (i > 0)}
+        for i, t in enumerate(tests)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(data, tmp_path_factory):
+    """Two seeds of a curve over eight removals, a network tuned to the end, an arm, the clock."""
+    folder = tmp_path_factory.mktemp("records")
+
+    def record(what, seed, method, content, epochs, **config):
+        config = {"study": "headline", "width": 4, "method": method} | config
+        tlc.record(what, data, config, seed, content, 60.0, epochs, "c", folder)
+
+    for seed, top in ((0, 80.0), (1, 90.0)):
+        dense = f"headline_w4_dense_seed{seed}"
+        record(dense, seed, "dense", rows(top), 10)
+        curve = f"headline_w4_curve_seed{seed}"
+        record(curve, seed, "ours", rows(*(top - i for i in range(9))), 4, dense=dense)
+        end = [{"removed": 8, "test": top - 2, "macs": 1e6}]
+        record(f"headline_w4_finish08_seed{seed}", seed, "ours, tuned to the end", end, 3,
+               dense=dense, curve=curve, after=8)  # fmt: skip
+    what = "headline_w4_ablation_affine_seed0"
+    content = rows(80, *(70.0 - i for i in range(8)), macs=3e6)
+    record(what, 0, "affine", content, 4, dense="headline_w4_dense_seed0")
+    record("headline_w4_clock_seed0", 0, "clock", [{"removed": 8, "batch": 1, "ms": 1.0}], 0)
+    return tlc.results(folder)
+
+
+def test_the_headline_by_hand(table):
+    shown = headline(table).set_index(["method", "removed of 17"])
+    assert list(shown.index) == [("dense", "0"), ("ours", "8"), ("ours, tuned to the end", "8")]
+    assert list(shown["test accuracy, %"]) == [
+        "85.00 (80.00–90.00)", "77.00 (72.00–82.00)", "83.00 (78.00–88.00)"
+    ]  # fmt: skip
+    assert list(shown["against dense"]) == ["+0.00", "-8.00", "-2.00"]
+    assert list(shown["epochs"]) == ["10", "14", "17"] and set(shown["seeds"]) == {2}
+    assert list(shown["million MACs"]) == ["2.00", "1.20", "1.00"]
+
+
+def test_epochs_up_to_a_removal(table):
+    row = table[(table["what"] == "headline_w4_curve_seed1") & (table["removed"] == 3)]
+    assert total_epochs(table, row.iloc[0].to_dict()) == 10 + 3 * 0.5
+
+
+def test_the_ablation_compares_the_same_seeds(table):
+    shown = ablation(table, (4, 8)).set_index("changed")
+    assert list(shown.index) == ["ours", "affine"] and set(shown["seeds"]) == {1}
+    assert shown.loc["ours", "test accuracy, % (4 removed)"] == "76.00"
+    assert shown.loc["affine", "test accuracy, % (8 removed)"] == "63.00"
+    # Ours: 79 - 1 before tuning, 80 - 1 after the last one: each removal breaks 11 points.
+    assert shown.loc["ours", "points lost by a removal, before tuning"] == "11.0"
+
+
+def test_a_chain_is_shown_after_its_last_removal(data, tmp_path):
+    mnist = tlc.Data(**{**vars(data), "name": "mnist"})
+    for seed, test in ((0, 80.0), (1, 90.0)):
+        content = rows(99.0, test)
+        config = {"width": 4, "method": "tlc, affine"}
+        tlc.record(f"run{seed}", mnist, config, seed, content, 60.0, 2, "c", tmp_path)
+    tlc.record("clock", mnist, {"width": 4, "method": "clock"}, 0, rows(1.0), 1.0, 0, "c", tmp_path)
+    (row,) = chain(tlc.results(tmp_path)).to_dict("records")
+    assert row == {
+        "data": "mnist", "network": "width 4", "method (ranking, rule)": "tlc, affine", "seeds": 2,
+        "activations left": "16", "test accuracy, %": "85.00 (80.00–90.00)", "million MACs": "1.90",
+        "thousand parameters": "5", "epochs": "2", "minutes": "1.0",
+    }  # fmt: skip
+
+
+def test_a_table_is_markdown():
+    table = pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})
+    assert markdown(table).splitlines() == [
+        "| a | b c |",
+        "| --- | --- |",
+        "| 1 | x |",
+        "| 2 | y |",
+    ]
+
+
+@pytest.mark.parametrize("make", TABLES.values(), ids=TABLES)
+def test_without_records_a_table_is_empty(make, tmp_path):
+    assert make(tlc.results(tmp_path)).empty

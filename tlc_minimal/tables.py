@@ -1,0 +1,140 @@
+"""The README's tables, made from the records: a test holds text and records together."""
+
+import pandas as pd
+
+from .results import results
+
+DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
+CURVES = ("dense", "ours", "ours, tuned to the end", "published algorithm, our epochs")
+CURVES += ("published algorithm, its epochs", "dense, strong stem", "ours, strong stem")
+
+
+def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """ResNet-18 on CIFAR-10: a row a method and depth, mean over the seeds (and range); ``table``:
+    from :func:`tlc_minimal.results`, default all. Epochs are all there were, the dense ones too."""
+    table = _study(table, "headline")
+    rows = []
+    shown = table[table["removed"].isin(DEPTHS) & table["method"].isin(CURVES)]
+    order = shown["method"].map(CURVES.index)
+    shown = shown.loc[order.sort_values(kind="stable").index]
+    for (data, width, method), runs in shown.groupby(["data", "width", "method"], sort=False):
+        parent = "dense, strong stem" if method.endswith("strong stem") else "dense"
+        dense = table[(table["method"] == parent) & (table["width"] == width)]
+        for removed, at in runs.groupby("removed"):
+            if removed == 0 and method not in (parent, CURVES[2]):
+                continue
+            under = at["test"].mean() - dense[dense["seed"].isin(at["seed"])]["test"].mean()
+            epochs = [total_epochs(table, row) for row in at.to_dict("records")]
+            rows.append(
+                {
+                    "data": data,
+                    "network": f"width {width:.0f}",
+                    "method": method,
+                    "removed of 17": f"{removed:.0f}",
+                    "seeds": len(at),
+                    "test accuracy, %": _range(at["test"]),
+                    "against dense": f"{under:+.2f}" if under == under else "",
+                    "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
+                    "epochs": f"{sum(epochs) / len(epochs):g}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def total_epochs(table: pd.DataFrame, row: dict) -> float:
+    """All epochs behind a row of the headline: of the dense network, of every removal up to this
+    one, and of the tuning to the end."""
+    whole = table[table["removed"] == table.groupby("what")["removed"].transform("min")]
+    whole = whole.drop_duplicates("what").set_index("what")["run_epochs"]
+    if row["method"].startswith("dense"):
+        return whole[row["what"]]
+    finished = isinstance(row.get("curve"), str)
+    run = table[table["what"] == (row["curve"] if finished else row["what"])]
+    epochs = whole.get(row["dense"], 0.0) + run[run["removed"] <= row["removed"]]["epochs"].sum()
+    return float(epochs + (row["run_epochs"] if finished else 0))
+
+
+def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12)) -> pd.DataFrame:
+    """One choice changed at a time: test accuracy after so many removals, mean over the seeds that
+    the change was made for; ours on the same seeds first. ``table`` as in :func:`headline`."""
+    table, rows = _study(table, "headline"), []
+    if table.empty:
+        return pd.DataFrame()
+    changed = table[table["what"].str.contains("_ablation_")]
+    ours = table[table["method"] == "ours"]
+    for width, arms in changed.groupby("width"):
+        base = ours[(ours["width"] == width) & ours["seed"].isin(arms["seed"])]
+        for name, runs in [("ours", base), *arms.groupby("method", sort=False)]:
+            runs = runs[runs["removed"] <= depths[-1]]
+            last = runs[runs["removed"] == depths[-1]]
+            row = {"network": f"width {width:.0f}", "changed": name, "seeds": len(last)}
+            broken = runs["val_before"] - runs.groupby("what")["val"].shift()
+            row["points lost by a removal, before tuning"] = f"{-broken.mean():.1f}"
+            for depth in depths:
+                at = runs[runs["removed"] == depth]
+                row[f"test accuracy, % ({depth} removed)"] = _range(at["test"])
+            rows.append(row | {f"million MACs ({depths[-1]})": f"{last['macs'].mean() / 1e6:.2f}"})
+    return pd.DataFrame(rows)
+
+
+def chain(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A plain chain of convolutions on MNIST (lesson 04): a row a method, after its last removal,
+    mean over the seeds (and range); ``table`` as in :func:`headline`."""
+    table = results() if table is None else table
+    table, rows = table[(table["data"] == "mnist") & (table["method"] != "clock")], []
+    for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
+        last = runs[runs["removed"] == runs["removed"].max()]
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width:.0f}",
+                "method (ranking, rule)": method,
+                "seeds": len(last),
+                "activations left": f"{last['activations'].mean():.0f}",
+                "test accuracy, %": _range(last["test"]),
+                "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
+                "thousand parameters": f"{last['params'].mean() / 1e3:.0f}",
+                "epochs": f"{last['run_epochs'].mean():g}",
+                "minutes": f"{last['run_seconds'].mean() / 60:.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the bench says: a row a network and number of removals, merged for the batch that was
+    measured; ``table`` as in :func:`headline`."""
+    table = results() if table is None else table
+    rows = []
+    bench = table[(table["method"] == "bench") & (table.get("how") == "merged")]
+    for (what, removed), runs in bench.groupby(["what", "removed"], sort=False):
+        one = runs.iloc[0]
+        row = {"network": what.removeprefix("bench_"), "activations removed": f"{removed:.0f}"}
+        row |= {"test accuracy, %": f"{one['accuracy']:.2f}"}
+        row |= {"million MACs": f"{one['macs'] / 1e6:.1f}"}
+        row |= {"thousand parameters": f"{one['params'] / 1e3:.0f}"}
+        for run in runs.itertuples():
+            row[f"speed-up, batch {run.batch:.0f}"] = (
+                f"{run.speedup:.2f} ± {run.speedup_spread:.2f}"
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+TABLES = {t.__name__: t for t in (headline, ablation, chain, speed)}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text as GitHub reads it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _study(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
+    table = results() if table is None else table
+    return table[table["study"] == study] if "study" in table else table.iloc[:0]
+
+
+def _range(values: pd.Series) -> str:
+    spread = f" ({values.min():.2f}–{values.max():.2f})" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
