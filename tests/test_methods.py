@@ -33,6 +33,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
+def trained(model, data):
+    """Batch norms that fit the data: no neuron is stuck in one state."""
+    trained = copy.deepcopy(model)
+    tlc.fit(trained, data, 4, progress=None)
+    return trained
+
+
+@pytest.fixture(scope="module")
 def runs(model, data):
     """Every method, four activations, one epoch."""
     return {m: compress(model, data, m, 4, 1.0, progress=False) for m in METHODS}
@@ -185,8 +193,8 @@ def test_egp_prunes_the_smallest_that_are_left():
     assert weight.count_nonzero() == 3
 
 
-def test_egp_removes_an_empty_layer_without_changing_anything(model, data):
-    empty = copy.deepcopy(model)
+def test_egp_removes_an_empty_layer_without_changing_anything(trained, data):
+    empty = copy.deepcopy(trained)
     empty.layer2[0].conv1.weight.data.zero_()
     smaller = empty_one(trace(empty), data)
     assert set(activation_nodes(trace(empty))) - set(activation_nodes(smaller)) == {
@@ -195,8 +203,8 @@ def test_egp_removes_an_empty_layer_without_changing_anything(model, data):
     assert same_function(smaller, empty, data.example)
 
 
-def test_egp_prunes_until_a_layer_is_empty_and_tuning_keeps_the_zeros(model, data):
-    smaller = empty_one(trace(model), data)
+def test_egp_prunes_until_a_layer_is_empty_and_tuning_keeps_the_zeros(trained, data):
+    smaller = empty_one(trace(trained), data)
     assert len(activation_nodes(smaller)) == 16
     zeros = {n: p == 0 for n, p in smaller.named_parameters() if p.ndim > 1}
     assert sum(int(z.sum()) for z in zeros.values()) > 100
