@@ -22,6 +22,16 @@ from .gaussian import Gaussian
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
 ON, OFF = COLOURS[1], COLOURS[0]
+# Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
+# accuracy in percent, share of MACs left in percent where one is printed. Sources: arXiv 2412.15077
+# (TLC), 2404.18949 (EASIER), 2406.08933 (LaCoOT, whole blocks).
+PUBLISHED = pd.DataFrame(
+    [("TLC", 0, 92.5, None), ("TLC", 12, 91.36, None)]
+    + [("EASIER", n, a, None) for n, a in ((0, 92.47), (8, 92.10), (9, 90.35), (10, 89.94))]
+    + [("EASIER", 12, 84.52, None), ("EASIER", 16, 77.74, None)]
+    + [("LaCoOT", None, 91.77, 100.0), ("LaCoOT", None, 90.99, 100 * 64.7 / 140.2)],
+    columns=["method", "removed", "accuracy", "share"],
+)
 HEAD = """<!doctype html><html lang='en'><meta charset='utf-8'><title>A collapsed network</title>
 <style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:.85rem}img{max-width:100%}
@@ -101,6 +111,29 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
     ax.legend(frameon=False)
+    return figure
+
+
+def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
+    """Records of one width (from ``results``): test accuracy against activations removed, and
+    against the share of MACs left; mean and range over the seeds, published points in grey."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
+    dense = table.loc[table["method"] == "dense", "macs"].mean()
+    for method, colour, marker in zip(methods, COLOURS, MARKERS):
+        runs = table[table["method"] == method].groupby("removed")
+        mean, low, high = runs["test"].mean(), runs["test"].min(), runs["test"].max()
+        style = {"color": colour, "marker": marker, "ms": 4, "capsize": 2, "label": method}
+        reach = [(mean - low).clip(lower=0), (high - mean).clip(lower=0)]
+        for ax, at in zip(axes, (mean.index, 100 * runs["macs"].mean() / dense)):
+            ax.errorbar(at, mean, reach, **style)
+    for (method, points), marker in zip(PUBLISHED.groupby("method", sort=False), "*xP"):
+        style = {"color": "grey", "marker": marker, "label": f"{method}: published, width 64"}
+        axes[0].scatter(points["removed"], points["accuracy"], 50, **style)
+        axes[1].scatter(points["share"], points["accuracy"], 50, **style)
+    axes[0].set(xlabel="activations removed of 17", ylabel="test accuracy, %")
+    axes[1].set(xlabel="MACs left, % of the dense network")
+    axes[1].invert_xaxis()
+    axes[0].legend(frameon=False, fontsize=7, loc="lower left")
     return figure
 
 
