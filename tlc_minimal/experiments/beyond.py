@@ -3,7 +3,7 @@
 Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same
 rule, and by ``tlc`` with the other rule. Halfway and at the end a record also says what the merged
 network costs, and how much faster than the dense one it ran in the same race. The text, the
-transformers and the network without any norm come first, a seed at a time.
+transformers and the network without any norm come first.
 """
 
 from collections.abc import Callable
@@ -118,8 +118,8 @@ def plan(profile: str) -> list[Piece]:
     """Three collapses a network and seed, then the clock on MLPs of several widths."""
     size, pieces = PROFILES[profile], []
     for seeds, group in ((size.seeds, WITHOUT_NORM), (size.others, OTHERS)):
-        for seed in seeds:
-            for name in group:
+        for name in group:
+            for seed in seeds:
                 pieces += _collapses(profile, name, seed)
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
     return [*pieces, Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)]

@@ -1,0 +1,267 @@
+"""Networks without batch norm: every tool takes them, an MLP without its GELU is one matrix."""
+
+import copy
+
+import pytest
+import torch
+from helpers import randomize, relative_error
+from torch import nn
+from torchvision.models import mobilenet_v2, resnet18
+
+import tlc_minimal as tlc
+from tlc_minimal.experiments.beyond import NETWORKS, PROFILES, plan
+from tlc_minimal.experiments.pieces import run_pieces
+from tlc_minimal.gaussian import best_affine
+from tlc_minimal.graph import trace
+from tlc_minimal.nodes import activation_nodes, module_of
+from tlc_minimal.statistics import published_statistics
+from tlc_minimal.transformers import PACKAGES, TextEncoder, load_text, swin, vit
+
+TEXT = load_text(length=16, vocabulary=32)
+INPUTS = {"image": torch.randn(3, 3, 32, 32), "text": TEXT.normalize(TEXT.train.images[:3])}
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A small network in float64 with every parameter random (torchvision's heads begin at 0)."""
+    torch.manual_seed(0)
+    model = {
+        "vit": lambda: vit(width=16, depth=2),
+        "swin": lambda: swin(width=8),
+        "text": lambda: TextEncoder(32, 16, 6, width=16),
+    }[name]()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model.double().eval(), INPUTS["text" if name == "text" else "image"].double()
+
+
+each_network = pytest.mark.parametrize("name", ["vit", "swin", "text"])
+
+
+@each_network
+def test_gelus_are_found_without_a_norm_that_knows(name):
+    model, x = build(name)
+    layers = tlc.find_layers(model, x)
+    assert len(layers) == {"vit": 2, "swin": 6, "text": 2}[name]
+    assert all(a.kind == "GELU" and a.norm is None and not a.after_sum for a in layers)
+    with pytest.raises(ValueError, match="no batch norm"):
+        published_statistics(model)
+
+
+@each_network
+def test_statistics_are_those_of_all_tokens(name):
+    model, x = build(name)
+    seen, hooks = {}, []
+    for key, module in model.named_modules():
+        if isinstance(module, nn.GELU):
+            keep = lambda _, inputs, key=key: seen.update({key: inputs[0]})
+            hooks.append(module.register_forward_pre_hook(keep))
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    found = tlc.statistics(model, x)
+    assert list(found) == list(seen)
+    for key, g in found.items():
+        tokens = seen[key].flatten(0, -2)  # (everything else, features)
+        torch.testing.assert_close(g.mean.double(), tokens.mean(0), rtol=1e-5, atol=1e-6)
+        std = tokens.std(0, correction=0)
+        torch.testing.assert_close(g.std.double(), std, rtol=1e-5, atol=1e-6)
+
+
+@each_network
+@pytest.mark.parametrize("rule", ["on_off", "on_off_affine", "affine", "identity"])
+def test_every_mlp_becomes_one_matrix(name, rule):
+    model, x = build(name)
+    gaussians = tlc.statistics(model, x)
+    linear = tlc.linearize(model, list(gaussians), gaussians, rule).eval()
+    merged = tlc.merge(linear, x, keep="all")
+    with torch.no_grad():
+        assert relative_error(merged(x), linear(x)) < 1e-10
+        assert relative_error(linear(x), model(x)) > 1e-5  # something was taken out, and it matters
+    assert tlc.count(merged, x)["activations"] == 0
+    shapes = [tuple(m.weight.shape) for m in merged.modules() if isinstance(m, nn.Linear)]
+    width = {"vit": 16, "swin": 8, "text": 16}[name]
+    assert all(rows != 4 * columns and columns != 4 * rows for rows, columns in shapes), shapes
+    assert (width, width) in shapes
+
+
+def test_eight_dd_become_dd():
+    """Per token: 4 d² + 4 d² multiplications before, d² after; a ViT's other products stay."""
+    model, x = build("vit")
+    gaussians = tlc.statistics(model, x)
+    linear = tlc.linearize(model, list(gaussians), gaussians, "affine").eval()
+    merged = tlc.merge(linear, x, keep="all")
+    tokens, depth, d = 8 * 8 + 1, 2, 16
+    saved = tlc.count(model, x)["macs"] - tlc.count(merged, x)["macs"]
+    assert saved == depth * tokens * 7 * d * d
+
+
+def test_an_mlp_by_hand():
+    model, x = build("text")
+    name, g = next(iter(tlc.statistics(model, x).items()))
+    first, second = (model.get_submodule(name.replace("mlp.1", f"mlp.{i}")) for i in (0, 2))
+    a, b = best_affine(g.mean.double(), g.std.double(), nn.GELU())
+    weight = second.weight @ (a[:, None] * first.weight)
+    bias = second.weight @ (a * first.bias + b) + second.bias
+    merged = tlc.merge(tlc.linearize(model, name, {name: g}, "affine").eval(), x, keep="all")
+    one = merged.get_submodule(second_name := name.replace("mlp.1", "mlp.2"))
+    # Behind the sum is the norm, and the shortcut is the MLP's own input: it goes in, too (BERT).
+    shortcut = torch.eye(16, dtype=torch.float64)
+    assert second_name in dict(merged.named_modules())
+    torch.testing.assert_close(one.weight.data, (weight + shortcut).data, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(one.bias.data, bias.data, rtol=1e-6, atol=1e-6)
+
+
+@each_network
+def test_explained_and_collapsed(name, tmp_path):
+    model, _ = build(name)
+    model = model.float()
+    data = TEXT.subset(64) if name == "text" else tlc.load_data("digits").subset(64)
+    before = copy.deepcopy(model.state_dict())
+    table = tlc.explain(model, data, [a.name for a in tlc.find_layers(model, data)], "affine")
+    assert table["layers merged"].sum() < table["layers"].sum()
+    run = tlc.collapse(model, data, 2, rule="affine", epochs=0.5, keep="all", progress=False)
+    there = len(tlc.find_layers(model, data))
+    assert list(run.table["activations"]) == [there, there - 1, there - 2]
+    assert tlc.count(run.model, data)["layers"] == tlc.count(model, data)["layers"] - 2
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+# ------------------------------------------------------------------------------- the text
+
+
+def test_text_is_one_hot_and_real():
+    x = TEXT.normalize(TEXT.train.images[:5])
+    assert x.shape == (5, 16, 32) and (x.sum(-1) == 1).all()
+    assert x.argmax(-1).equal(TEXT.train.images[:5].long())
+    assert TEXT.augment(TEXT.train.images[:5], None).equal(x)
+    assert TEXT.example.shape == (8, 16, 32) and "windows" in repr(TEXT)
+    assert {"self", "(", "."} < set(TEXT.words) and len(TEXT.words) == 32
+    for split in (TEXT.train, TEXT.val, TEXT.test):
+        assert set(split.labels.tolist()) == set(range(len(PACKAGES)))
+    with pytest.raises(ValueError, match="uint8"):
+        TEXT.normalize(x)
+
+
+def test_text_is_the_same_every_time():
+    again, longer = load_text(length=16, vocabulary=32), load_text(length=32, vocabulary=32)
+    assert again.sha256 == TEXT.sha256 != longer.sha256
+    assert again.train.images.equal(TEXT.train.images)
+
+
+def library(folder, files=5, words=40):
+    """A library in which every file of every package has words of its own."""
+    for package in PACKAGES:
+        (folder / package / "test").mkdir(parents=True)
+        (folder / package / "test" / "test_it.py").write_text("never " * 500)
+        for i in range(files):
+            text = f"{package}_{i} " * (words - i)
+            (folder / package / f"file{i}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_no_file_is_in_two_splits(tmp_path):
+    data = load_text(length=8, library=library(tmp_path))
+    # The test's and the validation's words are in no training file, so not in the vocabulary.
+    assert "never" not in data.words
+    assert set(data.words[1:]) == {f"{p}_{i}" for p in PACKAGES for i in (0, 2, 4)}
+    assert not data.test.images.any() and not data.val.images.any()
+    assert data.train.images.all()
+    assert data.test.size == len(PACKAGES) * len(range(0, 39 - 8 + 1, 4))
+
+
+def test_bad_text(tmp_path):
+    with pytest.raises(ValueError, match="2 to 256"):
+        load_text(vocabulary=300)
+    with pytest.raises(FileNotFoundError, match="asyncio has no source"):
+        load_text(library=tmp_path)
+    with pytest.raises(ValueError, match="lower length"):
+        load_text(length=1000, library=library(tmp_path))
+
+
+# ------------------------------------------------------------------- which norm is whose
+
+
+def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
+    """The published code gives each of the 52 norms the next ReLU6 in the order of the modules
+    (TLC_MobileNetV2.py of its repository); 17 feed no activation at all, and get a stranger's."""
+    model = randomize(mobilenet_v2(width_mult=0.25), dtype=torch.float32)
+    layers = tlc.find_layers(model, torch.randn(1, 3, 64, 64))
+    ours = {layer.norm: layer.name for layer in layers}
+    assert len(layers) == len(ours) == 35 and None not in ours
+
+    kinds = (nn.BatchNorm2d, nn.ReLU6)
+    modules = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
+    norms = [n for n, m in modules if isinstance(m, nn.BatchNorm2d)]
+    order = [n for n, _ in modules]
+    following = {
+        n: next(k for k, m in modules[order.index(n) :] if isinstance(m, nn.ReLU6)) for n in norms
+    }
+    wrong = [n for n in norms if following[n] != ours.get(n)]
+    assert len(norms) == 52 and len(wrong) == 17
+    traced = trace(model)
+    for name, node in activation_nodes(traced).items():  # the norm's output is what it receives
+        assert ours[node.args[0].target] == name
+        assert isinstance(module_of(traced, node.args[0]), nn.BatchNorm2d)
+
+
+# ------------------------------------------------------------------------- the records
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_plan_begins_with_what_has_no_norm(profile):
+    pieces = plan(profile)
+    assert len({p.what for p in pieces}) == len(pieces)
+    assert all(p.what.startswith("beyond_") and p.config["study"] == "beyond" for p in pieces)
+    assert {"width", "method"} <= set.intersection(*(set(p.config) for p in pieces))
+    named = [p.config["network"] for p in pieces if "network" in p.config]
+    assert set(named) == set(NETWORKS) and named[0] == "text"
+    assert max(named.index(n) for n in ("vit", "swin", "vgg11")) < named.index("simple_cnn")
+    if profile == "laptop":
+        assert sum(p.minutes for p in pieces) < 45
+        assert all(len({p.seed for p in pieces if n in p.what}) >= 2 for n in NETWORKS)
+
+
+ACTIVATIONS = {"text": 2, "vit": 6, "swin": 6, "vgg11": 8, "simple_cnn": 6, "resnet34": 33}
+ACTIVATIONS |= {"vgg16_bn": 13, "mobilenet_v2": 35}
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_networks_of_the_plan(name):
+    network = NETWORKS[name]
+    data = TEXT if name == "text" else tlc.load_data("digits")
+    layers = tlc.find_layers(network.build(data, network.width).eval(), data)
+    assert len(layers) == ACTIVATIONS[name] >= network.remove
+    if name in ("text", "vit", "swin", "vgg11"):
+        assert all(layer.norm is None for layer in layers)
+
+
+def test_a_record_is_made_and_taken_up(tmp_path):
+    args = (plan("smoke"), {}, tmp_path / "runs", tmp_path / "results")
+    (path,) = run_pieces(*args, only="text_tlc_affine")
+    table = tlc.results(tmp_path / "results")
+    assert list(table["removed"]) == [0, 1, 2] and list(table["activations"]) == [2, 1, 0]
+    last = table.iloc[-1]
+    assert last["layers_merged"] == last["layers"] - 2 and last["macs_merged"] < last["macs"]
+    assert last["ms_1"] > 0 and last["speedup_128"] > 0 and last["network"] == "text"
+    dense = (tmp_path / "runs").glob("*.safetensors")
+    assert len(list(dense)) == 1
+    path.unlink()
+    (again,) = run_pieces(*args, only="text_tlc_affine")  # nothing is trained a second time
+    same = ["test", "val", "layer", "seconds", "macs_merged"]
+    assert tlc.results(tmp_path / "results")[same].equals(table[same])
+
+
+def test_weights_come_from_a_file_as_from_the_net(tmp_path):
+    """torchvision's own loader, at a file:// address: what ``resnet18(weights=…)`` does online."""
+    trained = randomize(resnet18(num_classes=7), dtype=torch.float32)
+    torch.save(trained.state_dict(), tmp_path / "resnet18.pth")
+    address = (tmp_path / "resnet18.pth").as_uri()
+    state = torch.hub.load_state_dict_from_url(address, str(tmp_path / "hub"), progress=False)
+    model = resnet18(num_classes=7)
+    model.load_state_dict(state)
+    x = torch.randn(2, 3, 32, 32)
+    linear = tlc.linearize(model.eval(), "layer2.1.relu1", x)
+    with torch.no_grad():
+        assert model(x).equal(trained(x))
+        assert relative_error(tlc.merge(linear, x, keep="all")(x), linear(x)) < 1e-5
