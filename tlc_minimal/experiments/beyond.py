@@ -115,14 +115,16 @@ PROFILES = {
 
 
 def plan(profile: str) -> list[Piece]:
-    """Three collapses a network and seed, then the clock on MLPs of several widths."""
+    """The two sides of every comparison; the clock on MLPs of several widths; the other rule."""
     size, pieces = PROFILES[profile], []
     for seeds, group in ((size.seeds, WITHOUT_NORM), (size.others, OTHERS)):
         for name in group:
             for seed in seeds:
                 pieces += _collapses(profile, name, seed)
+    compared = [p for p in pieces if p.config["rule"] == NETWORKS[p.config["network"]].rules[0]]
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
-    return [*pieces, Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)]
+    clock = Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)
+    return [*compared, clock, *(p for p in pieces if p not in compared)]
 
 
 def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
