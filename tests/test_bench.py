@@ -11,7 +11,7 @@ import torch
 import tlc_minimal as tlc
 from tlc_minimal.nodes import activation_nodes
 
-bench = importlib.import_module("tlc_minimal.bench")
+bench = importlib.import_module("tlc_minimal.experiments.bench")
 BATCHES = (1, 3)
 NAMES = ["resnet18_w2", "mobilenet_v2_small"]
 

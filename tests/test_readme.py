@@ -4,18 +4,23 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tlc_minimal.results import markdown, speed, summary
+from tlc_minimal.experiments.tables import TABLES, markdown
+from tlc_minimal.plots import readme_pictures
+from tlc_minimal.results import results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("mark", "table"), [("results", summary), ("speed", speed)])
-def test_the_tables_are_made_from_the_records(monkeypatch, mark, table):
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_are_made_from_the_records(monkeypatch, name):
     monkeypatch.chdir(ROOT)
-    shown = README.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
-    assert shown == markdown(table()).strip(), "run `python -m tlc_minimal table` and paste it in"
+    shown = README.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
+    assert shown == markdown(TABLES[name]()).strip(), (
+        "run `python -m tlc_minimal table` and paste it in"
+    )
 
 
 def test_every_link_leads_somewhere():
@@ -29,3 +34,12 @@ def test_every_make_target_exists():
     makefile = (ROOT / "Makefile").read_text()
     assert {"demo", "test", "lab", "student"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.M)] == []
+
+
+def test_the_pictures_are_drawn_from_the_records(tmp_path):
+    drawn = readme_pictures(results(ROOT / "data/results"), tmp_path)
+    assert drawn
+    for path, digest in drawn.items():
+        with Image.open(ROOT / "data/results" / path.name) as picture:
+            assert picture.text["records"] == digest, "run `python -m tlc_minimal table` again"
+        assert f"](data/results/{path.name})" in README

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal import reproduce as command
 from tlc_minimal.experiments import headline, mnist, throughput
-from tlc_minimal.reproduce import plan, reproduce
+from tlc_minimal.experiments import reproduce as command
+from tlc_minimal.experiments.reproduce import plan, reproduce
 
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(

@@ -4,7 +4,15 @@ import pandas as pd
 import pytest
 
 import tlc_minimal as tlc
-from tlc_minimal.tables import TABLES, ablation, chain, headline, markdown, total_epochs
+from tlc_minimal.experiments.tables import (
+    TABLES,
+    ablation,
+    chain,
+    fair,
+    headline,
+    markdown,
+    total_epochs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,21 @@ def test_the_ablation_compares_the_same_seeds(table):
     assert shown.loc["affine", "test accuracy, % (8 removed)"] == "63.00"
     # Ours: 79 - 1 before tuning, 80 - 1 after the last one: each removal breaks 11 points.
     assert shown.loc["ours", "points lost by a removal, before tuning"] == "11.0"
+
+
+def test_the_fair_table_leaves_empty_what_a_method_cannot(data, tmp_path):
+    for method, content in {
+        "tlc": rows(80, 79, 78),
+        "dense": rows(80),
+        "egp": rows(80, 60),
+    }.items():
+        config = {"study": "fair", "set": "methods", "width": 4, "method": method}
+        tlc.record(method, data, config, 0, content, 1.0, 1, "c", tmp_path)
+    shown = fair(tlc.results(tmp_path), (1, 2)).set_index("method")
+    assert list(shown.index) == ["dense", "egp", "tlc"]
+    assert list(shown["test accuracy, % (2 removed)"]) == ["80.00", "", "78.00"]
+    assert list(shown["test accuracy, % (1 removed)"]) == ["80.00", "60.00", "79.00"]
+    assert list(shown["million MACs (2)"]) == ["2.00", "", "1.80"]
 
 
 def test_a_chain_is_shown_after_its_last_removal(data, tmp_path):

@@ -10,12 +10,13 @@ from typer import Option, Typer
 
 import tlc_minimal as tlc
 
-from .bench import bench
 from .doctor import report as doctors_report
+from .experiments.bench import bench
+from .experiments.reproduce import reproduce
+from .experiments.tables import TABLES, markdown
 from .measure import usual_batches
 from .models import NETWORKS, save_weights
-from .reproduce import reproduce
-from .tables import TABLES, markdown
+from .results import find_folder
 
 app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -84,9 +85,13 @@ app.command()(bench)
 
 @app.command()
 def table() -> None:
-    """The README's tables of recorded results, as Markdown."""
+    """The README's tables of recorded results, as Markdown, and its pictures (data/results)."""
+    from .plots import readme_pictures  # only here: matplotlib is slow to load
+
     for name, make in TABLES.items():
         print(f"<!-- {name} -->\n\n{markdown(make())}\n\n<!-- /{name} -->\n")
+    for path in readme_pictures(tlc.results(), find_folder()):
+        print(f"drawn: {path.name}")
 
 
 def _collapse(model, data, out: Path, **options) -> None:

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; markers and hatches 
 """
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from . import gaussian as g
 from .gaussian import Gaussian
@@ -185,6 +187,33 @@ def write_report(folder: str | Path) -> Path:
     path = folder / "report.html"
     path.write_text("".join(parts), encoding="utf-8")
     return path
+
+
+def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
+    """Draw the README's pictures from all records into ``folder``; {path: digest of the rows that
+    were drawn}, which the file holds, too (a test compares)."""
+    drawn, study = {}, table["study"] if "study" in table else table["what"].iloc[:0]
+    wanted = {
+        "headline": ["ours", "ours, tuned to the end", "published algorithm, our epochs"],
+        "fair": list(table.loc[study == "fair", "method"].unique()),
+    }
+    for name, methods in wanted.items():
+        rows = table[(study == name) & table["method"].isin([*methods, "dense"])]
+        curve = rows[rows["method"] == methods[0]] if methods else rows
+        if curve.empty:
+            continue
+        rows = rows[rows["width"] == curve["width"].max()]
+        figure = headline(rows, methods) if name == "headline" else curves(rows)
+        path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
+        drawn[path] = digest
+        info = PngInfo()
+        info.add_text("records", digest)
+        Image.open(io.BytesIO(_png(figure))).save(path, pnginfo=info, optimize=True)
+    return drawn
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
 def _png(figure: Figure) -> bytes:

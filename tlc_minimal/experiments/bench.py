@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import mobilenet_v2, vgg16_bn
 
-from .collapse import collapse, load_run
-from .data import Data, load_data
-from .fold import fold
-from .measure import costs, count, first_images, latency, usual_batches
-from .merge import merge
-from .models import resnet18, save_weights
-from .results import FOLDER, record, this_command
-from .train import best_device, fit
-from .train import profile as default_profile
+from ..collapse import collapse, load_run
+from ..data import Data, load_data
+from ..fold import fold
+from ..measure import costs, count, first_images, latency, usual_batches
+from ..merge import merge
+from ..models import resnet18, save_weights
+from ..results import FOLDER, record, this_command
+from ..train import best_device, fit
+from ..train import profile as default_profile
 
 BUILD = {
     "resnet18": resnet18,

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from .experiments import headline, mnist
-from .experiments.pieces import Piece, run_pieces
-from .results import FOLDER
-from .train import profile as default_profile
+import torch
 
-STUDIES = {"headline": headline.plan, "mnist": mnist.plan}
+from ..results import FOLDER
+from ..train import profile as default_profile
+from . import beyond, fair, headline, mnist, robust
+from .pieces import Piece, run_pieces
+
+STUDIES = {m.__name__.split(".")[-1]: m.plan for m in (headline, fair, beyond, robust, mnist)}
 
 
 def plan(profile: str) -> list[Piece]:
@@ -26,8 +28,13 @@ def reproduce(
 
     Profile: smoke, laptop or paper. Data and mnist: where CIFAR-10 and MNIST are (folders of images
     will do). Budget: minutes; a piece that does not fit into what is left is not begun. Only:
-    pieces whose name contains it (headline, mnist, curve, seed0). Out: where runs live, and what
-    was interrupted is taken up. Folder: where the records go.
+    pieces whose name contains it (headline, fair, beyond, robust, mnist, curve, seed0). Out: where
+    runs live, and what was interrupted is taken up. Folder: where the records go.
     """
-    pieces, paths = plan(profile or default_profile()), {"cifar10": data, "mnist": mnist}
+    profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
+    pieces = plan(profile)
+    if profile == "paper" and not torch.cuda.is_available():
+        print(
+            "No GPU is here: this takes a hundred times as long; --profile laptop is made for it."
+        )
     return run_pieces(pieces, paths, out, folder, budget, only)

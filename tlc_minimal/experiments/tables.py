@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from .results import results
+from ..results import results
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
 CURVES = ("dense", "ours", "ours, tuned to the end", "published algorithm, our epochs")
@@ -77,6 +77,23 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
     return pd.DataFrame(rows)
 
 
+def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)) -> pd.DataFrame:
+    """All methods at equal cost (lesson 06): a row a method, test accuracy after so many removals,
+    mean over the seeds (and range), empty where it cannot go so far; ``table`` as in
+    :func:`headline`."""
+    table, rows = _study(table, "fair"), []
+    if table.empty:
+        return pd.DataFrame()
+    for method, runs in table[table["set"] == "methods"].groupby("method", sort=False):
+        row = {"method": method, "seeds": runs["seed"].nunique()}
+        for depth in depths:
+            at = runs[runs["removed"] == (0 if method == "dense" else depth)]
+            row[f"test accuracy, % ({depth} removed)"] = _range(at["test"]) if len(at) else ""
+        macs = at["macs"].mean() / 1e6
+        rows.append(row | {f"million MACs ({depths[-1]})": f"{macs:.2f}" if len(at) else ""})
+    return pd.DataFrame(rows).sort_values("method", key=lambda m: m != "dense", kind="stable")
+
+
 def chain(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """A plain chain of convolutions on MNIST (lesson 04): a row a method, after its last removal,
     mean over the seeds (and range); ``table`` as in :func:`headline`."""
@@ -121,7 +138,7 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-TABLES = {t.__name__: t for t in (headline, ablation, chain, speed)}
+TABLES = {t.__name__: t for t in (headline, ablation, fair, chain, speed)}
 
 
 def markdown(table: pd.DataFrame) -> str:
