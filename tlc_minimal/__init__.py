@@ -9,6 +9,7 @@ from .graph import Layer, find_layers
 from .linearize import linearize
 from .measure import compare, count, latency
 from .merge import merge
+from .methods import compress
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .rank import rank
 from .results import record, results
