@@ -190,3 +190,18 @@ def test_a_convolution_called_twice_is_left_alone_and_said_so():
     model = Twice().eval()
     assert relative_error(merged(model)(X), model(X)) < 1e-6
     assert "b is called more than once" in tlc.explain(model, X)["why"].iloc[0]
+
+
+def test_branches_that_meet_at_a_sum_and_stay_two_say_why():
+    model, x = randomize(tlc.resnet18(width=4, stem="strong")), X.double()
+    segment = "layer2.0.conv2 … layer2.0.shortcut.0"
+    why = tlc.explain(model, x)["why"]
+    a, b = segment.split(" … ")
+    assert why[segment] == f"{a} and {b} meet at a sum, with different inputs"
+    linear = tlc.linearize(model, "layer2.0.relu1", x, "affine")
+    segment = segment.replace("conv2", "conv1")
+    why = tlc.explain(linear, x)["why"]
+    assert why[segment] == f"{a} keeps a border, and {b} cannot join it at the sum"
+    linear = tlc.linearize(model, "layer2.0.relu1", x, "affine", "first")
+    table = tlc.explain(linear, x)
+    assert table["why"][segment] == "" and table["layers merged"][segment] == 1

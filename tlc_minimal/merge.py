@@ -15,7 +15,7 @@ from .fold import fold, fold_sums
 from .fuse import APART, MERGED, is_faster, macs_at, merge_pairs
 from .graph import example_of, find_shapes, trace
 from .nodes import NORM, finish, module_of
-from .segments import convolutions, segments, why_apart
+from .segments import convolutions, segments, why_apart, why_no_sum
 
 
 def merge(
@@ -43,9 +43,10 @@ def merge(
             f"merging needs fixed batch-norm statistics, and {where} is in training mode: call "
             "model.eval() first."
         )
+    known = {}  # what the plan composes is not composed again
     if verbose:
-        print(plan(model, example).to_string(), "\n")
-    traced, rows, _ = merge_pairs(model, example, keep)
+        print(plan(model, example, known=known).to_string(), "\n")
+    traced, rows, _ = merge_pairs(model, example, keep, known)
     fold_sums(traced)
     finish(traced)
     _check_equal(model, traced, example)
@@ -62,16 +63,19 @@ def merge(
     return traced
 
 
-def plan(model: nn.Module, example, whole: nn.Module | None = None) -> pd.DataFrame:
+def plan(
+    model: nn.Module, example, whole: nn.Module | None = None, known: dict | None = None
+) -> pd.DataFrame:
     """What ``merge(model, example, keep="all")`` would do: one row a linear segment, nothing timed.
 
     Columns: segment (its first and last convolution), layers and MACs per image now and merged,
     norms (that fold), cut (channels that are gone), why (what is left apart, and the reason).
     ``whole``: the network before anything was cut, if what was cut is to be told as well.
+    ``known``: as for :func:`fuse.merge_pairs`.
     """
     before, linear = (trace(m, share=True).eval() for m in (whole or model, model))
     shapes = find_shapes(before, example)
-    traced, tried, merged_shapes = merge_pairs(linear, example, "all")
+    traced, tried, merged_shapes = merge_pairs(linear, example, "all", known)
     left = {str(n.target): n for n in convolutions(traced, traced.graph.nodes)}
     kept = {str(n.target): n for n in convolutions(linear, linear.graph.nodes)}
     rows = []
@@ -80,7 +84,7 @@ def plan(model: nn.Module, example, whole: nn.Module | None = None) -> pd.DataFr
         names = [str(node.target) for node in were]
         remain = [left[name] for name in names if name in left]
         why = [r["verdict"].removeprefix(APART) for r in tried if r["second"] in names]
-        why += [why_apart(traced, node) for node in remain]
+        why += [f(traced, node) for node in remain for f in (why_apart, why_no_sum)]
         cut = [_cut(before, node, linear, kept) for node in were]
         row = {"segment": " … ".join(dict.fromkeys((names[0], names[-1])))}
         row |= {"layers": len(were), "layers merged": len(remain)}

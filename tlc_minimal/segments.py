@@ -65,5 +65,20 @@ def why_apart(traced: fx.GraphModule, node: fx.Node) -> str:
     return ""
 
 
+def why_no_sum(traced: fx.GraphModule, node: fx.Node) -> str:
+    """Why a convolution does not take in the one that its output is added to; empty if its output
+    is not added to that of another, or if the two were tried."""
+    total = only_user(node)
+    pair = convolutions(traced, total.all_input_nodes) if is_sum(total) else []
+    if len(pair) < 2:
+        return ""
+    for one, other in (pair, pair[::-1]):
+        if isinstance(module_of(traced, one), Bordered):
+            return f"{one.target} keeps a border, and {other.target} cannot join it at the sum"
+    if pair[0].args[0] is not pair[1].args[0]:
+        return f"{pair[0].target} and {pair[1].target} meet at a sum, with different inputs"
+    return ""
+
+
 def _is_linear(traced: fx.GraphModule, node) -> bool:
     return is_sum(node) or isinstance(module_of(traced, node), LINEAR)
