@@ -87,6 +87,12 @@ def test_the_carrier_of_ones_becomes_a_row_of_the_convolution():
     assert relative_error(folded(X), linear(X)) < 1e-12
 
 
+def test_dropout_goes_in_eval_mode_only():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Dropout(), nn.Identity()).double()
+    assert kinds(fold(model.eval())) & {nn.Dropout, nn.Identity} == set()
+    assert kinds(fold(model.train())) & {nn.Dropout, nn.Identity} == {nn.Dropout}
+
+
 def test_a_bias_map_is_the_same_for_every_image_and_any_size():
     conv = nn.Conv2d(1, 3, 3, padding=1).double()
     for size in (1, 2, 7):

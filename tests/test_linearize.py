@@ -296,6 +296,19 @@ def test_tokens_that_are_flattened_are_cut_in_the_right_order():
     assert relative_error(linear(x), want) < 1e-12
 
 
+def test_a_norm_over_tokens_is_not_cut_with_the_features_in_front_of_it():
+    """(N, tokens, features): the BatchNorm1d takes the tokens as channels, not the features."""
+    torch.manual_seed(1)
+    model = randomize(nn.Sequential(
+        nn.Linear(7, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)
+    ))  # fmt: skip
+    x = torch.randn(3, 6, 7, dtype=torch.float64)
+    linear = tlc.linearize(model, "2", {"2": MIXED})
+    slope, shift = (v[:, None] for v in affine_map("on_off_affine", MIXED))
+    want = model[4]((slope * model[1](model[0](x)) + shift).flatten(1))
+    assert relative_error(linear(x), want) < 1e-12
+
+
 @pytest.mark.parametrize(("first", "last"), [(1, 6), (3, 1), (1, 2)])
 def test_grouped_neighbours_are_not_cut_and_still_right(first, last):
     torch.manual_seed(1)

@@ -82,6 +82,9 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         if isinstance(module, NORM) and module.running_mean is None:
             return []
         if isinstance(module, CONV):
+            norms = [m for m in (module_of(traced, n) for n in chain) if isinstance(m, NORM)]
+            if any(norm.num_features != len(module.weight) for norm in norms):
+                return []  # behind a Linear a norm may take the tokens as its channels
             groups = getattr(module, "groups", 1)
             if groups == 1:
                 return chain

@@ -44,7 +44,7 @@ def fold_affine(traced: fx.GraphModule) -> None:
     front of it, or into the one behind it; drop what does nothing in eval mode."""
     for node in list(traced.graph.nodes):
         module, before = module_of(traced, node), node.args[0] if node.args else None
-        if isinstance(module, (nn.Identity, *DROPOUT)):
+        if isinstance(module, nn.Identity) or isinstance(module, DROPOUT) and not module.training:
             bypass(node, before)
         elif isinstance(module, Ones) and is_private(traced, before):
             if (value := _weights(traced, before)).groups == 1:
