@@ -235,6 +235,12 @@ def test_the_given_model_is_not_modified():
     assert len(tlc.find_layers(model, torch.randn(1, 3, 32, 32))) == 17
 
 
+def test_nothing_to_merge_is_no_mistake():
+    for model in (nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Sequential(nn.Conv2d(3, 2, 3))):
+        merged = tlc.merge(model.double().eval(), X, verbose=True)
+        assert relative_error(merged(X), model(X)) < 1e-12 and merged.meta["merges"] == []
+
+
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match="eval"):
         tlc.merge(tlc.resnet18(width=4), torch.randn(1, 3, 32, 32))

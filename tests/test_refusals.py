@@ -171,8 +171,10 @@ def test_what_feeds_two_is_left_alone_and_said_so():
 
         def forward(self, x):
             x = self.a(x)
-            return self.b(x), self.c(x)
+            return self.b(x), {"c": self.c(x), "d": None}
 
+    small = merged(Fork().eval())  # and its outputs, whatever holds them, are compared
+    assert isinstance(small.a, nn.Conv2d) and set(small(X)[1]) == {"c", "d"}
     table = tlc.explain(Fork().eval(), X)
     assert list(table["layers"]) == [3] and list(table["layers merged"]) == [3]
     assert table["why"].iloc[0] == "a feeds b, c"

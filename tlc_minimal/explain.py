@@ -4,9 +4,8 @@ import pandas as pd
 from torch import nn
 
 from .graph import example_of, trace
-from .linearize import linearize
+from .linearize import linearize, statistics_for
 from .merge import plan
-from .statistics import statistics
 
 
 def explain(
@@ -23,7 +22,7 @@ def explain(
     """
     if not remove:
         return plan(trace(model).eval(), example_of(data))
-    found = statistics(model, data)
+    found = statistics_for(rule, model, data)
     linear = linearize(model, remove, found, rule, padding).eval()
     whole = linearize(model, remove, found, "identity").eval()
     return plan(linear, example_of(data), whole)
