@@ -37,6 +37,7 @@ class Network(NamedTuple):
     lr: float
     speed: float  # inputs a second in training on one quiet core, for the plan
     data: str | Callable[[], Data] = "cifar10"
+    tune: float = 0.02  # the learning rate of tuning
 
 
 class Size(NamedTuple):
@@ -97,7 +98,10 @@ MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), 
 WITHOUT_NORM = {
     "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text),
     "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 700),
-    "vgg11": Network(lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, *CONV, 6, 0.02, 2000),
+    # Without any norm 0.02 breaks even the dense network in the first steps of a short tuning.
+    "vgg11": Network(
+        lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, *CONV, 6, 0.02, 2000, tune=0.004
+    ),
     "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 600),
 }
 OTHERS = {
@@ -138,6 +142,7 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
         config = {"study": "beyond", "network": name, "width": width, "method": f"{rank}, {rule}"}
         config |= {"rank": rank, "rule": rule, "remove": remove, "images": images}
         config |= {"dense_epochs": size.dense, "epochs_each": size.each, "lr": network.lr}
+        config["tune_lr"] = network.tune
         epochs = size.dense / 3 + 1.5 * remove * size.each  # tuning asks the teacher, too
         minutes = epochs * (images or 7_000) / network.speed / size.speed / 60
         what = f"beyond_{name}_{rank}_{rule}_seed{seed}"
@@ -150,7 +155,7 @@ def _collapse(piece: Piece, data: Data, out: Path):
     # PyTorch's fast path for attention is one opaque call, whose products nobody would count.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        how = (c["remove"], c["rank"], c["rule"], c["epochs_each"])
+        how = (c["remove"], c["rank"], c["rule"], c["epochs_each"], c["tune_lr"])
         run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
         rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
         stops = sorted({len(rows) // 2, len(rows) - 1})
