@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from .gaussian import Gaussian
 from .graph import find_node, trace
-from .linearize import RULES, base_of
+from .linearize import RULES, rule_at
 from .nodes import channel_dim, module_of, put_module
 
 
@@ -41,7 +41,7 @@ def fade(model: nn.Module, name: str, g: Gaussian, rule: str, steps: int) -> fx.
     traced = trace(model)
     node, like = find_node(traced, name), next(traced.parameters())
     f = module_of(traced, node)
-    line = RULES[base_of(rule)](g, torch.relu if isinstance(f, nn.ReLU) else f)
+    line = RULES[rule_at(traced, node, rule)](g, torch.relu if isinstance(f, nn.ReLU) else f)
     slope, shift = (v.to(like) for v in line)
     put_module(traced, name, Fading(f, slope, shift, channel_dim(traced, node), steps))
     return traced

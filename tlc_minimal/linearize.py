@@ -50,10 +50,11 @@ def linearize(
     """A copy of ``model`` in which the activations ``names`` (one or several) are linear.
 
     ``data``: inputs to measure statistics on (tensor, DataLoader or Data), or ready statistics as
-    ``{name: Gaussian}``. ``rule``: a name in ``RULES``, or ``"published"`` for what the published
-    code does (OFF channels of the batch norm zeroed, where they may drift; the activation dropped);
-    it and rules named ``"published_on_off_affine"`` (ours otherwise) and so on take the last batch
-    norm's statistics everywhere.
+    ``{name: Gaussian}``. ``rule``: a name in ``RULES``; ``"thrifty"``, which is ``on_off_affine``
+    where OFF channels can be cut and ``affine`` where they cannot; or ``"published"`` for what the
+    published code does (OFF channels of the batch norm zeroed, where they may drift; the activation
+    dropped). It and rules named ``"published_on_off_affine"`` (ours otherwise) and so on take the
+    last batch norm's statistics everywhere.
 
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
     of each activation and nothing else changed, border included. ``"first"``: all padding of a
@@ -85,20 +86,30 @@ def linearize(
         if rule == "published":
             _remove_as_published(traced, node, gaussians[name])
         else:
-            _remove(traced, node, gaussians[name], base_of(rule), padding)
+            _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
         finish(traced)
     return traced
 
 
 def check_rule(rule: str) -> None:
     """ValueError that names the rules there are, if ``rule`` is none of them."""
-    if base_of(rule) not in RULES and rule != "published":
-        raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, published.")
+    if base_of(rule) not in (*RULES, "thrifty") and rule != "published":
+        there = f"{', '.join(RULES)}, thrifty, published"
+        raise ValueError(f"there is no rule {rule!r}; there are: {there}.")
 
 
 def base_of(rule: str) -> str:
-    """The rule in ``RULES`` that gives the line: "published_affine" differs in its statistics."""
+    """The rule that gives the line: "published_affine" differs in its statistics only."""
     return rule.removeprefix("published_")
+
+
+def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
+    """The rule in ``RULES`` that ``rule`` means at this activation."""
+    rule = base_of(rule)
+    if rule != "thrifty":
+        return rule
+    cuttable = can_take(traced, next_convolutions(traced, node)) and owners(traced, node.args[0])
+    return "on_off_affine" if cuttable else "affine"
 
 
 def statistics_for(rule: str, model: nn.Module, data) -> dict[str, Gaussian]:

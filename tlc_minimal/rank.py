@@ -14,7 +14,7 @@ from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
 from .gaussian import entropy as binary_entropy
 from .graph import trace
-from .linearize import base_of, check_rule, linearize, statistics_for
+from .linearize import check_rule, linearize, rule_at, statistics_for
 from .nodes import CONV, NORM, activation_nodes, module_of, only_user
 from .prefix import losses, side_by_side
 from .statistics import firing_rates, last_norm, published_statistics
@@ -94,7 +94,7 @@ def random(model, data, names, replacement, seed) -> dict[str, float]:
 
 def entropy(model, data, names, replacement, seed) -> dict[str, float]:
     """Mean entropy in bits of the neurons' states, ON or OFF, as measured on training images
-    (EASIER, arXiv 2404.16890): the layer whose neurons are nearest to one state goes first."""
+    (EASIER, arXiv 2404.18949): the layer whose neurons are nearest to one state goes first."""
     rates = firing_rates(model, data)
     return {n: float(binary_entropy(rates[n]).mean()) for n in names}
 
@@ -127,7 +127,7 @@ def _harm(traced, node, g, replacement: str) -> float:
         "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
         "affine": best,
         "identity": on,
-    }[base_of(replacement)]
+    }[rule_at(traced, node, replacement)]
     spread = (g.std**2 + g.mean**2).mean()
     harms = []
     for user in node.users:

@@ -42,7 +42,7 @@ def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
 
 def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
     """{name: share of the pre-activations that are positive, (channels,)}, measured everywhere: the
-    probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.16890)."""
+    probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.18949)."""
     traced = trace(model, share=True).eval()
     rates = _measure(traced, list(activation_nodes(traced)), data, lambda z: z > 0)
     return {name: g.mean for name, g in rates.items()}

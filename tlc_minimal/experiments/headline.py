@@ -52,6 +52,7 @@ ARMS = {  # one choice changed at a time
     "closed-form ranking": {"rank": "gaussian"},
     "entropy ranking": {"rank": "entropy"},
     "statistics of bn2 after sums": {"rule": "published_on_off_affine"},
+    "thrifty": {"rule": "thrifty"},
     "on_off": {"rule": "on_off"},
     "affine": {"rule": "affine"},
     "identity": {"rule": "identity"},
