@@ -533,3 +533,13 @@ def test_channels_are_cut_through_a_depthwise_convolution():
     assert relative_error(both(X), twice(X)) < 1e-12
     small = tlc.merge(both.eval(), X, keep="all")
     assert relative_error(small(X), both(X)) < 1e-10
+
+
+def test_tokens_are_not_channels_even_where_they_are_as_many():
+    """BatchNorm1d on (N, tokens, features) takes the tokens as channels: no feature can be cut."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    model, x = randomize(model), torch.randn(64, 6, 7, dtype=torch.float64)
+    linear = tlc.linearize(model, "2", x, "on_off_affine")
+    assert linear(x).shape == model(x).shape
+    assert tlc.merge(linear, x)(x).shape == model(x).shape

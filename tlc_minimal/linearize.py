@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from .cut import can_take, cut, cut_branch, next_convolutions, owners, producer, scale
 from .gaussian import Gaussian, best_affine
-from .graph import find_node, trace
+from .graph import example_of, find_node, find_shapes, trace
 from .modules import Affine
 from .nodes import activation_nodes, bypass, channel_dim, finish, module_of, put_module
 from .padding import front, move_padding, zeros_follow
@@ -81,14 +81,16 @@ def linearize(
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]
     gaussians = data if isinstance(data, dict) else statistics_for(rule, model, data)
+    if not isinstance(data, dict):
+        find_shapes(traced, example_of(data)[:2])  # tells tokens from channels behind a Linear
     for name in names:
         node = nodes[name]
         if rule == "published":
             _remove_as_published(traced, node, gaussians[name])
         else:
             _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
-        finish(traced)
-    return traced
+        traced.graph.eliminate_dead_code()
+    return finish(traced)
 
 
 def check_rule(rule: str) -> None:
