@@ -53,7 +53,7 @@ SMOKE = {
 LAPTOP = {
     "resnet18_w64": Plan("resnet18", {"width": 64}, None, 5, 0.1, 0.25),
     "resnet18_strong_w64": Plan("resnet18", {"width": 64, "stem": "strong"}, 5_000, 3, 0.02, 0.1),
-    "vgg16_bn": Plan("vgg16_bn", {}, 5_000, 3, 0.02, 0.1),
+    "vgg16_bn": Plan("vgg16_bn", {}, 3_000, 2, 0.02, 0.1),
     "mobilenet_v2": Plan("mobilenet_v2", {}, None, 4, 0.05, 0.1),
     "resnet18_w16": Plan("resnet18", {"width": 16}, None, 8, 0.1, 0.5),
 }
