@@ -45,7 +45,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 32
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 33
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -156,6 +156,19 @@ def test_the_published_algorithm_keeps_its_schedule():
     c = piece.config
     assert (c["rank"], c["rule"], c["epochs_each"], c["lr"]) == ("reference", "published", 160, 0.1)
     assert (c["schedule"], c["weight_decay"], c["distil"]) == ("steps", 1e-4, False)
+
+
+def test_the_published_schedule_runs(done, tmp_path, monkeypatch, capsys):
+    """What only the paper profile has, on a tiny network: 160 epochs for one removal."""
+    monkeypatch.setitem(headline.PROFILES, "paper", TINY)
+    only = "headline_w2_published_seed0"
+    (path,) = reproduce("paper", **HERE, only=only, out=done[0], folder=tmp_path)
+    if not torch.cuda.is_available():
+        assert "No GPU is here" in capsys.readouterr().out
+    content = json.loads(path.read_text())
+    assert content["epochs"] == 160 and [r["removed"] for r in content["rows"]] == [0, 1]
+    run = json.loads((done[0] / only / "run.json").read_text())["config"]
+    assert (run["schedule"], run["weight_decay"], run["smoothing"]) == ("steps", 1e-4, 0.0)
 
 
 def test_the_curve_to_twelve_stays_within_250_epochs():
