@@ -192,7 +192,7 @@ def write_report(folder: str | Path) -> Path:
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the README's pictures from all records into ``folder``; {path: digest of the rows that
     were drawn}, which the file holds, too (a test compares)."""
-    drawn, study = {}, table["study"] if "study" in table else table["what"].iloc[:0]
+    drawn, study = {}, table.get("study", pd.Series("", table.index))
     wanted = {
         "headline": [
             "ours",
