@@ -191,3 +191,21 @@ def test_cuda_graphs_are_clocked_and_what_cannot_be_captured_does_no_harm():
                                "speedup_graph_spread"]  # fmt: skip
     assert (table["ms_graph"] > 0).all() and table.loc["a", "speedup_graph"] == 1
     assert measure.costs(model, x)["ms"].gt(0).all()
+
+
+def test_attention_is_counted_and_its_fast_path_comes_back():
+    """Three projections and one out, d² a token each; two products of T² d."""
+    d, tokens = 8, 5
+    layer = nn.TransformerEncoderLayer(d, 2, 16, batch_first=True).eval()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = layer.self_attn
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    macs = tlc.count(Net().eval(), torch.zeros(2, tokens, d))["macs"]
+    assert macs == 4 * tokens * d * d + 2 * tokens * tokens * d
+    assert torch.backends.mha.get_fastpath_enabled()

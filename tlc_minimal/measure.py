@@ -4,6 +4,7 @@ where they go."""
 import copy
 import math
 import statistics as numbers
+from contextlib import contextmanager
 
 import pandas as pd
 import torch
@@ -27,7 +28,7 @@ def count(model: nn.Module, example) -> dict[str, int]:
     traced = trace(model).eval()
     parameter = next(traced.parameters())
     x = example_of(example)[:1].to(parameter.device, parameter.dtype)
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
+    with flop_counter() as flops:
         traced(x)
     return {
         "activations": len(activation_nodes(traced)),
@@ -35,6 +36,19 @@ def count(model: nn.Module, example) -> dict[str, int]:
         "macs": flops.get_total_flops() // 2,
         "params": sum(p.numel() for p in traced.parameters()),
     }
+
+
+@contextmanager
+def flop_counter():
+    """What runs inside is counted, without gradients; yields PyTorch's flop counter. Attention's
+    fast path, one opaque call whose products nobody would see, is off meanwhile."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+            yield flops
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 21) -> pd.DataFrame:
@@ -88,7 +102,7 @@ def costs(model: nn.Module, x: torch.Tensor, repeats: int = 9) -> pd.DataFrame:
     """
     x = fast_layout(x)
     traced = _ready(model).to(x.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:  # this also warms up
+    with flop_counter() as flops:  # this also warms up
         counted = _Gauge(traced, flops.get_total_flops).run_on(x)
     with torch.inference_mode():
         timed = [_Gauge(traced, lambda: now(x.device)).run_on(x) for _ in range(repeats)]

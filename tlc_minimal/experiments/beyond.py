@@ -152,18 +152,13 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
 
 def _collapse(piece: Piece, data: Data, out: Path):
     model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
-    # PyTorch's fast path for attention is one opaque call, whose products nobody would count.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        how = (c["remove"], c["rank"], c["rule"], c["epochs_each"], c["tune_lr"])
-        run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
-        rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
-        stops = sorted({len(rows) // 2, len(rows) - 1})
-        merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}
-        for i, network in merged.items():
-            rows[i] |= {f"{k}_merged": v for k, v in count(network, data).items()}
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
+    how = (c["remove"], c["rank"], c["rule"], c["epochs_each"], c["tune_lr"])
+    run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
+    rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
+    stops = sorted({len(rows) // 2, len(rows) - 1})
+    merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}
+    for i, network in merged.items():
+        rows[i] |= {f"{k}_merged": v for k, v in count(network, data).items()}
     for batch in usual_batches(best_device()):
         x = first_images(data, batch, best_device())
         for i, timed in latency({"dense": model, **merged}, x).drop("dense").iterrows():
