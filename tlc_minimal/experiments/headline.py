@@ -70,6 +70,7 @@ def plan(profile: str) -> list[Piece]:
 
     def add(name, seed, method, run, epochs, width=s.width, images=s.images, **config):
         config = {"study": "headline", "width": width, "method": method} | config
+        config["dense_epochs"] = s.dense
         size = images or 45_000
         # Ranking and testing cost about half an epoch a removal.
         passes = epochs * size + config.get("remove", 0) * size / 2
@@ -87,7 +88,7 @@ def plan(profile: str) -> list[Piece]:
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
     for seed in s.seeds:
-        add("dense", seed, "dense", _dense, s.dense, stem="paper", dense_epochs=s.dense)
+        add("dense", seed, "dense", _dense, s.dense, stem="paper")
         add_run("curve", seed, "ours", **OURS)
     for seed in s.seeds:
         for depth in s.depths:
@@ -102,16 +103,7 @@ def plan(profile: str) -> list[Piece]:
             add_run(name, seed, arm, remove=s.depths[-2], **OURS | change)
     width, images = s.strong
     sizes = {"width": width, "images": images}
-    add(
-        "strong_dense",
-        0,
-        "dense, strong stem",
-        _dense,
-        s.dense,
-        **sizes,
-        stem="strong",
-        dense_epochs=s.dense,
-    )
+    add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
     add_run(
         "strong_curve", 0, "ours, strong stem", dense=f"headline_w{width}_strong", **sizes, **OURS
     )
@@ -130,19 +122,16 @@ def plan(profile: str) -> list[Piece]:
 
 
 def _dense(piece: Piece, data: Data, out: Path):
-    torch.manual_seed(piece.seed)
-    model = resnet18(len(data.classes), piece.config["width"], piece.config["stem"])
-    epochs = piece.config["dense_epochs"]
-    fit(model, data, epochs, seed=piece.seed, progress=piece.what)
-    save_weights(model, out / f"{piece.what}.safetensors")
-    return [{"removed": 0, **_scores(model, data), **count(model, data)}], epochs
+    model = dense_network(piece, data, out)
+    row = {"removed": 0, **_scores(model, data), **count(model, data)}
+    return [row], piece.config["dense_epochs"]
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
     c = piece.config
     how = {k: c[k] for k in (*OURS, *SCHEDULE, "gradual", "padding") if k in c}
     options = {"epochs": c["epochs_each"], "seed": piece.seed, "out": out / piece.what}
-    model = dense_network(c["dense"], data, out)
+    model = dense_network(piece, data, out)
     run = collapse(model, data, c["remove"], **how, **options, resume=True)
     return run.table.to_dict("records"), float(run.table["epochs"].sum())
 
@@ -150,7 +139,7 @@ def _collapse(piece: Piece, data: Data, out: Path):
 def _finish(piece: Piece, data: Data, out: Path):
     """A network of the curve, tuned for longer: what its architecture can do."""
     c = piece.config
-    model = dense_network(c["dense"], data, out)
+    model = dense_network(piece, data, out)
     tuned = load_run(model, out / c["curve"], c["after"])
     options = {"lr": 0.05, "teacher": model, "seed": piece.seed, "progress": piece.what}
     fit(tuned, data, c["finish_epochs"], **options)
@@ -161,7 +150,7 @@ def _finish(piece: Piece, data: Data, out: Path):
 
 def _clock(piece: Piece, data: Data, out: Path):
     """Milliseconds of every network of the curve, merged for each batch that is measured."""
-    model, c, device = dense_network(piece.config["dense"], data, out), piece.config, best_device()
+    model, c, device = dense_network(piece, data, out), piece.config, best_device()
     run, rows = out / c["curve"], []
     steps = range(len(list(run.glob("step_*.safetensors"))))
     linear = {step: load_run(model, run, step).eval() for step in steps}
@@ -177,19 +166,19 @@ def _clock(piece: Piece, data: Data, out: Path):
     return rows, 0.0
 
 
-def dense_network(name: str, data: Data, out: Path) -> nn.Module:
-    """The trained dense network of the piece ``name``; FileNotFoundError if it was not trained."""
+def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
+    """The dense network that a piece starts from: loaded, or trained and kept if it is not there
+    (records travel with the repository, weights do not; the same seed trains the same network)."""
+    c = piece.config
+    name = c.get("dense", piece.what)
     path = out / f"{name}.safetensors"
+    torch.manual_seed(piece.seed)
+    model = resnet18(len(data.classes), c["width"], "strong" if "_strong_" in name else "paper")
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the piece {name} here first (--only).")
-    weights = load_file(path)
-    model = resnet18(len(data.classes), len(weights["conv1.weight"]), _stem(name))
-    model.load_state_dict(weights)
+        fit(model, data, c["dense_epochs"], seed=piece.seed, progress=name)
+        save_weights(model, path)
+    model.load_state_dict(load_file(path))
     return model.to(best_device(), memory_format=torch.channels_last).eval()
-
-
-def _stem(name: str) -> str:
-    return "strong" if "_strong_" in name else "paper"
 
 
 def _scores(model: nn.Module, data: Data) -> dict[str, float]:
