@@ -143,3 +143,13 @@ def test_a_run_that_was_killed_has_no_report_yet(run, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="no finished run|not finished"):
         plots.write_report(tmp_path)
+
+
+def test_no_line_is_left_out_however_many_there_are():
+    methods = [f"method {i}" for i in range(9)]
+    table = pd.DataFrame([(m, r, 50.0, 1e6) for m in ("dense", *methods) for r in (0, 1)],
+                         columns=["method", "removed", "test", "macs"])  # fmt: skip
+    for figure in (plots.curves(table), plots.headline(table, methods)):
+        labels = figure.axes[0].get_legend_handles_labels()[1]
+        assert set(methods) <= set(labels)
+        plots.plt.close(figure)

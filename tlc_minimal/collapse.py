@@ -25,7 +25,7 @@ from .nodes import activation_nodes
 from .rank import check_ranking
 from .rank import rank as rank_layers
 from .results import write_json
-from .train import device_of, evaluate, fit, steps_of
+from .train import Score, device_of, evaluate, fit, steps_of
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def collapse(
     config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
     config |= {"padding": padding, "gradual": gradual, **tuning}
     config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
-    rows = _open(folder, config, resume)
+    rows = open_run(folder, config, resume)
     teacher = copy.deepcopy(model).eval() if distil else None
     current = trace(model).eval()
     if not rows:
-        rows = [_row(current, data, 0, "", 0.0, evaluate(current, data), None, 0.0, 0.0)]
+        rows = [row_of(current, data, 0, "", None, 0.0, 0.0, off=0.0)]
         _save(folder, 0, current, {}, config, rows)
     done = min(len(rows) - 1, remove)
     current = _restore(model, folder, rows, done, config)
@@ -109,8 +109,7 @@ def collapse(
         current = linearize(faded(tuned, name), *surgery) if gradual else tuned
         off = float((~g.on).float().mean())
         seconds = time.perf_counter() - start
-        score = evaluate(current, data)
-        rows = rows[:step] + [_row(current, data, step, name, off, score, before, epochs, seconds)]
+        rows = rows[:step] + [row_of(current, data, step, name, before, epochs, seconds, off=off)]
         _save(folder, step, current, {name: g}, config, rows)
     for step, row in enumerate(rows[: remove + 1]):
         if row["test"] is None:
@@ -145,11 +144,16 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _row(model, data, step, name, off, score, before, epochs, seconds) -> dict:
+def row_of(
+    model, data: Data, removed: int, layer: str, before: Score | None, epochs, seconds, **more
+) -> dict:
+    """A row of a run's table (its columns: :func:`collapse`), the test accuracy still open;
+    ``before``: the validation score before tuning, None if nothing was tuned."""
+    score = evaluate(model, data)
     return {
-        "removed": step,
-        "layer": name,
-        "off": off,
+        "removed": removed,
+        "layer": layer,
+        **more,
         "val_loss": score.loss,
         "val_before": (before or score).accuracy,
         "val": score.accuracy,
@@ -160,8 +164,9 @@ def _row(model, data, step, name, off, score, before, epochs, seconds) -> dict:
     }
 
 
-def _open(folder: Path, config: dict, resume: bool) -> list[dict]:
-    """The rows so far: none for a new folder."""
+def open_run(folder: Path, config: dict, resume: bool) -> list[dict]:
+    """The rows of a run's folder so far: none for a new one, which is made. FileExistsError and
+    ValueError as in :func:`collapse`."""
     path = folder / "run.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

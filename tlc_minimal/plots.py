@@ -8,6 +8,7 @@ import hashlib
 import html
 import io
 import json
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -105,11 +106,9 @@ def layers(stats: dict[str, Gaussian]) -> Figure:
 def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "method") -> Figure:
     """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds."""
     figure, ax = plt.subplots()
-    for (label, runs), colour, marker in zip(table.groupby(by, sort=False), COLOURS, MARKERS):
+    for (label, runs), style in zip(table.groupby(by, sort=False), _styles()):
         grouped = runs.groupby("removed")
-        at, mean = grouped[x].mean(), grouped[y].mean()
-        reach = [(mean - grouped[y].min()).clip(lower=0), (grouped[y].max() - mean).clip(lower=0)]
-        ax.errorbar(at, mean, reach, label=label, color=colour, marker=marker, ms=4, capsize=2)
+        _mean_and_range(ax, grouped[x].mean(), grouped[y], label=label, **style)
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
     ax.legend(frameon=False)
@@ -121,13 +120,10 @@ def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     against the share of MACs left; mean and range over the seeds, published points in grey."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
     dense = table.loc[table["method"] == "dense", "macs"].mean()
-    for method, colour, marker in zip(methods, COLOURS, MARKERS):
+    for method, style in zip(methods, _styles()):
         runs = table[table["method"] == method].groupby("removed")
-        mean, low, high = runs["test"].mean(), runs["test"].min(), runs["test"].max()
-        style = {"color": colour, "marker": marker, "ms": 4, "capsize": 2, "label": method}
-        reach = [(mean - low).clip(lower=0), (high - mean).clip(lower=0)]
-        for ax, at in zip(axes, (mean.index, 100 * runs["macs"].mean() / dense)):
-            ax.errorbar(at, mean, reach, **style)
+        for ax, at in zip(axes, (list(runs.groups), 100 * runs["macs"].mean() / dense)):
+            _mean_and_range(ax, at, runs["test"], label=method, **style)
     for (method, points), marker in zip(PUBLISHED.groupby("method", sort=False), "*xP"):
         style = {"color": "grey", "marker": marker, "label": f"{method}: published, width 64"}
         axes[0].scatter(points["removed"], points["accuracy"], 50, **style)
@@ -137,6 +133,19 @@ def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     axes[1].invert_xaxis()
     axes[0].legend(frameon=False, fontsize=7, loc="lower left")
     return figure
+
+
+def _styles():
+    """Colour and marker of one line after the other, without end: no line is left out."""
+    for colour, marker in zip(cycle(COLOURS), cycle(MARKERS)):
+        yield {"color": colour, "marker": marker}
+
+
+def _mean_and_range(ax, at, values, **style) -> None:
+    """One line: the means of grouped ``values``, their lowest and highest as error bars."""
+    mean = values.mean()
+    reach = [(mean - values.min()).clip(lower=0), (values.max() - mean).clip(lower=0)]
+    ax.errorbar(at, mean, reach, ms=4, capsize=2, **style)
 
 
 def before_and_after(table: pd.DataFrame) -> Figure:
@@ -193,22 +202,18 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the README's pictures from all records into ``folder``; {path: digest of the rows that
     were drawn}, which the file holds, too (a test compares)."""
     drawn, study = {}, table.get("study", pd.Series("", table.index))
-    wanted = {
-        "headline": [
-            "ours",
-            "ours, tuned to the end",
-            "thrifty",
-            "published algorithm, our epochs",
-        ],
-        "fair": list(table.loc[study == "fair", "method"].unique()),
-    }
+    compared = (study == "fair") & (table.get("set", study) == "methods")
+    rivals = table.loc[compared & (table["method"] != "dense"), "method"].unique()  # runs have it
+    wanted = {"headline": ["ours", "ours, tuned to the end", "thrifty"], "fair": sorted(rivals)}
+    wanted["headline"] += ["published algorithm, our epochs"]
     for name, methods in wanted.items():
         rows = table[(study == name) & table["method"].isin([*methods, "dense"])]
         curve = rows[rows["method"] == methods[0]] if methods else rows
         if curve.empty:
             continue
         rows = rows[rows["width"] == curve["width"].max()]
-        figure = headline(rows, methods) if name == "headline" else curves(rows)
+        runs = rows[rows["method"] != "dense"]
+        figure = headline(rows, methods) if name == "headline" else curves(runs)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
         drawn[path] = digest
         info = PngInfo()

@@ -7,11 +7,11 @@ transformers and the network without any norm come first.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import VGG, mobilenet_v2
 from torchvision.models.vgg import make_layers
@@ -20,10 +20,10 @@ from ..collapse import collapse, load_run
 from ..data import Data
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
-from ..models import BasicBlock, save_weights, simple_cnn
-from ..train import best_device, fit
+from ..models import BasicBlock, simple_cnn
+from ..train import best_device
 from ..transformers import TextEncoder, load_text, swin, vit
-from .pieces import Piece
+from .pieces import Piece, trained
 
 
 class Network(NamedTuple):
@@ -169,15 +169,10 @@ def _collapse(piece: Piece, data: Data, out: Path):
 def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
     """The trained network that the pieces of one network and seed start from."""
     c = piece.config
-    torch.manual_seed(piece.seed)
-    model = NETWORKS[c["network"]].build(data, c["width"])
     size = f"w{c['width']}_{c['dense_epochs']}x{data.train.size}_seed{piece.seed}"
     path = out / f"beyond_{c['network']}_{size}.safetensors"
-    if not path.exists():
-        fit(model, data, c["dense_epochs"], c["lr"], seed=piece.seed, progress=None)
-        save_weights(model, path)
-    model.load_state_dict(load_file(path))
-    return model.to(best_device(), memory_format=torch.channels_last).eval()
+    build = partial(NETWORKS[c["network"]].build, data, c["width"])
+    return trained(path, build, data, c["dense_epochs"], piece.seed, lr=c["lr"])
 
 
 @torch.no_grad()

@@ -3,17 +3,15 @@
 from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..collapse import collapse
 from ..data import Data
 from ..measure import count
 from ..methods import METHODS, compress
-from ..models import resnet18, save_weights
-from ..train import best_device, evaluate, fit
-from .pieces import Piece
+from ..models import resnet18
+from ..train import evaluate
+from .pieces import Piece, trained
 
 PROFILES = {
     "smoke": dict(width=4, dense=1, tune=1.5, remove=(2, 4), seeds=2, ranked=1, images=600),
@@ -59,15 +57,9 @@ def plan(profile: str) -> list[Piece]:
 
 def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
     """The dense parent of a seed, of all methods: trained once in ``out``, then loaded."""
-    width, seed = piece.config["width"], piece.seed
-    torch.manual_seed(seed)
-    model = resnet18(len(data.classes), width)
-    path = out / f"fair_w{width}_dense_seed{seed}.safetensors"
-    if not path.exists():
-        fit(model, data, piece.config["dense"], seed=seed, progress=None)
-        save_weights(model, path)
-    model.load_state_dict(load_file(path))
-    return model.to(best_device()).eval()
+    c, seed = piece.config, piece.seed
+    path = out / f"fair_w{c['width']}_dense_seed{seed}.safetensors"
+    return trained(path, partial(resnet18, len(data.classes), c["width"]), data, c["dense"], seed)
 
 
 def _dense(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:

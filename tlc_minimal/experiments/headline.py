@@ -4,11 +4,11 @@ In order of importance: throughput, the curve of accuracy against removals, the 
 to the end, the published algorithm, one choice changed at a time, the strong stem, the clock.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..collapse import collapse, load_run
@@ -17,7 +17,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18, save_weights
 from ..train import best_device, evaluate, fit
-from .pieces import Piece
+from .pieces import Piece, trained
 from .throughput import throughput
 
 
@@ -167,18 +167,12 @@ def _clock(piece: Piece, data: Data, out: Path):
 
 
 def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
-    """The dense network that a piece starts from: loaded, or trained and kept if it is not there
-    (records travel with the repository, weights do not; the same seed trains the same network)."""
+    """The dense network that a piece starts from, of its seed and stem."""
     c = piece.config
     name = c.get("dense", piece.what)
-    path = out / f"{name}.safetensors"
-    torch.manual_seed(piece.seed)
-    model = resnet18(len(data.classes), c["width"], "strong" if "_strong_" in name else "paper")
-    if not path.exists():
-        fit(model, data, c["dense_epochs"], seed=piece.seed, progress=name)
-        save_weights(model, path)
-    model.load_state_dict(load_file(path))
-    return model.to(best_device(), memory_format=torch.channels_last).eval()
+    stem = "strong" if "_strong_" in name else "paper"
+    build = partial(resnet18, len(data.classes), c["width"], stem)
+    return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed)
 
 
 def _scores(model: nn.Module, data: Data) -> dict[str, float]:

@@ -6,8 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from ..data import Data, load_data
+from ..models import save_weights
 from ..results import FOLDER, SCHEMA, record, this_command
+from ..train import best_device, fit
 
 
 class Piece(NamedTuple):
@@ -62,6 +68,21 @@ def run_pieces(
         written.append(record(*about, rows, seconds, epochs, this_command(), folder))
         print(f"{written[-1].name}: {seconds:.0f} s", flush=True)
     return written
+
+
+def trained(
+    path: Path, build: Callable[[], nn.Module], data: Data, epochs: float, seed: int, **how
+) -> nn.Module:
+    """The network of ``build``, trained by ``fit(…, epochs, seed=seed, **how)`` and kept in
+    ``path``; loaded if it is there. Records travel with the repository, weights do not: the same
+    seed trains the same network again. In eval mode, on the best device."""
+    torch.manual_seed(seed)
+    model = build()
+    if not path.exists():
+        fit(model, data, epochs, seed=seed, progress=path.stem, **how)
+        save_weights(model, path)
+    model.load_state_dict(load_file(path))
+    return model.to(best_device(), memory_format=torch.channels_last).eval()
 
 
 def _load(piece: Piece, paths: dict[str, str]) -> Data:

@@ -1,20 +1,19 @@
 """Robustness: dense and collapsed networks in the world, and what moves the states ON and OFF."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..collapse import collapse
 from ..data import Data
 from ..measure import count
-from ..models import resnet18, save_weights
+from ..models import resnet18
 from ..robust import agreement, assess, unknown_inputs
 from ..statistics import statistics
-from ..train import best_device, evaluate, fit
-from .pieces import Piece
+from ..train import evaluate, fit
+from .pieces import Piece, trained
 
 SIZES = {  # of the networks that are collapsed, then of those whose training is varied
     "smoke": dict(width=4, images=400, dense=1, tune=0.1, remove=2, few=300, epochs=1),
@@ -120,11 +119,4 @@ def _trained(out: Path, data: Data, width: int, seed: int, **how) -> nn.Module:
     """A ResNet-18 trained with ``fit(…, seed=seed, **how)``; loaded if it was trained before."""
     name = "_".join(f"{k}{v:g}" for k, v in sorted(how.items()))
     path = out / "robust" / f"{data.name}{data.train.size}_w{width}_{name}_seed{seed}.safetensors"
-    torch.manual_seed(seed)
-    model = resnet18(len(data.classes), width).to(best_device(), memory_format=torch.channels_last)
-    if path.exists():
-        model.load_state_dict(load_file(path))
-    else:
-        fit(model, data, seed=seed, progress=path.stem, **how)
-        save_weights(model, path)
-    return model.eval()
+    return trained(path, partial(resnet18, len(data.classes), width), data, seed=seed, **how)

@@ -11,15 +11,14 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import fx, nn
 
-from ..collapse import Run, _open, collapse, fingerprint
+from ..collapse import Run, collapse, fingerprint, open_run, row_of
 from ..data import Data
 from ..graph import trace
-from ..measure import count
 from ..merge import merge
 from ..models import save_weights
 from ..nodes import activation_nodes
 from ..results import write_json
-from ..train import Score, device_of, evaluate, fit
+from ..train import device_of, evaluate, fit
 
 
 class Task(NamedTuple):
@@ -62,10 +61,10 @@ def in_stages(model: nn.Module, data: Data, task: Task, method: str, stages: lis
     config = {"method": method, "remove": task.remove, "epochs": task.epochs, "lr": task.lr}
     config |= {"seed": task.seed, "model": fingerprint(model), "data": data.sha256}
     config |= {"train": data.train.size}
-    rows = _open(folder, config, task.resume)
+    rows = open_run(folder, config, task.resume)
     teacher, current = copy.deepcopy(model).eval(), trace(model).eval()
     dense = len(activation_nodes(current))
-    rows = rows or [_row(current, data, dense, "", None, 0.0, 0.0)]
+    rows = rows or [row_of(current, data, 0, "", None, 0.0, 0.0)]
     networks = [current]
     for i, stage in enumerate(stages, 1):
         start, names = time.perf_counter(), activation_nodes(current)
@@ -80,31 +79,18 @@ def in_stages(model: nn.Module, data: Data, task: Task, method: str, stages: lis
         fit(current, data, stage.epochs, task.lr, teacher=teacher, seed=seed, progress=label)
         for handle in handles:
             handle.remove()
-        gone = ", ".join(n for n in names if n not in activation_nodes(current))
+        left = activation_nodes(current)
+        gone = ", ".join(n for n in names if n not in left)
         seconds = time.perf_counter() - start
         save_weights(current, weights)
-        rows.append(_row(current, data, dense, gone, before, stage.epochs, seconds))
+        about = (dense - len(left), gone, before, stage.epochs, seconds)
+        rows.append(row_of(current, data, *about))
         write_json(folder / "run.json", {"config": config, "rows": rows})
     for row, network in zip(rows, networks, strict=True):
         if row["test"] is None:
             row["test"] = evaluate(network, data, "test").accuracy
     write_json(folder / "run.json", {"config": config, "rows": rows})
     return Run(pd.DataFrame(_removals(rows)), merge(current.eval(), data), current, folder)
-
-
-def _row(model, data, dense: int, names: str, before: Score | None, epochs, seconds) -> dict:
-    score, counts = evaluate(model, data), count(model, data)
-    return {
-        "removed": dense - counts["activations"],
-        "layer": names,
-        "val_loss": score.loss,
-        "val_before": (before or score).accuracy,
-        "val": score.accuracy,
-        "test": None,
-        **counts,
-        "epochs": epochs,
-        "seconds": seconds,
-    }
 
 
 def _removals(rows: list[dict]) -> list[dict]:
