@@ -13,8 +13,8 @@ from tlc_minimal.experiments.reproduce import plan, reproduce
 
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
-    width=2, images=60, dense=0.5, each=0.5, finish=0.5, seeds=(0, 1), ablated=(0,), remove=2,
-    depths=(0, 1, 2), strong=(2, 60),
+    width=2, images=60, dense=0.5, each=0.5, seeds=(0, 1), ablated=(0,), remove=2, ablate=1,
+    depths=(1, 2), strong=(2, 60),
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 33
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 38
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -64,11 +64,32 @@ def test_the_curve_has_a_row_a_removal_from_its_dense_network(done):
     assert curve[0]["test"] == dense[0]["test"] and curve[0]["macs"] == dense[0]["macs"]
 
 
-def test_a_network_is_tuned_to_the_end_from_where_the_curve_left_it(done):
-    before = rows_of(done, "headline_w2_curve_seed0")[1]
-    (row,) = rows_of(done, "headline_w2_finish01_seed0")
-    assert row["removed"] == 1 and row["macs"] == before["macs"]
-    assert (done[0] / "headline_w2_finish01_seed0.safetensors").exists()
+def test_all_at_once_takes_the_epochs_of_one_at_a_time(done):
+    (dense,) = rows_of(done, "headline_w2_dense_seed0")
+    curve = rows_of(done, "headline_w2_curve_seed0")
+    start, row = rows_of(done, "headline_w2_once02_seed0")
+    assert start["test"] == dense["test"] and (row["removed"], row["activations"]) == (2, 15)
+    assert row["epochs"] == sum(r["epochs"] for r in curve) == 1.0
+    assert curve[1]["layer"] in row["layer"].split(", ")
+
+
+def test_the_control_is_tuned_as_long_and_loses_nothing(done):
+    (dense,) = rows_of(done, "headline_w2_dense_seed0")
+    (row,) = rows_of(done, "headline_w2_tuned_on_seed0")
+    once = rows_of(done, "headline_w2_once01_seed0")[1]
+    assert row["activations"] == 17 and row["epochs"] == once["epochs"]
+    assert row["macs"] == dense["macs"]
+
+
+def test_each_choice_reaches_the_run_that_goes_at_once(done):
+    for arm, change in headline.AT_ONCE.items():
+        name = f"headline_w2_once_{arm.split(',')[0].replace(' ', '_')}_seed0"
+        config = json.loads((done[1] / f"{name}.json").read_text())["config"]
+        run = json.loads((done[0] / name / "run.json").read_text())["config"]
+        expected = {"rank": "tlc", "rule": "on_off_affine"} | change
+        assert {k: config[k] for k in expected} == {k: run[k] for k in expected} == expected
+        assert run["again"] == change.get("again", False)
+        assert run["lr"] == config["lr"] == headline.LR_AT_ONCE
 
 
 def test_an_ablation_changes_one_choice(done):
@@ -182,7 +203,7 @@ def test_the_published_schedule_runs(done, tmp_path, monkeypatch, capsys):
 
 def test_the_curve_to_twelve_stays_within_250_epochs():
     s = headline.PROFILES["paper"]
-    assert s.dense + 12 * s.each + s.finish <= 250
+    assert s.ablate == 12 and s.dense + 2 * 12 * s.each <= 250  # one at a time, then at once
 
 
 def test_an_unknown_profile_lists_those_there_are():

@@ -1,9 +1,11 @@
 """The headline: how many of its 17 activations a ResNet-18 loses on CIFAR-10, and at what price.
 
-In order of importance: throughput, the curve of accuracy against removals, the same networks tuned
-to the end, the published algorithm, one choice changed at a time, the strong stem, the clock.
+In order of importance: throughput, the curve of accuracy against removals one at a time, the same
+numbers of them all at once, the published algorithm, one choice changed at a time, the strong stem,
+the clock.
 """
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..collapse import collapse, load_run
+from ..collapse import Run, collapse
 from ..data import Data
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
-from ..models import resnet18, save_weights
+from ..methods.one_shot import one_shot
+from ..methods.stages import Task
+from ..models import resnet18
 from ..train import best_device, evaluate, fit
 from .pieces import Piece, trained
 from .throughput import throughput
@@ -27,25 +31,34 @@ class Size(NamedTuple):
     width: int
     images: int | None
     dense: float  # epochs
-    each: float  # epochs of tuning after each removal
-    finish: float  # epochs of tuning to the end
+    each: float  # epochs of tuning for each removal
     seeds: tuple[int, ...]
     ablated: tuple[int, ...]  # the seeds of the ablation
     remove: int  # on the curve
-    depths: tuple[int, ...]  # that are tuned to the end; the last but one is also the ablation's
+    ablate: int  # removals in the ablation
+    depths: tuple[int, ...]  # removed all at once
     strong: tuple[int, int | None]  # width and images of the strong stem
     speed: float  # images a second in training, for the plan's estimates
 
 
 PROFILES = {
-    "smoke": Size(4, 300, 0.5, 0.34, 0.34, (0,), (0,), 3, (0, 2, 3), (4, 300), 300),
-    "laptop": Size(16, None, 10, 0.5, 2, (0, 1, 2), (0, 1), 16, (0, 8, 12, 14), (8, 20_000), 1_500),
+    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (2, 3), (4, 300), 300),
+    "laptop": Size(
+        16, None, 10, 0.5, (0, 1, 2), (0, 1), 16, 12, (8, 12, 14, 16), (8, 20_000), 1_500
+    ),
     "paper": Size(
-        64, None, 60, 6, 60, (0, 1, 2), (0, 1, 2), 16, (0, 8, 12, 14), (64, None), 30_000
+        64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 12, 14, 16), (64, None), 30_000
     ),
 }
 OURS = {"rank": "tlc", "rule": "on_off_affine", "distil": True}
 PUBLISHED = {"rank": "reference", "rule": "published", "distil": False}
+LR_AT_ONCE = 0.05  # of the one long tuning
+AT_ONCE = {  # what else goes all at once, at the ablation's depth
+    "ranked again, all at once": {"again": True},
+    "thrifty, all at once": {"rule": "thrifty"},
+    "random ranking, all at once": {"rank": "random"},
+    "published ranking and rule, all at once": {"rank": "reference", "rule": "published"},
+}
 ARMS = {  # one choice changed at a time
     "random ranking": {"rank": "random"},
     "reference ranking": {"rank": "reference"},
@@ -57,6 +70,7 @@ ARMS = {  # one choice changed at a time
     "affine": {"rule": "affine"},
     "identity": {"rule": "identity"},
     "not distilled": {"distil": False},
+    "larger learning rate": {"lr": LR_AT_ONCE},
     "gradual": {"gradual": True},
     "padding first": {"padding": "first"},
 }
@@ -91,30 +105,37 @@ def plan(profile: str) -> list[Piece]:
         add("dense", seed, "dense", _dense, s.dense, stem="paper")
         add_run("curve", seed, "ours", **OURS)
     for seed in s.seeds:
-        for depth in s.depths:
-            config = {"curve": f"{start}_curve_seed{seed}", "dense": f"{start}_dense_seed{seed}"}
-            config |= {"after": depth, "finish_epochs": s.finish}
-            add(f"finish{depth:02d}", seed, "ours, tuned to the end", _finish, s.finish, **config)
+        tuned = {"dense": f"{start}_dense_seed{seed}", "epochs_each": s.each, "lr": LR_AT_ONCE}
+        tuned |= {"remove": s.ablate}
+        add("tuned_on", seed, "dense, tuned on", _tuned_on, s.ablate * s.each, **tuned)
+        arms = [(f"once{n:02d}", "ours, all at once", {"remove": n}) for n in s.depths]
+        if seed in s.ablated:
+            arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
+        for name, method, change in arms:
+            config = tuned | {"rank": OURS["rank"], "rule": OURS["rule"]} | change
+            epochs = config["remove"] * s.each
+            add(name.replace(" ", "_"), seed, method, _once, epochs, **config)
     for seed in s.seeds:
         add_run("reference", seed, "published algorithm, our epochs", **PUBLISHED)
     for seed in s.ablated:
         for arm, change in ARMS.items():
             name = f"ablation_{arm.replace(' ', '_')}"
-            add_run(name, seed, arm, remove=s.depths[-2], **OURS | change)
+            add_run(name, seed, arm, remove=s.ablate, **OURS | change)
     width, images = s.strong
     sizes = {"width": width, "images": images}
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
     add_run(
         "strong_curve", 0, "ours, strong stem", dense=f"headline_w{width}_strong", **sizes, **OURS
     )
-    add("clock", 0, "clock", _clock, 0, curve=f"{start}_curve_seed0", dense=f"{start}_dense_seed0")
+    at_once = [p for p in pieces if p.config["method"] == "ours, all at once" and p.seed == 0]
+    add("clock", 0, "clock", partial(_clock, at_once), 0, dense=f"{start}_dense_seed0")
     if profile == "paper":
         add_run(
             "published",
             0,
             "published algorithm, its epochs",
             160,
-            s.depths[-2],
+            s.ablate,
             **PUBLISHED,
             **SCHEDULE,
         )
@@ -136,32 +157,42 @@ def _collapse(piece: Piece, data: Data, out: Path):
     return run.table.to_dict("records"), float(run.table["epochs"].sum())
 
 
-def _finish(piece: Piece, data: Data, out: Path):
-    """A network of the curve, tuned for longer: what its architecture can do."""
-    c = piece.config
-    model = dense_network(piece, data, out)
-    tuned = load_run(model, out / c["curve"], c["after"])
-    options = {"lr": 0.05, "teacher": model, "seed": piece.seed, "progress": piece.what}
-    fit(tuned, data, c["finish_epochs"], **options)
-    row = {"removed": c["after"], **_scores(tuned, data), **count(tuned, data)}
-    save_weights(tuned, out / f"{piece.what}.safetensors")
-    return [row], c["finish_epochs"]
+def _once(piece: Piece, data: Data, out: Path):
+    run = _all_at_once(piece, data, out)
+    return run.table.to_dict("records"), float(run.table["epochs"].sum())
 
 
-def _clock(piece: Piece, data: Data, out: Path):
-    """Milliseconds of every network of the curve, merged for each batch that is measured."""
-    model, c, device = dense_network(piece, data, out), piece.config, best_device()
-    run, rows = out / c["curve"], []
-    steps = range(len(list(run.glob("step_*.safetensors"))))
-    linear = {step: load_run(model, run, step).eval() for step in steps}
+def _all_at_once(piece: Piece, data: Data, out: Path) -> Run:
+    """As many epochs as one at a time, in one long tuning: see :func:`one_shot`."""
+    c, model = piece.config, dense_network(piece, data, out)
+    epochs = c["remove"] * c["epochs_each"]
+    task = Task(c["remove"], epochs, piece.seed, c["lr"], out / piece.what, True, True)
+    return one_shot(model, data, task, c["rank"], c["rule"], c.get("again", False))
+
+
+def _tuned_on(piece: Piece, data: Data, out: Path):
+    """The dense network, tuned as long by the same teacher, with nothing removed."""
+    c, teacher = piece.config, dense_network(piece, data, out)
+    model, epochs = copy.deepcopy(teacher), c["remove"] * c["epochs_each"]
+    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
+    fit(model, data, epochs, c["lr"], **how)
+    return [{"removed": 0, "epochs": epochs, **_scores(model, data), **count(model, data)}], epochs
+
+
+def _clock(at_once: list[Piece], piece: Piece, data: Data, out: Path):
+    """Milliseconds of the networks that lost their activations at once, merged for each batch that
+    is measured."""
+    model, device = dense_network(piece, data, out), best_device()
+    linear = {p.config["remove"]: _all_at_once(p, data, out).linear.eval() for p in at_once}
+    rows = []
     for batch in usual_batches(device):
         x = first_images(data, batch, device)
-        merged = {0: model} | {step: merge(linear[step], x) for step in steps if step}
+        merged = {0: model} | {n: merge(network, x) for n, network in linear.items()}
         times = latency(merged, x).to_dict("records")
         counts = [count(network, data) for network in merged.values()]
         rows += [
-            {"removed": step, "batch": batch, "threads": torch.get_num_threads()} | n | ms
-            for step, n, ms in zip(merged, counts, times, strict=True)
+            {"removed": n, "batch": batch, "threads": torch.get_num_threads()} | counted | ms
+            for n, counted, ms in zip(merged, counts, times, strict=True)
         ]
     return rows, 0.0
 

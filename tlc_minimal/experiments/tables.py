@@ -3,10 +3,12 @@
 import pandas as pd
 
 from ..results import results
+from .headline import AT_ONCE
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
-CURVES = ("dense", "ours", "ours, tuned to the end", "thrifty", "published algorithm, our epochs")
-CURVES += ("published algorithm, its epochs", "dense, strong stem", "ours, strong stem")
+CURVES = ("dense", "dense, tuned on", "ours", "thrifty", "published algorithm, our epochs")
+CURVES += ("ours, all at once", *AT_ONCE, "published algorithm, its epochs")
+CURVES += ("dense, strong stem", "ours, strong stem")
 
 
 def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -21,7 +23,7 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
         parent = "dense, strong stem" if method.endswith("strong stem") else "dense"
         dense = table[(table["method"] == parent) & (table["width"] == width)]
         for removed, at in runs.groupby("removed"):
-            if removed == 0 and method not in (parent, CURVES[2]):
+            if removed == 0 and not method.startswith("dense"):
                 continue
             under = at["test"].mean() - dense[dense["seed"].isin(at["seed"])]["test"].mean()
             epochs = [total_epochs(table, row) for row in at.to_dict("records")]
@@ -42,16 +44,13 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def total_epochs(table: pd.DataFrame, row: dict) -> float:
-    """All epochs behind a row of the headline: of the dense network, of every removal up to this
-    one, and of the tuning to the end."""
-    whole = table[table["removed"] == table.groupby("what")["removed"].transform("min")]
-    whole = whole.drop_duplicates("what").set_index("what")["run_epochs"]
-    if row["method"].startswith("dense"):
-        return whole[row["what"]]
-    finished = isinstance(row.get("curve"), str)
-    run = table[table["what"] == (row["curve"] if finished else row["what"])]
-    epochs = whole.get(row["dense"], 0.0) + run[run["removed"] <= row["removed"]]["epochs"].sum()
-    return float(epochs + (row["run_epochs"] if finished else 0))
+    """All epochs behind a row of the headline: of the dense network, and of every removal up to
+    this one."""
+    if not isinstance(row.get("dense"), str):  # the dense network itself
+        return float(row["run_epochs"])
+    parent = table[table["what"] == row["dense"]]
+    run = table[(table["what"] == row["what"]) & (table["removed"] <= row["removed"])]
+    return float(parent["run_epochs"].iloc[:1].sum() + run["epochs"].sum())
 
 
 def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12)) -> pd.DataFrame:

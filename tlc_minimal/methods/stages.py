@@ -51,7 +51,9 @@ def one_by_one(model: nn.Module, data: Data, task: Task, rank: str, rule: str) -
     )  # fmt: skip
 
 
-def in_stages(model: nn.Module, data: Data, task: Task, method: str, stages: list[Stage]) -> Run:
+def in_stages(
+    model: nn.Module, data: Data, task: Task, method: str, stages: list[Stage], **choices
+) -> Run:
     """Run the stages one after the other, the dense model teaching; the test split comes last.
 
     Each stage's weights are kept in the run's folder: on resuming, finished stages are changed
@@ -60,7 +62,7 @@ def in_stages(model: nn.Module, data: Data, task: Task, method: str, stages: lis
     folder = Path(tempfile.mkdtemp(prefix="tlc-") if task.out is None else task.out)
     config = {"method": method, "remove": task.remove, "epochs": task.epochs, "lr": task.lr}
     config |= {"seed": task.seed, "model": fingerprint(model), "data": data.sha256}
-    config |= {"train": data.train.size}
+    config |= {"train": data.train.size, **choices}
     rows = open_run(folder, config, task.resume)
     teacher, current = copy.deepcopy(model).eval(), trace(model).eval()
     dense = len(activation_nodes(current))
