@@ -174,6 +174,18 @@ def test_one_shot_ranks_once_on_the_dense_network(runs, model, data):
     assert runs["one_shot"].table["val_before"][1] == tlc.evaluate(together, data).accuracy
 
 
+def test_one_shot_can_rank_again_after_each_removal(model, data):
+    task = stages.Task(3, 0.1, 0, 0.02, None, False, False)
+    run = METHODS["one_shot"](model, data, task, "entropy", "affine", again=True)
+    current, gone = model, set()
+    for _ in range(3):
+        name = next(iter(tlc.rank(current, data, "entropy", "affine")))
+        current = tlc.linearize(current, name, data, "affine")
+        gone.add(name)
+    assert set(run.table["layer"][1].split(", ")) == gone
+    assert run.table["val_before"][1] == tlc.evaluate(current, data).accuracy
+
+
 # --------------------------------------------------------- EGP
 
 
