@@ -15,7 +15,7 @@ from .pieces import Piece, trained
 
 PROFILES = {
     "smoke": dict(width=4, dense=1, tune=1.5, remove=(2, 4), seeds=2, ranked=1, images=600),
-    "laptop": dict(width=8, dense=12, tune=3.6, remove=(4, 8, 12), seeds=5, ranked=3, images=20000),
+    "laptop": dict(width=8, dense=12, tune=3.6, remove=(4, 8, 12), seeds=3, ranked=3, images=20000),
     "paper": dict(width=64, dense=60, tune=96, remove=(4, 8, 12), seeds=5, ranked=5, images=None),
 }
 AT_ONCE = ("one_shot", "layer_folding", "lacoot")  # a run of its own for each number removed

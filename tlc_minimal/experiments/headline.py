@@ -43,9 +43,7 @@ class Size(NamedTuple):
 
 PROFILES = {
     "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (2, 3), (4, 300), 300),
-    "laptop": Size(
-        16, None, 10, 0.5, (0, 1, 2), (0, 1), 16, 12, (8, 12, 14, 16), (8, 20_000), 1_500
-    ),
+    "laptop": Size(16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 12, 14, 16), (8, 20_000), 1_500),
     "paper": Size(
         64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 12, 14, 16), (64, None), 30_000
     ),
@@ -109,8 +107,7 @@ def plan(profile: str) -> list[Piece]:
         tuned |= {"remove": s.ablate}
         add("tuned_on", seed, "dense, tuned on", _tuned_on, s.ablate * s.each, **tuned)
         arms = [(f"once{n:02d}", "ours, all at once", {"remove": n}) for n in s.depths]
-        if seed in s.ablated:
-            arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
+        arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
         for name, method, change in arms:
             config = tuned | {"rank": OURS["rank"], "rule": OURS["rule"]} | change
             epochs = config["remove"] * s.each
