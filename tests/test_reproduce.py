@@ -45,7 +45,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 42
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 44
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -89,6 +89,7 @@ def test_each_choice_reaches_the_run_that_goes_at_once(done):
         expected = {"rank": "tlc", "rule": "on_off_affine"} | change
         assert {k: config[k] for k in expected} == {k: run[k] for k in expected} == expected
         assert run["again"] == change.get("again", False)
+        assert run["epochs"] == 1 * TINY.each * change.get("longer", 1)
         assert run["lr"] == config["lr"] == headline.LR_AT_ONCE
 
 

@@ -52,6 +52,7 @@ OURS = {"rank": "tlc", "rule": "on_off_affine", "distil": True}
 PUBLISHED = {"rank": "reference", "rule": "published", "distil": False}
 LR_AT_ONCE = 0.05  # of the one long tuning
 AT_ONCE = {  # what else goes all at once, at the ablation's depth
+    "twice as long, all at once": {"longer": 2},
     "ranked again, all at once": {"again": True},
     "thrifty, all at once": {"rule": "thrifty"},
     "random ranking, all at once": {"rank": "random"},
@@ -110,7 +111,7 @@ def plan(profile: str) -> list[Piece]:
         arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
         for name, method, change in arms:
             config = tuned | {"rank": OURS["rank"], "rule": OURS["rule"]} | change
-            epochs = config["remove"] * s.each
+            epochs = config["remove"] * s.each * config.get("longer", 1)
             add(name.replace(" ", "_"), seed, method, _once, epochs, **config)
     for seed in s.seeds:
         add_run("reference", seed, "published algorithm, our epochs", **PUBLISHED)
@@ -160,9 +161,10 @@ def _once(piece: Piece, data: Data, out: Path):
 
 
 def _all_at_once(piece: Piece, data: Data, out: Path) -> Run:
-    """As many epochs as one at a time, in one long tuning: see :func:`one_shot`."""
+    """As many epochs as one at a time (or ``longer`` times that), in one long tuning: see
+    :func:`one_shot`."""
     c, model = piece.config, dense_network(piece, data, out)
-    epochs = c["remove"] * c["epochs_each"]
+    epochs = c["remove"] * c["epochs_each"] * c.get("longer", 1)
     task = Task(c["remove"], epochs, piece.seed, c["lr"], out / piece.what, True, True)
     return one_shot(model, data, task, c["rank"], c["rule"], c.get("again", False))
 
