@@ -13,8 +13,8 @@ from tlc_minimal.experiments.reproduce import plan, reproduce
 
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
-    width=2, images=60, dense=0.5, each=0.5, seeds=(0, 1), ablated=(0,), remove=2, ablate=1,
-    depths=(1, 2), strong=(2, 60),
+    width=2, images=60, dense=0.5, each=0.5, seeds=(0, 1), ablation_seeds=(0,), remove=2,
+    ablation_depth=1, depths=(1, 2), strong=(2, 60),
 )  # fmt: skip
 
 
@@ -200,7 +200,9 @@ def test_the_published_schedule_runs(done, tmp_path, monkeypatch, capsys):
 
 def test_the_curve_to_twelve_stays_within_250_epochs():
     s = headline.PROFILES["paper"]
-    assert s.ablate == 12 and s.dense + 2 * 12 * s.each <= 250  # one at a time, then at once
+    assert (
+        s.ablation_depth == 12 and s.dense + 2 * 12 * s.each <= 250
+    )  # one at a time, then at once
 
 
 def test_an_unknown_profile_lists_those_there_are():

@@ -33,9 +33,9 @@ class Size(NamedTuple):
     dense: float  # epochs
     each: float  # epochs of tuning for each removal
     seeds: tuple[int, ...]
-    ablated: tuple[int, ...]  # the seeds of the ablation
+    ablation_seeds: tuple[int, ...]
     remove: int  # on the curve
-    ablate: int  # removals in the ablation
+    ablation_depth: int  # removals
     depths: tuple[int, ...]  # removed all at once
     strong: tuple[int, int | None]  # width and images of the strong stem
     speed: float  # images a second in training, for the plan's estimates
@@ -105,20 +105,19 @@ def plan(profile: str) -> list[Piece]:
         add_run("curve", seed, "ours", **OURS)
     for seed in s.seeds:
         tuned = {"dense": f"{start}_dense_seed{seed}", "epochs_each": s.each, "lr": LR_AT_ONCE}
-        tuned |= {"remove": s.ablate}
-        add("tuned_on", seed, "dense, tuned on", _tuned_on, s.ablate * s.each, **tuned)
+        tuned |= {"remove": s.ablation_depth}
+        add("tuned_on", seed, "dense, tuned on", _tuned_on, _tuning(tuned), **tuned)
         arms = [(f"once{n:02d}", "ours, all at once", {"remove": n}) for n in s.depths]
         arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
         for name, method, change in arms:
             config = tuned | {"rank": OURS["rank"], "rule": OURS["rule"]} | change
-            epochs = config["remove"] * s.each * config.get("longer", 1)
-            add(name.replace(" ", "_"), seed, method, _once, epochs, **config)
+            add(name.replace(" ", "_"), seed, method, _once, _tuning(config), **config)
     for seed in s.seeds:
         add_run("reference", seed, "published algorithm, our epochs", **PUBLISHED)
-    for seed in s.ablated:
+    for seed in s.ablation_seeds:
         for arm, change in ARMS.items():
             name = f"ablation_{arm.replace(' ', '_')}"
-            add_run(name, seed, arm, remove=s.ablate, **OURS | change)
+            add_run(name, seed, arm, remove=s.ablation_depth, **OURS | change)
     width, images = s.strong
     sizes = {"width": width, "images": images}
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
@@ -133,7 +132,7 @@ def plan(profile: str) -> list[Piece]:
             0,
             "published algorithm, its epochs",
             160,
-            s.ablate,
+            s.ablation_depth,
             **PUBLISHED,
             **SCHEDULE,
         )
@@ -161,18 +160,21 @@ def _once(piece: Piece, data: Data, out: Path):
 
 
 def _all_at_once(piece: Piece, data: Data, out: Path) -> Run:
-    """As many epochs as one at a time (or ``longer`` times that), in one long tuning: see
-    :func:`one_shot`."""
+    """All activations of a piece go, then comes one long tuning: see :func:`one_shot`."""
     c, model = piece.config, dense_network(piece, data, out)
-    epochs = c["remove"] * c["epochs_each"] * c.get("longer", 1)
-    task = Task(c["remove"], epochs, piece.seed, c["lr"], out / piece.what, True, True)
+    task = Task(c["remove"], _tuning(c), piece.seed, c["lr"], out / piece.what, True, True)
     return one_shot(model, data, task, c["rank"], c["rule"], c.get("again", False))
+
+
+def _tuning(config: dict) -> float:
+    """Epochs of the one long tuning: as many as one at a time, or ``longer`` times that."""
+    return config["remove"] * config["epochs_each"] * config.get("longer", 1)
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
     """The dense network, tuned as long by the same teacher, with nothing removed."""
     c, teacher = piece.config, dense_network(piece, data, out)
-    model, epochs = copy.deepcopy(teacher), c["remove"] * c["epochs_each"]
+    model, epochs = copy.deepcopy(teacher), _tuning(c)
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
     fit(model, data, epochs, c["lr"], **how)
     return [{"removed": 0, "epochs": epochs, **_scores(model, data), **count(model, data)}], epochs

@@ -22,7 +22,8 @@ def one_shot(
 
     It saves the rankings in between, and does not see that two harmless removals may harm together;
     ``again`` ranks again after each of them, still without tuning in between.
-    ``by`` and ``rule``: as ``rank`` and ``rule`` of :func:`tlc_minimal.collapse`.
+    ``by`` and ``rule``: as ``rank`` and ``rule`` of :func:`tlc_minimal.collapse`, whose errors
+    about them and about ``out`` are raised here, too.
     """
 
     def change(current):
