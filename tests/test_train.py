@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -151,43 +150,6 @@ def test_a_network_ruined_by_the_very_last_step_is_not_returned_in_silence(data)
         tlc.fit(model, data, 1, lr=1e38, batch=200, progress=None)
     loss = tlc.evaluate(model, data).loss
     assert loss == loss and loss < float("inf")
-
-
-class Full(nn.Module):
-    """A network that runs out of memory with more than ``limit`` images."""
-
-    def __init__(self, limit: int):
-        super().__init__()
-        self.net, self.limit, self.seen = small(), limit, []
-
-    def forward(self, x):
-        self.seen.append(len(x))
-        if len(x) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.net(x)
-
-
-def test_out_of_memory_halves_the_batch_once_and_says_so(data):
-    model = Full(limit=30)
-    with pytest.warns(UserWarning, match="batch of 50 does not fit.*two halves"):
-        losses = tlc.fit(model, data, 1, batch=50, progress=None)
-    assert len(losses) == 1 and model.seen == [50, *[25] * 9]  # 8 halves, one look at the end
-    with pytest.warns(UserWarning), pytest.raises(MemoryError, match="half a batch of 50.*lower"):
-        tlc.fit(Full(limit=20), data, 1, batch=50, progress=None)
-
-
-def test_two_halves_make_the_same_step(data):
-    """Without batch norm and shifts, the gradient of the batch is the mean of its halves'."""
-    data, models = replace(data, crop=0), []
-    for limit in (50, 25):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
-        models.append(model := Full(limit))
-        model.net = net
-        with warnings.catch_warnings(action="ignore"):
-            tlc.fit(model, data, 1, batch=50, progress=None)
-    for a, b in zip(*(m.net.parameters() for m in models), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_schedules_by_hand():

@@ -49,8 +49,8 @@ class Data:
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Normalised images (B, 3, H, W), each shifted by up to ``crop`` pixels and, if ``flip``,
         mirrored with probability one half; drawn from ``generator``, on its device."""
-        x = F.pad(self.normalize(images), [self.crop] * 4)
-        count, device = len(x), x.device
+        x = F.pad(self.normalize(images), [self.crop] * 4).permute(0, 2, 3, 1).contiguous()
+        (count, height, width, _), device = x.shape, x.device
         shift = torch.randint(2 * self.crop + 1, (2, count, 1), generator=generator, device=device)
         rows = shift[0] + torch.arange(images.shape[2], device=device)
         columns = shift[1] + torch.arange(images.shape[3], device=device)
@@ -58,7 +58,8 @@ class Data:
             mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         each = torch.arange(count, device=device)[:, None, None]
-        shifted = x[each, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+        pixels = (each * height + rows[:, :, None]) * width + columns[:, None, :]  # (B, H, W)
+        shifted = x.view(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
         return shifted.permute(0, 3, 1, 2)  # channels_last
 
     def to(self, device) -> "Data":

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # A test holds these floors to pyproject.toml.
-CORE = "torch>=2.11 torchvision>=0.26 accelerate>=1.0 matplotlib>=3.9 numpy>=1.26 pandas>=2.2 "
-CORE += "pillow>=10.4 safetensors>=0.4.5 seaborn>=0.13.2 tqdm>=4.66 typer>=0.12"
+PYTHON = ">=3.11,<3.14"
+CORE = "torch>=2.11 torchvision>=0.26 accelerate>=1.0 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
+CORE += "pandas>=2.2 pillow>=10.4 safetensors>=0.5.3 seaborn>=0.13.2 tqdm>=4.66 typer>=0.16"
 COURSE = "ipywidgets>=8.1.3 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 scikit-learn>=1.5"
 MNIST, CIFAR, JPEG = "data/MNIST/raw", "data/cifar-10-batches-py", "data/cifar10-jpeg"
 DATA = {MNIST: ["train-i*", "train-l*", "t10k-i*", "t10k-l*"], JPEG: ["train/*", "test/*"]}

@@ -2,12 +2,10 @@
 
 import copy
 import json
-from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .files import load_weights, save_weights
 from .results import find_folder
 
 
@@ -86,31 +84,28 @@ resnet18 = ResNet18  # by torchvision's name
 NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}
 
 
-def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a model's state dict as safetensors; the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, path, metadata)
-
-
 def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
     """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
 
     ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
     """
     path = find_folder("data/checkpoints") / f"{name}.safetensors"
-    metadata = {"network": network, "options": json.dumps(options)}
-    save_weights(copy.deepcopy(model).half(), path, metadata)
+    save_weights(copy.deepcopy(model).half(), path, network=network, options=json.dumps(options))
 
 
 def load_checkpoint(name: str) -> nn.Module:
-    """A trained network of the course, in eval mode; FileNotFoundError names those there are."""
+    """A trained network of the course, in eval mode; FileNotFoundError names those there are.
+
+    ValueError, naming the file, if it is damaged or no checkpoint.
+    """
     folder = find_folder("data/checkpoints")
     path = folder / f"{name}.safetensors"
     if not path.exists():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
         raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
-    with safe_open(path, "pt") as file:
-        made = file.metadata()
+    _, made = load_weights(path)
+    if made.get("network") not in NETWORKS:
+        raise ValueError(f"{path} is no checkpoint (it names no network): see save_checkpoint.")
     model = NETWORKS[made["network"]](**json.loads(made["options"]))
-    model.load_state_dict(load_file(path))  # half precision becomes single again
+    load_weights(path, into=model)  # half precision becomes single again
     return model.eval()

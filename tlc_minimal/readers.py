@@ -1,7 +1,9 @@
 """One function per source, offline first; each returns (name, train, test, classes)."""
 
+import gzip
 import hashlib
 import os
+import shutil
 from contextlib import suppress
 from glob import escape, glob
 from multiprocessing.pool import ThreadPool
@@ -11,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from .download import download
+from .download import download, is_whole
+from .files import load_weights, save_weights, write_whole
 
 IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+CIFAR10_SIZES = (50_000, 10_000)
 
 
 class Split(NamedTuple):
@@ -30,9 +32,16 @@ class Split(NamedTuple):
     size = property(lambda self: len(self.labels))
 
 
+def check_size(size: int | None) -> int | None:
+    """`size` itself; ValueError unless it is None or a number of pixels."""
+    if size is None or (isinstance(size, int) and size > 0):
+        return size
+    raise ValueError(f"size is a number of pixels, 1 or more, or None, not {size!r}.")
+
+
 def resize(images: Tensor, size: int | None) -> Tensor:
     """(N, C, H, W) with values 0..255 to uint8 (N, C, size, size), bilinearly; None: unchanged."""
-    if size is None:
+    if check_size(size) is None:
         return images
     how = {"size": (size, size), "mode": "bilinear", "antialias": True}
     return torch.cat([interpolate(x.float(), **how).round().byte() for x in images.split(1000)])
@@ -44,46 +53,65 @@ def read_digits(root: Path, size: int | None):
     from sklearn.model_selection import train_test_split
 
     images, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
-    images = resize(images.view(-1, 1, 8, 8) * (255 / 16), size or 32)
+    images = resize(images.view(-1, 1, 8, 8) * (255 / 16), 32 if size is None else size)
     ids = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     train, test = (Split(images[i], labels[i].long()) for i in ids)
     return "digits", train, test, tuple("0123456789")
 
 
 def read_mnist(root: Path, size: int | None):
-    """MNIST as 28x28 grey images from root/MNIST/raw, whose missing files are fetched."""
-    from torchvision.datasets import MNIST  # slow to import, so only when needed
+    """MNIST as 28x28 grey images from root/MNIST/raw, which is mended where a file is not whole."""
 
-    for packed in (root / "MNIST" / "raw" / name for name, _ in MNIST.resources):
-        if not packed.with_suffix("").exists():
+    def content(name: str, head: int) -> Tensor:
+        """What follows the `head` bytes of an IDX file, which is unpacked again if damaged."""
+        file, packed = (root / "MNIST" / "raw" / x for x in (name, f"{name}.gz"))
+        if not is_whole(file):
             download("mnist", packed)
-    parts = [MNIST(root, train, download=True) for train in (True, False)]  # it only unpacks now
-    train, test = (Split(resize(x.data.unsqueeze(1), size), x.targets) for x in parts)
-    return "mnist", train, test, tuple("0123456789")
+            write_whole(file, gzip.decompress(packed.read_bytes()))
+        return torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8, offset=head)
+
+    def split(part: str) -> Split:
+        images = content(f"{part}-images-idx3-ubyte", 16).view(-1, 1, 28, 28)
+        return Split(resize(images, size), content(f"{part}-labels-idx1-ubyte", 8).long())
+
+    return "mnist", split("train"), split("t10k"), tuple("0123456789")
 
 
 def read_cifar10(root: Path, size: int | None):
-    """CIFAR-10 from root/cifar-10-batches-py, its archive, root/cifar10-jpeg or a download."""
-    packed, jpeg = root / "cifar-10-python.tar.gz", root / "cifar10-jpeg"
-    if not (root / "cifar-10-batches-py").is_dir():
-        if jpeg.is_dir() and not packed.exists():
-            return read_folder(jpeg, size)
-        download("cifar10", packed)
-    from torchvision.datasets import CIFAR10
+    """CIFAR-10, the same from the image folder root/cifar10, root/cifar-10-batches-py, its archive
+    or a download; from the lossy root/cifar10-jpeg only where none of the first three is."""
+    folder, packed = root / "cifar10", root / "cifar-10-python.tar.gz"
+    if (folder / "train").is_dir():
+        _, train, test, classes = read_folder(folder, size)
+        if (sizes := (train.size, test.size)) != CIFAR10_SIZES:
+            raise ValueError(f"{folder} has {sizes} images, not {CIFAR10_SIZES}: fill it again.")
+        return "cifar10", train, test, classes
+    from torchvision.datasets import CIFAR10  # slow to import, so only when needed
 
-    parts = [CIFAR10(root, train, download=packed.exists()) for train in (True, False)]
+    try:
+        parts = [CIFAR10(root, train) for train in (True, False)]
+    except RuntimeError:  # the batches are missing or damaged
+        if (root / "cifar10-jpeg").is_dir() and not packed.exists():
+            return read_folder(root / "cifar10-jpeg", size)
+        download("cifar10", packed)
+        shutil.unpack_archive(packed, root)
+        parts = [CIFAR10(root, train) for train in (True, False)]
     images = (torch.from_numpy(x.data).permute(0, 3, 1, 2).contiguous() for x in parts)
     train, test = (Split(resize(i, size), torch.tensor(x.targets)) for i, x in zip(images, parts))
     return "cifar10", train, test, tuple(parts[0].classes)
 
 
 def read_folder(folder: Path, size: int | None):
-    """Any images as folder/train/<class>/ and folder/test/<class>/, decoded once, then cached."""
+    """Any images as folder/train/<class>/ and folder/test/<class>/, decoded once, then cached.
+
+    Class by class; by number where the files of all classes are numbered through.
+    """
+    check_size(size)
     found = (glob(f"{escape(str(folder))}/{part}/*/*") for part in ("train", "test"))
-    parts = [sorted(file for file in x if file.lower().endswith(IMAGE_TYPES)) for x in found]
+    parts = [in_order([f for f in x if f.lower().endswith(IMAGE_TYPES)]) for x in found]
     if not all(parts):
         raise FileNotFoundError(f"{folder} needs {IMAGE_TYPES} in train/<class>/, test/<class>/.")
-    names = [[Path(file).parent.name for file in part] for part in parts]
+    names = [[os.path.basename(os.path.dirname(f)) for f in part] for part in parts]
     classes, others = (sorted(set(x)) for x in names)
     if classes != others or len(classes) < 2:
         raise ValueError(f"{folder} has classes {classes} and {others}: give the same two or more.")
@@ -92,17 +120,22 @@ def read_folder(folder: Path, size: int | None):
     state = repr([(name, x.st_size, x.st_mtime_ns) for name, x in stats])
     state = hashlib.sha256(state.encode()).hexdigest()  # any change means decoding again
     cache, images = folder / f".tlc_cache_{size or 'native'}.safetensors", None
-    with suppress(OSError, SafetensorError), safe_open(cache, "pt") as file:
-        if file.metadata()["files"] == state:
-            images = file.get_tensor("images")
+    with suppress(OSError, ValueError):  # no cache, or a damaged one
+        tensors, about = load_weights(cache)
+        images = tensors["images"] if about.get("files") == state else None
     if images is None:
-        images, fresh = decode_all(files, size), cache.with_suffix(".part")
-        with suppress(OSError, SafetensorError):  # where nothing can be written, just go on
-            save_file({"images": images}, fresh, {"files": state})
-            fresh.replace(cache)
+        images = decode_all(files, size)
+        with suppress(OSError):  # where nothing can be written, just go on
+            save_weights({"images": images}, cache, files=state)
     labels = (torch.from_numpy(np.searchsorted(classes, x)) for x in names)
     train, test = map(Split, images.split([len(x) for x in names]), labels)
     return folder.resolve().name, train, test, tuple(classes)
+
+
+def in_order(files: list[str]) -> list[str]:
+    """By path; by name alone where no two files have the same, as in CIFAR-10's own order."""
+    names = {os.path.basename(file) for file in files}
+    return sorted(files, key=os.path.basename if len(names) == len(files) else None)
 
 
 def decode_all(files: list[str], size: int | None) -> Tensor:
@@ -122,6 +155,8 @@ def decode(file: str, size: int | None) -> np.ndarray:
     """One image as uint8 (3, H, W); with `size`, scaled and cropped at the centre."""
     try:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise OSError(f"its pixels are of Pillow's mode {image.mode}, not 8 bits")
             image = image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{file} cannot be read ({error}): replace or delete it.") from error

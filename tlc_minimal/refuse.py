@@ -40,6 +40,14 @@ def check_plain(model: nn.Module) -> None:
                 )
 
 
+def check_number(name: str, value, kind: type, allowed, words: str) -> None:
+    """TypeError if ``value`` is no number of this kind, ValueError if it is not ``allowed``."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name} is {words}, not {value!r}.")
+    if not allowed(value):
+        raise ValueError(f"{name} is {words}, not {value!r}.")
+
+
 def line_of(error: Exception) -> str:
     """Where in the model's own code it happened."""
     library = str(Path(torch.__file__).parent)

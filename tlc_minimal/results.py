@@ -1,6 +1,5 @@
 """Recorded runs: one JSON file each in data/results, all of one schema, loaded as one DataFrame."""
 
-import json
 import os
 import platform
 import re
@@ -15,6 +14,7 @@ import pandas as pd
 import torch
 
 from .data import Data
+from .files import read_json, write_json
 
 SCHEMA = 1
 FIELDS = dict.fromkeys(("what", "command", "device", "data", "data_sha256", "commit"), str)
@@ -28,7 +28,13 @@ def record(
     what: str, data: Data, config: dict, seed: int, rows: list[dict], seconds: float, epochs: float,
     command: str, folder: str | Path = FOLDER,
 ) -> Path:  # fmt: skip
-    """Write ``<folder>/<what>.json``: what was run, on what, and its ``rows``; returns the path."""
+    """Write ``<folder>/<what>.json``: what was run, on what, and its ``rows``; returns the path.
+
+    FileExistsError if there is one: a record is never overwritten.
+    """
+    path = Path(folder) / f"{what}.json"
+    if path.exists():
+        raise FileExistsError(f"{path} is recorded already: move it away, or choose another name.")
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent)
     versions = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
@@ -37,8 +43,6 @@ def record(
     content |= {"device": _device(), "versions": versions, "data": data.name}
     content |= {"data_sha256": data.sha256, "commit": commit.stdout.strip() or "unknown"}
     content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
-    path = Path(folder) / f"{what}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     return path
 
@@ -49,30 +53,21 @@ def this_command() -> str:
     return f"python -m tlc_minimal {shlex.join(arguments)}"
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` so that the file appears whole or not at all, whenever this is killed."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
-
-
 def results(folder: str | Path | None = None) -> pd.DataFrame:
     """All records as one table: a row per row of each record, with what, data, device, seed, the
     record's total seconds and epochs, and its configuration beside it.
 
     ``folder``: default data/results, here or in the folders above (so that notebooks find it).
     No folder, or none recorded in it: an empty table of the columns what, data, width, method,
-    removed, test. ValueError if a file is not a record of this schema.
+    removed, test. ValueError, naming the file, if one is damaged or no record of this schema.
     """
     with suppress(FileNotFoundError):
         folder = folder or find_folder()
     rows = []
     for path in sorted(Path(folder or FOLDER).glob("*.json")):
-        content = json.loads(path.read_text())
-        wrong = [k for k, kind in FIELDS.items() if not isinstance(content.get(k), kind)]
-        if wrong or content["schema"] != SCHEMA:
-            wrong = wrong or "schema"
-            raise ValueError(f"{path.name} is no record of schema {SCHEMA}: see its {wrong}.")
+        content = read_json(path, FIELDS)
+        if content["schema"] != SCHEMA or not all(isinstance(r, dict) for r in content["rows"]):
+            raise ValueError(f"{path} is no record of schema {SCHEMA}: move it away.")
         shared = {k: content[k] for k in ("what", "data", "device", "seed", "commit")}
         shared |= {"run_seconds": content["seconds"], "run_epochs": content["epochs"]}
         shared |= {k: v for k, v in content["config"].items() if not isinstance(v, (list, dict))}

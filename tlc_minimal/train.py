@@ -1,8 +1,10 @@
 """Fit and evaluate, on one device or many (Accelerate), data on the device, augmentation there."""
 
+import inspect
 import math
 import os
-import warnings
+from numbers import Integral, Real
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .data import Data
+from .files import digest
+from .refuse import check_number
+from .state import keep, take_up
 
 
 class Score(NamedTuple):
@@ -29,6 +34,18 @@ def device_of(model: nn.Module) -> torch.device:
 def best_device() -> torch.device:
     """CUDA if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(device: torch.device | str | None = None) -> torch.dtype:
+    """What :func:`fit` computes in on ``device`` (default: the best): bfloat16 where the device
+    multiplies it natively (CUDA from Ampere on, CPUs with avx512_bf16 or AMX), else float32: a
+    Turing GPU or an older CPU would emulate it, many times slower."""
+    if torch.device(device or best_device()).type == "cuda":
+        native = torch.cuda.get_device_capability()[0] >= 8
+    else:
+        can = getattr(torch.cpu, "get_capabilities", dict)()
+        native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def profile() -> str:
@@ -64,6 +81,7 @@ def fit(
     teacher: nn.Module | None = None,
     seed: int = 0,
     progress: str | None = "fit",
+    state: str | Path | None = None,
 ) -> list[float]:
     """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
 
@@ -71,93 +89,103 @@ def fit(
     ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
-    1503.02531). channels_last everywhere (the faster layout on a CPU, too), bf16 on CUDA from
-    Ampere on. The same seed gives the same weights on a CPU. Out of memory: the batch is halved
-    once, with a warning, and the gradients of the halves are added up.
-    ValueError for a batch of one image or an unknown schedule, MemoryError if half the batch does
-    not fit, either, FloatingPointError when the loss is no longer finite: the model then holds the
-    weights of the last good epoch.
+    1503.02531). channels_last everywhere (the faster layout on a CPU, too), autocast to what
+    :func:`precision` says. The same seed gives the same weights on a CPU.
+    ``state``: a file. Every epoch leaves there what it takes to go on (weights, momentum, random
+    state), and the same call takes it up: a killed training loses an epoch at most and ends in the
+    same weights. Delete the file when the result is safe.
+    ValueError for arguments out of range (:func:`check_recipe`) or the ``state`` of another
+    training, FloatingPointError when the loss is no longer finite: the model then holds the weights
+    of the last good epoch.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"there is no schedule {schedule!r}; there are: {', '.join(SCHEDULES)}.")
-    size, batch = data.train.size, min(batch, data.train.size)
-    if batch < 2:
-        raise ValueError("batch norm needs batches of at least two images.")
-    # Turing (a free T4) has no bf16 units: it would be emulated, slowly.
-    bf16 = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
+    recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
+    check_recipe(data, **recipe)
     accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
-    device = accelerator.device
+    device, size = accelerator.device, data.train.size
+    batch = min(batch, size)
     data = data.to(device)
     torch.manual_seed(seed)
-    model.to(device, memory_format=torch.channels_last).train()
-    steps = steps_of(data, epochs, batch)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator(device).manual_seed(seed)
+    model.to(device, memory_format=torch.channels_last)
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
-    optimizer = torch.optim.SGD(
-        parameters, lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
-    )
-    rate = SCHEDULES[schedule]
-    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(i / steps, steps))
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    sgd = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9,
+        weight_decay=weight_decay, nesterov=True,
+    )  # fmt: skip
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()
-    generator = torch.Generator(device).manual_seed(seed)
-    losses, good, order, parts = [], _snapshot(model), None, 1
-
-    def backward(index: Tensor) -> Tensor:
-        """The gradients of one batch, taken in ``parts``; returns its loss."""
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device)
-        for part in index.chunk(parts):
-            x = data.augment(data.train.images[part], generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = _loss(wrapped(x), data.train.labels[part], smoothing, teacher, x)
-            loss = loss * (len(part) / len(index))
+    steps, per_epoch, rate = steps_of(data, epochs, batch), size // batch, SCHEDULES[schedule]
+    done, means = 0, []
+    if state is not None:
+        recipe |= {"data": data.sha256, "images": size, "precision": str(precision(device))}
+        recipe |= {"start": digest(model.state_dict())}
+        recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
+        if Path(state).exists():
+            done, means = take_up(Path(state), recipe, model, sgd, generator)
+    wrapped, optimizer = accelerator.prepare(model, sgd)
+    losses, good = [], _snapshot(model)
+    bar = tqdm(
+        total=steps, initial=done, desc=progress, disable=progress is None, leave=False,
+        mininterval=0.5,
+    )  # fmt: skip
+    try:
+        for step in range(done, steps):
+            model.train()
+            if step % per_epoch == 0:
+                order = torch.randperm(size, generator=generator, device=device)
+            index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
+            index = index[accelerator.process_index :: accelerator.num_processes]
+            for group in sgd.param_groups:
+                group["lr"] = lr * rate(step / steps, steps)
+            optimizer.zero_grad(set_to_none=True)
+            x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
+            with torch.autocast(device.type, enabled=precision(device) is torch.bfloat16,
+                                dtype=torch.bfloat16):  # fmt: skip
+                loss = _loss(wrapped(x), y, smoothing, teacher, x)
             accelerator.backward(loss)
-            total += loss.detach()
-        return total
-
-    per_epoch, means = size // batch, []
-    for step in tqdm(
-        range(steps), desc=progress, disable=progress is None, leave=False, mininterval=0.5
-    ):
-        if step % per_epoch == 0:
-            order = torch.randperm(size, generator=generator, device=device)
-        index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
-        index = index[accelerator.process_index :: accelerator.num_processes]
-        loss = None
-        while loss is None:
-            try:
-                loss = backward(index)
-            except torch.OutOfMemoryError as error:
-                if parts > 1:
-                    raise MemoryError(
-                        f"half a batch of {batch} does not fit into memory, either: lower batch."
-                    ) from error
-                parts = 2
-                torch.cuda.empty_cache()
-                warnings.warn(
-                    f"a batch of {batch} does not fit into memory: taken in two halves from here "
-                    "on, one step for both; only batch norm sees the halves.",
-                    stacklevel=2,
-                )
-        optimizer.step()
-        falling.step()
-        losses.append(loss)
-        last = step + 1 == steps or (step + 1) % per_epoch == 0
-        if last:  # the loss was taken before the step: look at what the step has left, too
-            with torch.no_grad():
-                model.eval()
-                part = index.chunk(parts)[0]
-                x = data.normalize(data.train.images[part])
-                after = F.cross_entropy(model(x).float(), data.train.labels[part])
-                model.train()
-            _check_finite([*losses, after], step + 1, model, good)
-        if last:
-            means.append(torch.stack(losses[-(step % per_epoch + 1) :]).mean().item())
-            losses, good = [], _snapshot(model)
-    model.eval()
+            optimizer.step()
+            losses.append(loss.detach())
+            bar.update()
+            if step + 1 == steps or (step + 1) % per_epoch == 0:
+                # The loss was taken before the step: look at what the step has left, too.
+                after = evaluate(model, data, "train", limit=batch).loss
+                _check_finite([*losses, after], step + 1, model, good)
+                means.append(torch.stack(losses).mean().item())
+                losses, good = [], _snapshot(model)
+                if state is not None and accelerator.is_main_process:
+                    keep(Path(state), recipe, model, sgd, generator, step + 1, means)
+    finally:
+        bar.close()
+        model.eval()
     return means
+
+
+def check_recipe(data: Data, **recipe) -> None:
+    """ValueError or TypeError, in one sentence, for what :func:`fit` cannot train with: an unknown
+    argument, a number out of its range, less data than two images."""
+    known = inspect.signature(fit).parameters
+    for name, value in recipe.items():
+        if name not in known:
+            raise TypeError(f"fit has no argument {name!r}; it has: {', '.join(known)}.")
+        if name == "schedule":
+            if value not in SCHEDULES:
+                there = ", ".join(SCHEDULES)
+                raise ValueError(f"there is no schedule {value!r}; there are: {there}.")
+        elif name in _RANGES:
+            check_number(name, value, *_RANGES[name])
+    if min(recipe.get("batch", 128), data.train.size) < 2:
+        raise ValueError("batch norm needs batches of at least two images.")
+
+
+_RANGES = {  # kind of number, what is allowed, in words
+    "epochs": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
+    "lr": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
+    "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
+    "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
+    "smoothing": (Real, lambda v: 0 <= v < 1, "a number from 0 to below 1"),
+    "seed": (Integral, lambda v: v >= 0, "a whole number, 0 or above"),
+}
 
 
 def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
@@ -167,10 +195,13 @@ def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data, split: str = "val", batch: int = 500) -> Score:
-    """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode."""
+def evaluate(
+    model: nn.Module, data: Data, split: str = "val", batch: int = 500, limit: int | None = None
+) -> Score:
+    """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode;
+    ``limit``: on its first images only."""
     device, mode = device_of(model), model.training
-    images, labels = getattr(data, split)
+    images, labels = (part[:limit] for part in getattr(data, split))
     model.eval()
     loss = correct = 0.0
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
@@ -196,12 +227,11 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
-def _check_finite(losses: list[Tensor], step: int, model: nn.Module, good: dict) -> None:
-    bad = ~torch.stack(losses).isfinite()
+def _check_finite(losses: list, step: int, model: nn.Module, good: dict) -> None:
+    bad = ~torch.stack([torch.as_tensor(loss, device="cpu") for loss in losses]).isfinite()
     if bad.any():
         first = step + 1 - len(losses) + int(bad.nonzero()[0])
         model.load_state_dict(good)
-        model.eval()
         raise FloatingPointError(
             f"the loss became NaN or infinite at step {first}: lower lr, or look for NaN in the "
             "data; the model holds the weights of the last good epoch."

@@ -6,6 +6,7 @@ the clock.
 """
 
 import copy
+import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -140,9 +141,12 @@ def plan(profile: str) -> list[Piece]:
 
 
 def _dense(piece: Piece, data: Data, out: Path):
-    model = dense_network(piece, data, out)
+    fresh, start = not list(out.glob(f"{piece.what}.s*")), time.perf_counter()
+    model, epochs = dense_network(piece, data, out), piece.config["dense_epochs"]
+    seconds = time.perf_counter() - start
     row = {"removed": 0, **_scores(model, data), **count(model, data)}
-    return [row], piece.config["dense_epochs"]
+    row |= {"images_per_s": epochs * data.train.size / seconds} if fresh else {}
+    return [row], epochs
 
 
 def _collapse(piece: Piece, data: Data, out: Path):

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..data import Data, load_data
-from ..models import save_weights
+from ..files import load_weights, save_weights
 from ..results import FOLDER, SCHEMA, record, this_command
-from ..train import best_device, fit
+from ..train import best_device, fit, precision
 
 
 class Piece(NamedTuple):
@@ -64,7 +63,8 @@ def run_pieces(
         start = time.perf_counter()
         rows, epochs = piece.run(piece, loaded[1], out)
         seconds = time.perf_counter() - start
-        about = (piece.what, loaded[1], piece.config, piece.seed)
+        config = piece.config | {"precision": str(precision()).removeprefix("torch.")}
+        about = (piece.what, loaded[1], config, piece.seed)
         written.append(record(*about, rows, seconds, epochs, this_command(), folder))
         print(f"{written[-1].name}: {seconds:.0f} s", flush=True)
     return written
@@ -74,14 +74,18 @@ def trained(
     path: Path, build: Callable[[], nn.Module], data: Data, epochs: float, seed: int, **how
 ) -> nn.Module:
     """The network of ``build``, trained by ``fit(…, epochs, seed=seed, **how)`` and kept in
-    ``path``; loaded if it is there. Records travel with the repository, weights do not: the same
-    seed trains the same network again. In eval mode, on the best device."""
+    ``path``; loaded if it is there, taken up where it was if it was killed. Records travel with the
+    repository, weights do not: the same seed trains the same network again. In eval mode, on the
+    best device."""
     torch.manual_seed(seed)
     model = build()
-    if not path.exists():
-        fit(model, data, epochs, seed=seed, progress=path.stem, **how)
+    if path.exists():
+        load_weights(path, into=model)
+    else:
+        state = path.with_suffix(".state")
+        fit(model, data, epochs, seed=seed, progress=path.stem, state=state, **how)
         save_weights(model, path)
-    model.load_state_dict(load_file(path))
+        state.unlink()
     return model.to(best_device(), memory_format=torch.channels_last).eval()
 
 
