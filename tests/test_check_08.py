@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tlc_minimal import check
-from tlc_minimal.robust import reliability
+from tlc_minimal.lessons.robust import reliability
 
 
 def error_by_hand(confidence, correct, bins=15):

@@ -4,10 +4,12 @@ import gzip
 import hashlib
 import http.server
 import pickle
+import shutil
 import socket
 import tarfile
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tlc_minimal import download as fetching
 from tlc_minimal import readers
-from tlc_minimal.data import input_batches, load_data
+from tlc_minimal.data import channel_statistics, input_batches, load_data
+from tlc_minimal.files import load_weights
 
 PAYLOAD = bytes(range(256)) * 2000
 DEAD = "http://127.0.0.1:9/"
@@ -169,11 +172,48 @@ def test_a_broken_cache_is_replaced(tmp_path):
     assert cache.stat().st_size > 1000 and len(list(tmp_path.glob(".tlc_cache_*"))) == 1
 
 
+def test_a_flipped_bit_in_the_cache_is_noticed_and_mended(tmp_path):
+    first = load_data(make_folder(tmp_path))
+    (cache,) = tmp_path.glob(".tlc_cache_*")
+    flipped = bytearray(cache.read_bytes())
+    flipped[-5000] ^= 4
+    cache.write_bytes(flipped)
+    assert load_data(tmp_path).sha256 == first.sha256
+    images = load_weights(cache)[0]["images"]  # damaged no longer
+    assert torch.equal(images[12:], first.test.images)
+
+
+def test_files_numbered_through_are_read_by_number_and_others_class_by_class(tmp_path):
+    folder = make_folder(tmp_path)
+    assert load_data(folder).test.labels.tolist() == [0] * 6 + [1] * 6
+    for file in list(folder.glob("*/*/*.png")):
+        number = 2 * int(file.stem) + (file.parent.name == "dog")
+        file.rename(file.with_name(f"{number:05d}.png"))
+    assert load_data(folder).test.labels.tolist() == [0, 1] * 6
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "32"])
+def test_a_size_that_is_none_is_refused_before_anything_is_read_or_cached(size, tmp_path):
+    folder = make_folder(tmp_path)
+    for name in ("digits", folder):
+        with pytest.raises(ValueError, match=f"size is a number of pixels.*, not {size!r}"):
+            load_data(name, size=size)
+    assert not list(folder.glob(".*"))
+
+
+def test_an_image_of_16_bits_is_refused_by_name(tmp_path):
+    folder = make_folder(tmp_path)
+    deep = np.full((32, 32), 40_000, np.uint16)
+    Image.fromarray(deep).save(folder / "train" / "cat" / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png cannot be read .*not 8 bits.*: replace o"):
+        load_data(folder)
+
+
 def test_a_folder_without_room_for_a_cache_still_loads(tmp_path, monkeypatch):
-    def refuse(*args):
+    def refuse(*args, **metadata):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(readers, "save_file", refuse)
+    monkeypatch.setattr(readers, "save_weights", refuse)
     assert load_data(make_folder(tmp_path)).train.size == 11
     assert not list(tmp_path.glob(".tlc_cache_*"))
 
@@ -264,7 +304,7 @@ def fetch(tmp_path, monkeypatch):
 
     def start(*sources):
         monkeypatch.setitem(fetching.SOURCES, "bytes", sources)
-        monkeypatch.setitem(fetching.SHA256, "file", hashlib.sha256(PAYLOAD).hexdigest())
+        monkeypatch.setitem(fetching.SHA256, "file.bin", hashlib.sha256(PAYLOAD).hexdigest())
         fetching.download("bytes", tmp_path / "new" / "file.bin")
         return tmp_path / "new" / "file.bin"
 
@@ -320,6 +360,27 @@ def test_a_damaged_file_is_named_and_kept(fetch, tmp_path):
     assert (tmp_path / "new" / "file.bin").stat().st_size == 1000
 
 
+@pytest.mark.parametrize("trouble", ["read-only", "full", "in the way"])
+def test_a_folder_that_cannot_be_written_is_named_not_the_sources(
+    trouble, serve, fetch, tmp_path, monkeypatch
+):
+    def refuse(*args, **options):
+        kind = PermissionError if trouble == "read-only" else OSError
+        raise kind({"read-only": 13, "full": 28}[trouble], trouble)
+
+    if trouble == "in the way":
+        (tmp_path / "new").write_text("a file")
+    else:
+        asked = {"read-only": "TemporaryFile", "full": "download_url_to_file"}
+        monkeypatch.setattr(fetching, asked[trouble], refuse)
+    with pytest.raises(
+        OSError, match=r"file\.bin cannot be written \(.*\): make room, or"
+    ) as caught:
+        fetch(serve({"file.bin": PAYLOAD}))
+    assert not isinstance(caught.value, ConnectionError)
+    assert isinstance(caught.value, PermissionError) == (trouble == "read-only")
+
+
 # ---- the published sets, in miniature ----
 
 
@@ -329,24 +390,30 @@ def idx(array):
     return head + array.tobytes()
 
 
-def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch):
-    from torchvision.datasets import MNIST
-
-    rng, files, md5 = np.random.default_rng(0), {}, []
+@pytest.fixture
+def tiny_mnist(monkeypatch):
+    """{name: content} of the four packed files of a tiny MNIST, known to the library."""
+    rng, files = np.random.default_rng(0), {}
     for part, n in (("train", 40), ("t10k", 10)):
         pixels = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
         labels = np.arange(n, dtype=np.uint8) % 10
-        files[f"{part}-images-idx3-ubyte.gz"] = gzip.compress(idx(pixels))
-        files[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(idx(labels))
-    for name, packed in files.items():
-        md5.append((name, hashlib.md5(packed).hexdigest()))
-        digest = hashlib.sha256(packed).hexdigest()
-        monkeypatch.setitem(fetching.SHA256, name.removesuffix(".gz"), digest)
-    monkeypatch.setattr(MNIST, "resources", md5)
-    monkeypatch.setitem(fetching.SOURCES, "mnist", (DEAD, serve(files)))
+        for name, array in ((f"{part}-images-idx3", pixels), (f"{part}-labels-idx1", labels)):
+            packed = gzip.compress(idx(array))
+            files[f"{name}-ubyte.gz"] = packed
+            for key, content in ((f"{name}-ubyte.gz", packed), (f"{name}-ubyte", idx(array))):
+                digest = hashlib.sha256(content).hexdigest()
+                monkeypatch.setitem(fetching.SHA256, key, digest)
+    return files
+
+
+def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch, tiny_mnist):
+    monkeypatch.setitem(fetching.SOURCES, "mnist", (DEAD, serve(tiny_mnist)))
     first = load_data("mnist", root=tmp_path)
     assert first.train.images.shape == (36, 1, 28, 28) and first.test.size == 10
     assert (first.name, first.flip, first.crop) == ("mnist", False, 2)
+    assert first.test.labels.tolist() == list(range(10)) and first.test.labels.dtype == torch.int64
+    pixels = gzip.decompress(tiny_mnist["t10k-images-idx3-ubyte.gz"])[16:]
+    assert first.test.images.numpy().tobytes() == pixels
 
     monkeypatch.setitem(fetching.SOURCES, "mnist", ())
     raw = tmp_path / "MNIST" / "raw"
@@ -358,41 +425,123 @@ def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch):
     assert load_data("mnist", root=tmp_path).sha256 == first.sha256
 
 
-def test_cifar10_prefers_the_originals_then_the_jpegs(serve, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_mnist_is_mended_or_says_what_to_do(
+    damage, serve, tmp_path, monkeypatch, tiny_mnist
+):
+    monkeypatch.setitem(fetching.SOURCES, "mnist", (served := serve(tiny_mnist),))
+    first = load_data("mnist", root=tmp_path)
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    packed, whole = file.with_name(f"{file.name}.gz"), file.read_bytes()
+    bad = {"cut": whole[:5000], "flipped": whole[:500] + b"?" + whole[501:], "empty": b""}[damage]
+
+    file.write_bytes(bad)
+    monkeypatch.setitem(fetching.SOURCES, "mnist", ())
+    assert load_data("mnist", root=tmp_path).sha256 == first.sha256  # from the packed file
+    assert file.read_bytes() == whole
+    file.write_bytes(bad)
+    packed.unlink()
+    with pytest.raises(ConnectionError, match=r"train-images-idx3-ubyte\.gz: .*; put it at .* by"):
+        load_data("mnist", root=tmp_path)
+    packed.write_bytes(b"half")
+    with pytest.raises(
+        ValueError, match=r"ubyte\.gz is damaged \(wrong SHA-256\): delete it and l"
+    ):
+        load_data("mnist", root=tmp_path)
+    packed.unlink()
+    monkeypatch.setitem(fetching.SOURCES, "mnist", (served,))
+    assert load_data("mnist", root=tmp_path).sha256 == first.sha256 and file.read_bytes() == whole
+
+
+@pytest.fixture
+def tiny_cifar10(tmp_path_factory, monkeypatch):
+    """The packed archive of a CIFAR-10 of 20 + 20 images and two classes, known to the library."""
     from torchvision.datasets import CIFAR10
 
+    root = tmp_path_factory.mktemp("original")
+    batches, names = root / "cifar-10-batches-py", ("data_batch_1", "test_batch", "batches.meta")
+    batches.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 3072), dtype=np.uint8)
+    for name, x in zip(names, pixels):
+        (batches / name).write_bytes(pickle.dumps({"data": x, "labels": [1, 0, 0, 1] * 5}))
+    (batches / names[2]).write_bytes(pickle.dumps({"label_names": ["car", "plane"]}))
+    md5 = [hashlib.md5((batches / name).read_bytes()).hexdigest() for name in names]
+    monkeypatch.setattr(CIFAR10, "train_list", [(names[0], md5[0])])
+    monkeypatch.setattr(CIFAR10, "test_list", [(names[1], md5[1])])
+    meta = {"filename": names[2], "key": "label_names", "md5": md5[2]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    packed = root / "cifar-10-python.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(batches, batches.name)
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    monkeypatch.setitem(fetching.SHA256, packed.name, digest)
+    monkeypatch.setattr(readers, "CIFAR10_SIZES", (20, 20))
+    for part, images in zip(("train", "test"), pixels):  # and the same as an image folder
+        for i, (x, label) in enumerate(zip(images, [1, 0, 0, 1] * 5)):
+            file = root / "cifar10" / part / ("car", "plane")[label] / f"{i:05d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x.reshape(3, 32, 32).transpose(1, 2, 0)).save(file)
+    return root
+
+
+def test_cifar10_is_the_same_from_every_source(serve, tmp_path, monkeypatch, tiny_cifar10):
+    original, name = tiny_cifar10, "cifar-10-python.tar.gz"
+    served = serve({name: (original / name).read_bytes()})
+    monkeypatch.setitem(fetching.SOURCES, "cifar10", (served,))
+    roots = [tmp_path / x for x in ("batches", "packed", "folder", "downloaded", "half")]
+    for root in roots[:3]:
+        make_folder(root / "cifar10-jpeg")  # which is read only where the others are not
+    shutil.copytree(original / "cifar-10-batches-py", roots[0] / "cifar-10-batches-py")
+    shutil.copy(original / name, roots[1])
+    shutil.copytree(original / "cifar10", roots[2] / "cifar10")
+    (roots[4] / "cifar-10-batches-py").mkdir(parents=True)  # unpacking was interrupted
+    loaded = [load_data("cifar10", root=root) for root in roots]
+    loaded.append(load_data(roots[2] / "cifar10"))
+    pixels = pickle.loads((original / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
+    for data in loaded:
+        assert (data.name, data.classes, data.crop) == ("cifar10", ("car", "plane"), 4)
+        assert data.test.images.numpy().tobytes() == pixels.tobytes()
+        assert data.test.labels.tolist() == [1, 0, 0, 1] * 5
+        assert data.sha256 == loaded[0].sha256
+        assert torch.equal(data.train.images, loaded[0].train.images)
+
+
+def test_the_jpegs_are_read_where_there_are_no_originals(tmp_path):
     make_folder(tmp_path / "cifar10-jpeg")
+    (tmp_path / "cifar-10-batches-py").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_data("cifar10", root=tmp_path).name == "cifar10-jpeg"
 
-    batches, names = (
-        tmp_path / "cifar-10-batches-py",
-        ("data_batch_1", "test_batch", "batches.meta"),
-    )
-    batches.mkdir()
-    pixels = np.arange(20 * 3072, dtype=np.int64).reshape(20, 3072).astype(np.uint8)
-    for name in names[:2]:
-        (batches / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1] * 10}))
-    (batches / names[2]).write_bytes(pickle.dumps({"label_names": ["plane", "car"]}))
-    md5 = [hashlib.md5((batches / name).read_bytes()).hexdigest() for name in names]
-    monkeypatch.setattr(CIFAR10, "train_list", [(names[0], md5[0])])
-    monkeypatch.setattr(CIFAR10, "test_list", [(names[1], md5[1])])
-    monkeypatch.setattr(
-        CIFAR10, "meta", {"filename": names[2], "key": "label_names", "md5": md5[2]}
-    )
-    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
-        archive.add(batches, batches.name)
-    packed = (tmp_path / "cifar-10-python.tar.gz").read_bytes()
 
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(packed).hexdigest())
-    monkeypatch.setitem(fetching.SHA256, "cifar-10-python.tar", hashlib.sha256(packed).hexdigest())
-    served = serve({"cifar-10-python.tar.gz": packed})
-    monkeypatch.setitem(fetching.SOURCES, "cifar10", (served,))
-    (tmp_path / "half" / "cifar-10-batches-py").mkdir(parents=True)  # unpacking was interrupted
-    (tmp_path / "half" / "cifar-10-python.tar.gz").write_bytes(packed)
-    for root in (tmp_path, tmp_path / "elsewhere", tmp_path / "half"):  # found; downloaded; mended
-        data = load_data("cifar10", root=root)
-        assert (data.name, data.classes, data.crop) == ("cifar10", ("plane", "car"), 4)
-        assert torch.equal(data.test.images[3].flatten(), torch.from_numpy(pixels[3]))
-    assert (tmp_path / "elsewhere" / "cifar-10-batches-py" / "data_batch_1").exists()
+def test_damaged_batches_are_mended_or_say_what_to_do(tmp_path, monkeypatch, tiny_cifar10):
+    shutil.copytree(tiny_cifar10, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "cifar10")
+    first = load_data("cifar10", root=tmp_path)
+    monkeypatch.setitem(fetching.SOURCES, "cifar10", ())
+    for file in list((tmp_path / "cifar-10-batches-py").iterdir()):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9])
+        assert load_data("cifar10", root=tmp_path).sha256 == first.sha256
+        assert file.read_bytes() == whole
+    file.unlink()
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    with pytest.raises(ConnectionError, match=r"put it at .*cifar-10-python\.tar\.gz by hand"):
+        load_data("cifar10", root=tmp_path)
+
+
+def test_half_a_folder_of_cifar10_is_refused(tmp_path, tiny_cifar10):
+    shutil.copytree(tiny_cifar10 / "cifar10", tmp_path / "cifar10")
+    (tmp_path / "cifar10" / "train" / "car" / "00001.png").unlink()
+    with pytest.raises(ValueError, match=r"cifar10 has \(19, 20\) images, not \(20, 20\): fill it"):
+        load_data("cifar10", root=tmp_path)
+
+
+@pytest.mark.skipif(not Path("data/cifar10/train").is_dir(), reason="no data/cifar10 here")
+def test_the_real_cifar10_is_the_published_one():
+    _, train, test, classes = readers.read_cifar10(Path("data"), None)
+    mean, std = channel_statistics(train.images)
+    torch.testing.assert_close(mean, torch.tensor([0.49139968, 0.48215841, 0.44653091]))
+    torch.testing.assert_close(std, torch.tensor([0.24703223, 0.24348513, 0.26158784]))
+    assert train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert classes[6] == "frog" and test.labels.bincount().tolist() == [1000] * 10

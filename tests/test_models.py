@@ -6,6 +6,7 @@ from helpers import randomize, relative_error
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.files import save_weights
 from tlc_minimal.results import find_folder
 
 
@@ -63,6 +64,27 @@ def test_a_missing_checkpoint_names_those_there_are(project):
     tlc.save_checkpoint(tlc.simple_cnn(width=2), "small", "simple_cnn", width=2)
     with pytest.raises(FileNotFoundError, match="there are: small"):
         tlc.load_checkpoint("x")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "width", "network", "not safetensors"])
+def test_a_checkpoint_that_cannot_be_used_is_named(damage, project):
+    path = project / "data/checkpoints/small.safetensors"
+    tlc.save_checkpoint(tlc.simple_cnn(width=2), "small", "simple_cnn", width=2)
+    whole = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(whole[:-100])
+    elif damage == "flipped":
+        whole[-100] ^= 1
+        path.write_bytes(whole)
+    elif damage == "width":
+        save_weights(tlc.simple_cnn(width=3), path, network="simple_cnn", options='{"width": 2}')
+    elif damage == "network":
+        save_weights(tlc.simple_cnn(width=2), path)
+    else:
+        path.write_text("small")
+    said = r"is damaged .*: delete it|holds the weights of another network|is no checkpoint .*: see"
+    with pytest.raises(ValueError, match=rf"small\.safetensors ({said})"):
+        tlc.load_checkpoint("small")
 
 
 def test_outside_the_project_the_folder_is_missed_by_name(tmp_path, monkeypatch):

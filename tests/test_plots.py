@@ -11,7 +11,7 @@ from helpers import randomize
 
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
-from tlc_minimal import plots
+from tlc_minimal.lessons import plots
 
 
 @pytest.fixture(autouse=True)

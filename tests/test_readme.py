@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tlc_minimal.experiments.tables import TABLES, markdown
-from tlc_minimal.plots import readme_pictures
+from tlc_minimal.lessons.plots import readme_pictures
 from tlc_minimal.results import results
 
 ROOT = Path(__file__).parents[1]

@@ -55,15 +55,35 @@ def test_a_record_without_a_field_is_refused_by_file_and_field(field, data, tmp_
     content = json.loads(path.read_text())
     del content[field]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"first.json is no record of schema 1.*{field}"):
+    with pytest.raises(ValueError, match=rf"first\.json lacks a valid {field}: restore it"):
         tlc.results(tmp_path)
 
 
 def test_another_schema_is_refused(data, tmp_path):
     path = make(data, tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
-    with pytest.raises(ValueError, match="first.json is no record of schema 1: see its schema"):
+    with pytest.raises(ValueError, match=r"first\.json is no record of schema 1: move it away"):
         tlc.results(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"schema": 1', "half", "rows", "flipped"])
+def test_one_damaged_record_among_many_is_named(damage, data, tmp_path):
+    make(data, tmp_path)
+    path = make(data, tmp_path, "second")
+    text = path.read_text()
+    damages = {"half": text[: len(text) // 2], "flipped": text.replace('"what"', '"whau"')}
+    damages |= {"rows": json.dumps(json.loads(text) | {"rows": [1, 2]})}
+    path.write_text(damages.get(damage, damage))
+    with pytest.raises(ValueError, match=r"second\.json (is|lacks) .*: (restore|move) it"):
+        tlc.results(tmp_path)
+
+
+def test_a_record_is_never_overwritten(data, tmp_path):
+    path = make(data, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"first\.json is recorded already: move it away, or"):
+        make(data, tmp_path, seconds=1.0)
+    assert path.read_bytes() == before
 
 
 def test_no_records_are_an_empty_table(tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import tlc_minimal as tlc
-from tlc_minimal import robust
 from tlc_minimal.experiments import robust as study
 from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.gaussian import Gaussian
-from tlc_minimal.robust import CORRUPTIONS, corrupt
+from tlc_minimal.lessons import robust
+from tlc_minimal.lessons.robust import CORRUPTIONS, corrupt
 
 ALL = list(CORRUPTIONS)
 

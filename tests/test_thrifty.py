@@ -3,9 +3,9 @@
 import pytest
 import torch
 from helpers import randomize
+from tlc_minimal.gradual import fade
 
 import tlc_minimal as tlc
-from tlc_minimal.gradual import fade
 
 X = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -13,9 +13,9 @@ from tlc_minimal.experiments.beyond import NETWORKS, PROFILES, plan
 from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.gaussian import best_affine
 from tlc_minimal.graph import trace
+from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
 from tlc_minimal.nodes import activation_nodes, module_of
 from tlc_minimal.statistics import published_statistics
-from tlc_minimal.transformers import PACKAGES, TextEncoder, load_text, swin, vit
 
 TEXT = load_text(length=16, vocabulary=32)
 INPUTS = {"image": torch.randn(3, 3, 32, 32), "text": TEXT.normalize(TEXT.train.images[:3])}

@@ -1,5 +1,13 @@
 """tlc_minimal: collapse deep networks, and see why it works. Start with notebooks/00_tour.ipynb."""
 
+import sys
+
+if sys.orig_argv[-3:] == ["-m", "tlc_minimal", "doctor"]:  # it runs where nothing is installed yet
+    from .doctor import report
+
+    print(report())
+    sys.exit()
+
 from .collapse import Run, collapse, load_run
 from .data import Data, load_data
 from .explain import explain
@@ -13,7 +21,8 @@ from .methods import compress
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .rank import rank
 from .results import record, results
+from .stages import METHODS, Method, Stage, Task
 from .statistics import measured_statistics, statistics
-from .train import best_device, evaluate, fit, profile
+from .train import best_device, evaluate, fit, precision, profile
 
 __version__ = "0.1.0"

@@ -1,22 +1,28 @@
 """Command line: doctor, demo, collapse, report, reproduce, bench, table."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from torch import nn
 from typer import Option, Typer
 
 import tlc_minimal as tlc
 
+from .collapse import checked
 from .doctor import report as doctors_report
 from .experiments.bench import bench
 from .experiments.reproduce import reproduce
 from .experiments.tables import TABLES, markdown
+from .files import load_weights, save_weights
 from .measure import usual_batches
-from .models import NETWORKS, save_weights
+from .models import NETWORKS
+from .refuse import check_alone
 from .results import find_folder
+from .run_folder import owned
+from .train import check_recipe
 
 app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -28,15 +34,11 @@ def doctor() -> None:
 
 
 @app.command()
-def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 3) -> None:
+def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
-    data, device = tlc.load_data("digits"), tlc.best_device()
-    print(f"{data}\nResNet-18, width 8, on {device}: training it, then removing 12 of 17 ReLUs")
-    torch.manual_seed(0)
-    model = tlc.resnet18(len(data.classes), width=8).to(device)
-    tlc.fit(model, data, epochs, progress="training the dense network")
-    (out / "run.json").unlink(missing_ok=True)  # an earlier demo's: begin again
-    _collapse(model, data, out, remove=12, epochs=tune)
+    data = tlc.load_data("digits")
+    print(f"{data}\nResNet-18, width 8, on {tlc.best_device()}: 12 of its 17 ReLUs go at once")
+    _collapse("resnet18", 8, data, epochs, out, resume=True, remove=12, epochs=tune)
 
 
 @app.command()
@@ -44,39 +46,28 @@ def collapse(
     data: Annotated[str, Option(help="digits, mnist, cifar10, or a folder of images")],
     out: Annotated[Path, Option(help="folder for the run and its report")],
     remove: int = 12,
+    method: Annotated[str, Option(help=", ".join(tlc.METHODS))] = "at_once",
     network: Annotated[str, Option(help="resnet18 or simple_cnn")] = "resnet18",
     width: int = 16,
-    rank: str = "tlc",
-    rule: str = "on_off_affine",
+    rank: Annotated[str | None, Option(help="for the methods that rank; default: tlc")] = None,
+    rule: Annotated[str | None, Option(help="default: on_off_affine")] = None,
     dense_epochs: float = 16,
-    epochs: Annotated[float, Option(help="epochs of tuning after each removal")] = 1,
+    epochs: Annotated[float, Option(help="epochs of tuning in all")] = 12,
     seed: int = 0,
     resume: Annotated[bool, Option(help="go on with an interrupted run")] = False,
 ) -> None:
     """Train a network (once), collapse it, and write a report."""
-    if network not in NETWORKS:
-        raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
-    images, weights = tlc.load_data(data), out / "dense.safetensors"
-    torch.manual_seed(seed)
-    model = NETWORKS[network](len(images.classes), width)
-    if weights.exists() and not resume:
-        raise FileExistsError(f"{out} already holds a run: add --resume, or choose another folder.")
-    if weights.exists():
-        model.load_state_dict(load_file(weights))
-    else:
-        tlc.fit(model, images, dense_epochs, seed=seed, progress="training the dense network")
-        save_weights(model, weights)
-    model.to(tlc.best_device()).eval()
-    options = {"remove": remove, "rank": rank, "rule": rule, "epochs": epochs, "seed": seed}
-    _collapse(model, images, out, resume=True, **options)
+    choices = {k: v for k, v in (("rank", rank), ("rule", rule)) if v is not None}
+    how = {"remove": remove, "epochs": epochs, "method": method, "seed": seed}
+    _collapse(network, width, tlc.load_data(data), dense_epochs, out, resume, **how, **choices)
 
 
 @app.command()
 def report(folder: Path) -> None:
     """Write the report of a finished run again."""
-    from .plots import write_report  # only here: matplotlib is slow to load
+    from .lessons.plots import write_report  # only here: matplotlib is slow to load
 
-    print(f"report: {write_report(folder)}")
+    print(f"report: {write_report(folder.expanduser())}")
 
 
 app.command()(reproduce)
@@ -86,20 +77,36 @@ app.command()(bench)
 @app.command()
 def table() -> None:
     """The README's tables of recorded results, as Markdown, and its pictures (data/results)."""
-    from .plots import readme_pictures  # only here: matplotlib is slow to load
+    from .lessons.plots import readme_pictures  # only here: matplotlib is slow to load
 
+    folder = find_folder()
     for name, make in TABLES.items():
         print(f"<!-- {name} -->\n\n{markdown(make())}\n\n<!-- /{name} -->\n")
-    for path in readme_pictures(tlc.results(), find_folder()):
+    for path in readme_pictures(tlc.results(), folder):
         print(f"drawn: {path.name}")
 
 
-def _collapse(model, data, out: Path, **options) -> None:
-    """Collapse, report, and print the four counts and the milliseconds before and after."""
-    run = tlc.collapse(model, data, out=out, **options)
-    both = tlc.compare({"dense": model, "collapsed": run.model}, data)
-    both.to_json(out / "compare.json", orient="index", indent=1)
-    report(out)
+def _collapse(
+    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool, **how
+) -> None:
+    """Train, collapse, report, and print the four counts and the milliseconds before and after."""
+    if network not in NETWORKS:
+        raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
+    seed, classes = how.get("seed", 0), len(data.classes)
+    check_recipe(data, epochs=dense_epochs, seed=seed)
+    torch.manual_seed(seed)
+    model = NETWORKS[network](classes, width)
+    usual = {"epochs": 12, "method": "at_once", "seed": 0}
+    asked = usual | how
+    arguments = [asked.pop(k) for k in ("remove", "epochs", "method", "seed")]
+    checked(model, data, *arguments, asked)  # before anything is trained
+    with owned(out) as folder:
+        built = {"network": network, "width": width, "epochs": dense_epochs, "seed": seed}
+        _train(model, data, folder / "dense.safetensors", built | {"data": data.sha256}, resume)
+        run = tlc.collapse(model, data, out=folder, resume=True, **how)
+        both = tlc.compare({"dense": model, "collapsed": run.model}, data)
+        both.to_json(folder / "compare.json", orient="index", indent=1)
+    report(folder)
     rows = {
         "accuracy, %": both["accuracy"].map("{:.2f}".format),
         "activations": both["activations"],
@@ -113,12 +120,43 @@ def _collapse(model, data, out: Path, **options) -> None:
     print(pd.DataFrame(rows).set_axis(["before", "after"]).T.to_string())
 
 
+def _train(model: nn.Module, data, path: Path, built: dict, resume: bool) -> None:
+    """The dense network of a folder: trained once, in place, and taken up where it was killed."""
+    state = path.with_suffix(".state")
+    if not resume and (path.exists() or state.exists() or (path.parent / "run.json").exists()):
+        raise FileExistsError(
+            f"{path.parent} already holds a run: add --resume, or choose another folder."
+        )
+    if path.exists():
+        there = json.loads(load_weights(path)[1].get("built", "{}"))
+        if differing := [k for k in built if there.get(k) != built[k]]:
+            raise ValueError(
+                f"{path} was trained with another {', '.join(differing)}: nothing was changed; "
+                "choose another folder."
+            )
+        load_weights(path, into=model)
+    else:
+        tlc.fit(
+            model, data, built["epochs"], seed=built["seed"], state=state,
+            progress="training the dense network",
+        )  # fmt: skip
+        save_weights(model, path, built=json.dumps(built))
+        state.unlink()
+    model.to(tlc.best_device()).eval()
+
+
 def main() -> None:
     """Run the command; a mistake of the user's is one sentence, not a traceback."""
     try:
+        check_alone()
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise SystemExit(f"tlc_minimal: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "tlc_minimal: stopped. What is finished is kept: the same command goes on from there "
+            "(`collapse` with --resume)."
+        ) from None
 
 
 if __name__ == "__main__":

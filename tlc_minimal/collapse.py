@@ -1,37 +1,36 @@
-"""The loop: rank, linearize, tune, record — resumable at any point (TLC, algorithm 1)."""
+"""The loop: choose, change, tune, record, whatever the method, and resumable at any moment."""
 
 import copy
-import hashlib
-import json
-import os
+import inspect
 import tempfile
 import time
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from .data import Data
-from .gaussian import Gaussian
-from .gradual import fade, faded
+from .files import digest, load_weights, save_weights, write_json
 from .graph import trace
-from .linearize import check_rule, linearize, statistics_for
 from .measure import count
-from .merge import merge
+from .merge import check_keep, merge
 from .nodes import activation_nodes
-from .rank import check_ranking
-from .rank import rank as rank_layers
-from .results import write_json
-from .train import Score, device_of, evaluate, fit, steps_of
+from .refuse import check_alone, check_number, check_plain
+from .run_folder import owned, rows_of, run_of
+from .stages import METHODS, Method, Stage, Task, off_share
+from .train import best_device, check_recipe, device_of, evaluate, fit
+
+TUNING = {"lr": 0.02, "distil": True}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A collapse: ``table`` has one row per removal (row 0: the dense model), ``model`` is the
-    collapsed, merged network, ``linear`` the same before merging, ``folder`` holds the files."""
+    """A collapse: ``table`` has a row for the dense network and one for each time that activations
+    went, ``model`` is the collapsed, merged network, ``linear`` the same before merging (and before
+    the method's clean-up), ``folder`` holds the files."""
 
     table: pd.DataFrame
     model: fx.GraphModule
@@ -43,168 +42,187 @@ def collapse(
     model: nn.Module,
     data: Data,
     remove: int,
-    rank: str = "tlc",
-    rule: str = "on_off_affine",
-    epochs: float = 10,
-    lr: float = 0.02,
-    distil: bool = True,
-    gradual: bool = False,
-    padding: str = "as_trained",
+    epochs: float = 12,
+    method: str = "at_once",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
-    keep: str = "fastest",
-    progress: bool = True,
-    **tuning,
+    **options,
 ) -> Run:
-    """Remove ``remove`` activations of a trained model, one at a time, tuning after each.
+    """Take ``remove`` activations out of a trained model and tune what is left.
 
-    ``rule`` and ``padding`` as in :func:`linearize`. Ranking by ``rank`` and all choices see the
-    validation split only; the test split is touched once, after the last removal, for every row of
-    the table. ``distil``: the given dense model teaches while tuning. ``gradual``: over the
-    first half of each tuning the activation fades into its line, instead of all at once.
-    ``tuning``: what else :func:`fit` takes (batch, weight_decay, smoothing, schedule). ``out``:
-    folder for everything needed to resume (a temporary one if None).
+    ``method``: a key of ``METHODS`` (at_once, one_by_one, random; published, easier and the other
+    rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods get the
+    same recipe (the dense model teaches), choose on the validation split, and see the test split
+    once, at the end, for every row of the table. ``out``: the folder of the run (a temporary one if
+    None); with ``resume`` a run that was killed there goes on, inside a tuning, too.
+    ``options``: the method's own (``rank``, ``rule``, ``padding``, ``again``, …), those of
+    :func:`fit` (``lr``, ``batch``, ``weight_decay``, ``smoothing``, ``schedule``), ``distil=False``
+    for no teacher, ``keep`` of :func:`merge`, and ``progress=False``.
+
     Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
-    before tuning), val, test, activations, layers, macs, params, epochs, seconds.
-    ValueError if there are fewer activations than ``remove``, if ``gradual`` meets
-    ``padding="first"`` or the rule "published" (which do more than put a line there), or if ``out``
-    holds the run of another model or configuration; FileExistsError if it holds a run and
-    ``resume`` is False.
+    before tuning), val, test, activations, layers, macs (per image), macs_cut (the same when what
+    has become constant is cut out exactly), params, epochs, seconds, images_per_s (of the tuning).
+    Everything is checked before anything is trained or written: TypeError, ValueError for arguments
+    that are unknown or out of range, for a model that is not finite or does not take the data, for
+    what a method cannot do, and if ``out`` holds another run; FileExistsError if it holds a run and
+    ``resume`` is False; BlockingIOError if another process works there; RuntimeError under several
+    processes.
     """
-    check_rule(rule)
-    check_ranking(rank)
-    if gradual and (padding == "first" or rule == "published"):
-        raise ValueError("gradual needs padding='as_trained' and a rule other than 'published'.")
-    names = list(activation_nodes(trace(model)))
-    if not 0 <= remove <= len(names):
-        raise ValueError(f"remove={remove}, but this model has {len(names)} activations.")
-    folder = Path(tempfile.mkdtemp(prefix="tlc-") if out is None else out)
-    config = dict(rank=rank, rule=rule, epochs=epochs, lr=lr, distil=distil, seed=seed)
-    config |= {"padding": padding, "gradual": gradual, **tuning}
-    config |= {"model": fingerprint(model), "data": data.sha256, "train": data.train.size}
-    rows = open_run(folder, config, resume)
-    teacher = copy.deepcopy(model).eval() if distil else None
-    current = trace(model).eval()
-    if not rows:
-        rows = [row_of(current, data, 0, "", None, 0.0, 0.0, off=0.0)]
-        _save(folder, 0, current, {}, config, rows)
-    done = min(len(rows) - 1, remove)
-    current = _restore(model, folder, rows, done, config)
-    for step in range(done + 1, remove + 1):
-        start = time.perf_counter()
-        scores = rank_layers(current, data, rank, rule, seed=1000 * seed + step, progress=progress)
-        name = next(iter(scores))
-        g = statistics_for(rule, current, data)[name]
-        surgery = (name, {name: g}, rule, padding)
-        linear = linearize(current, *surgery)
-        before = evaluate(linear, data)
-        if gradual:
-            steps = steps_of(data, epochs, tuning.get("batch", 128))
-            current = fade(current, name, g, rule, max(1, steps // 2))
-        label = f"{step}/{remove} without {name}" if progress else None
-        tuned = current if gradual else linear
-        how = {"teacher": teacher, "seed": 1000 * seed + step, "progress": label, **tuning}
-        fit(tuned, data, epochs, lr, **how)
-        current = linearize(faded(tuned, name), *surgery) if gradual else tuned
-        off = float((~g.on).float().mean())
-        seconds = time.perf_counter() - start
-        rows = rows[:step] + [row_of(current, data, step, name, before, epochs, seconds, off=off)]
-        _save(folder, step, current, {name: g}, config, rows)
-    for step, row in enumerate(rows[: remove + 1]):
-        if row["test"] is None:
-            candidate = _restore(model, folder, rows, step, config)
-            row["test"] = evaluate(candidate, data, "test").accuracy
-    write_json(folder / "run.json", {"config": config, "rows": rows})
-    return Run(pd.DataFrame(rows[: remove + 1]), merge(current.eval(), data, keep), current, folder)
+    check_alone()
+    about = checked(model, data, remove, epochs, method, seed, options)
+    task, stages, tuning, config, finish = about
+    keep, progress = options.get("keep", "fastest"), options.get("progress", True)
+    out = tempfile.mkdtemp(prefix="tlc-") if out is None else out
+    with owned(out) as folder:
+        rows = rows_of(folder, config, resume)
+        current, dense = task.model, len(activation_nodes(task.model))
+        teacher = copy.deepcopy(current) if tuning.pop("distil") else None
+        if not rows:
+            for left in folder.glob("stage_*"):  # of a run whose table is gone
+                left.unlink()
+            rows = [_row(current, data, finish) | {"off": 0.0}]
+            write_json(folder / "run.json", {"config": config, "rows": rows})
+        networks = [current]
+        for i, stage in enumerate(stages, 1):
+            if dense - len(activation_nodes(current)) == remove:
+                break
+            start, names, label = time.perf_counter(), activation_nodes(current), f"{method} {i}"
+            current, decision = _change(current, stage, folder, i)
+            networks.append(current)
+            weights, state = (folder / f"stage_{i:02d}.{end}" for end in ("safetensors", "state"))
+            if i < len(rows) and weights.exists():
+                load_weights(weights, into=current)
+                continue
+            left = activation_nodes(current)
+            gone = [n for n in names if n not in left]
+            label = f"{label}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}" if progress else None
+            length = stage.epochs * max(1, len(gone))
+            before, new = evaluate(current, data).accuracy, not state.exists()
+            handles, tuned = stage.hold(current), time.perf_counter()
+            fit(
+                current, data, length, teacher=teacher, seed=1000 * seed + i, progress=label,
+                state=state, **tuning,
+            )  # fmt: skip
+            tuned = time.perf_counter() - tuned
+            for handle in handles:
+                handle.remove()
+            row = _row(current, data, finish) | {"removed": dense - len(left), "val_before": before}
+            row |= {"layer": ", ".join(gone), "off": off_share(decision), "epochs": length}
+            row["seconds"] = time.perf_counter() - start
+            row["images_per_s"] = length * data.train.size / tuned if new else None
+            rows = [*rows[:i], row]
+            save_weights(current, weights)
+            write_json(folder / "run.json", {"config": config, "rows": rows})
+            state.unlink(missing_ok=True)
+        for row, network in zip(rows, networks):
+            if row["test"] is None:
+                row["test"] = evaluate(network, data, "test").accuracy
+        write_json(folder / "run.json", {"config": config, "rows": rows})
+    small = merge(finish(current).eval(), data, keep)
+    return Run(pd.DataFrame(_removals(rows)), small, current, folder)
 
 
-def load_run(model: nn.Module, folder: str | Path, step: int) -> fx.GraphModule:
-    """The tuned, unmerged network after ``step`` removals of a run that started from ``model``.
+def load_run(model: nn.Module, folder: str | Path, removed: int) -> fx.GraphModule:
+    """The tuned, unmerged network after ``removed`` activations of a run that began with ``model``.
 
-    FileNotFoundError if the folder holds no run, ValueError if it is one of another model.
+    FileNotFoundError if ``folder`` holds no run, ValueError if it is of another model or has no
+    such row.
     """
-    folder = Path(folder)
-    if not (folder / "run.json").exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it.")
-    saved = json.loads((folder / "run.json").read_text())
-    if saved["config"]["model"] != fingerprint(model):
-        raise ValueError(f"{folder} holds the run of another model: give the one it started from.")
-    return _restore(model, folder, saved["rows"], step, saved["config"])
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values in a model's state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    saved = run_of(folder)
+    config, there = saved["config"], [row["removed"] for row in saved["rows"]]
+    if config["model"] != digest(model.state_dict()):
+        raise ValueError(f"{folder} holds the run of another model: give the one it began with.")
+    if removed not in there:
+        raise ValueError(
+            f"{folder} holds networks with {', '.join(map(str, sorted(set(there))))} activations "
+            f"removed, not {removed!r}."
         )
-    return digest.hexdigest()
+    current = _ready(model, device_of(model))
+    task = Task(current, None, config["remove"], config["epochs"], config["seed"])
+    stages = METHODS[config["method"]].stages(task, **config["options"])
+    last = len(there) - 1 - there[::-1].index(removed)
+    for i, stage in enumerate(stages[:last], 1):
+        current, _ = _change(current, stage, Path(folder).expanduser(), i)
+        load_weights(Path(folder).expanduser() / f"stage_{i:02d}.safetensors", into=current)
+    return current
 
 
-def row_of(
-    model, data: Data, removed: int, layer: str, before: Score | None, epochs, seconds, **more
-) -> dict:
-    """A row of a run's table (its columns: :func:`collapse`), the test accuracy still open;
-    ``before``: the validation score before tuning, None if nothing was tuned."""
-    score = evaluate(model, data)
+def checked(model, data, remove, epochs, method, seed, options) -> tuple:
+    """Task, stages, tuning, the run's configuration and the method's ``finish``: all that
+    :func:`collapse` needs, or its error, before anything is trained or written."""
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}; there are: {', '.join(METHODS)}.")
+    chosen: Method = METHODS[method]
+    own = list(inspect.signature(chosen.stages).parameters)[1:]
+    of_method = {k: v for k, v in options.items() if k in own}
+    of_fit = {k: v for k, v in options.items() if k not in {*own, "keep", "progress"}}
+    tuning = TUNING | chosen.tuning | of_fit
+    forbidden = {"model", "data", "epochs", "teacher", "state", "seed"} & of_fit.keys()
+    if forbidden:
+        raise TypeError(f"collapse itself sets {', '.join(sorted(forbidden))} of fit.")
+    check_keep(options.get("keep", "fastest"))
+    check_plain(model)
+    there = len(activation_nodes(trace(model, share=True)))
+    if not there:
+        raise ValueError("this model has no activation to remove: it is linear already.")
+    words = f"1 to {there}, the model's activations"
+    check_number("remove", remove, Integral, lambda n: 1 <= n <= there, words)
+    check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
+    bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
+    if bad:
+        raise ValueError(f"{bad[0]} holds NaN or inf: train the model again, or load it anew.")
+    ready = _ready(model, best_device())
+    count(ready, data)  # says so if the model does not take the data
+    task = Task(ready, data, remove, epochs, seed, options.get("progress", True))
+    stages = chosen.stages(task, **of_method)
+    config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
+    config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
+    config |= {"data": data.sha256, "train": data.train.size}
+    return task, stages, dict(tuning), config, chosen.finish
+
+
+def _ready(model: nn.Module, device: torch.device) -> fx.GraphModule:
+    return trace(model).eval().to(device, memory_format=torch.channels_last)
+
+
+def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
+    """The network after the ``i``-th stage's surgery, not yet tuned, and the stage's decision: made
+    once, then kept in the folder."""
+    path, device = folder / f"stage_{i:02d}.choice", device_of(current)
+    if not path.exists():
+        save_weights(stage.choose(current), path)
+    decision = {k: v.to(device) for k, v in load_weights(path)[0].items()}
+    changed = stage.change(current, decision)
+    return changed.to(memory_format=torch.channels_last), decision
+
+
+def _row(network: fx.GraphModule, data: Data, finish) -> dict:
+    """A row of the table, the test accuracy still open, of a network that nothing was done to."""
+    score = evaluate(network, data)
+    counts = count(network, data)
     return {
-        "removed": removed,
-        "layer": layer,
-        **more,
+        "removed": 0,
+        "layer": "",
+        "off": None,
         "val_loss": score.loss,
-        "val_before": (before or score).accuracy,
+        "val_before": score.accuracy,
         "val": score.accuracy,
         "test": None,
-        **count(model, data),
-        "epochs": epochs,
-        "seconds": seconds,
+        **counts,
+        "macs_cut": count(finish(network), data)["macs"],
+        "epochs": 0.0,
+        "seconds": 0.0,
+        "images_per_s": None,
     }
 
 
-def open_run(folder: Path, config: dict, resume: bool) -> list[dict]:
-    """The rows of a run's folder so far: none for a new one, which is made. FileExistsError and
-    ValueError as in :func:`collapse`."""
-    path = folder / "run.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        return []
-    if not resume:
-        raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
-    saved = json.loads(path.read_text())
-    differing = [k for k, v in config.items() if saved["config"].get(k) != v]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; "
-            "choose another folder, or the same model, data and settings."
-        )
-    return saved["rows"]
-
-
-def _save(folder: Path, step: int, model, removed: dict[str, Gaussian], config, rows) -> None:
-    """Weights first, then the table that says they are there; each file appears whole or not."""
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    for g in removed.values():
-        tensors |= {"removed.mean": g.mean.cpu(), "removed.std": g.std.cpu()}
-    path = folder / f"step_{step:02d}.safetensors"
-    save_file(tensors, f"{path}.part")
-    os.replace(f"{path}.part", path)
-    write_json(folder / "run.json", {"config": config, "rows": rows})
-
-
-def _restore(
-    model: nn.Module, folder: Path, rows: list[dict], step: int, config: dict
-) -> fx.GraphModule:
-    """Repeat the surgery up to ``step`` on the dense model, then load the tuned weights."""
-    current = trace(model).eval()
-    device = device_of(model)
-    for i in range(step + 1):
-        tensors = load_file(folder / f"step_{i:02d}.safetensors", device=str(device))
-        if i:
-            g = Gaussian(tensors.pop("removed.mean"), tensors.pop("removed.std"))
-            name, how = rows[i]["layer"], (config["rule"], config["padding"])
-            current = linearize(current, name, {name: g}, *how)
-        current.load_state_dict(tensors)
-    return current
+def _removals(rows: list[dict]) -> list[dict]:
+    """A row for each stage that removed something; what others cost is added to the next one."""
+    kept, epochs, seconds = rows[:1], 0.0, 0.0
+    for row in rows[1:]:
+        epochs, seconds = epochs + row["epochs"], seconds + row["seconds"]
+        if row["layer"]:
+            kept = [*kept, row | {"epochs": epochs, "seconds": seconds}]
+            epochs = seconds = 0.0
+    return kept

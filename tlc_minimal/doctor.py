@@ -1,22 +1,25 @@
-"""What is here and what is missing, as text to paste. Imports nothing of ours: it always runs."""
+"""What is here and what is missing, as text to paste. It always runs: it imports nothing but Python
+at the top, and nothing of ours."""
 
 import os
 import platform
 import re
 import shutil
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-# A test holds these floors to pyproject.toml.
+# A test holds these to pyproject.toml.
 PYTHON = ">=3.11,<3.14"
 CORE = "torch>=2.11 torchvision>=0.26 accelerate>=1.0 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
-CORE += "pandas>=2.2 pillow>=10.4 safetensors>=0.5.3 seaborn>=0.13.2 tqdm>=4.66 typer>=0.16"
+CORE += "pandas>=2.2 pillow>=10.4 safetensors>=0.8 seaborn>=0.13.2 tqdm>=4.66 typer>=0.16"
 COURSE = "ipywidgets>=8.1.3 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 scikit-learn>=1.5"
-MNIST, CIFAR, JPEG = "data/MNIST/raw", "data/cifar-10-batches-py", "data/cifar10-jpeg"
-DATA = {MNIST: ["train-i*", "train-l*", "t10k-i*", "t10k-l*"], JPEG: ["train/*", "test/*"]}
-DATA[CIFAR] = ["data_batch_1", "data_batch_5", "test_batch"]
+MNIST, PARTS = "data/MNIST/raw", ["train/*", "test/*"]
+CIFAR = {"data/cifar10": PARTS, "data/cifar10-jpeg": PARTS}
+CIFAR["data/cifar-10-batches-py"] = ["data_batch_1", "data_batch_5", "test_batch"]
+DATA = {MNIST: ["train-i*", "train-l*", "t10k-i*", "t10k-l*"]} | CIFAR
 
 
 def report() -> str:
@@ -32,6 +35,9 @@ def report() -> str:
 
 
 def versions(todo):
+    lowest, beyond = (int(minor) for minor in re.findall(r"3\.(\d+)", PYTHON))
+    if not lowest <= sys.version_info.minor < beyond:
+        todo.append(f"Python {platform.python_version()} is not {PYTHON}: install 3.12, say")
     for group, target, use in (CORE, ".", "needed"), (COURSE, ".[course]", "for the notebooks"):
         install = f'pip install -c constraints.txt -e "{target}"'
         for name, floor in (item.split(">=") for item in group.split()):
@@ -53,7 +59,8 @@ def device(todo):
         import_module("torchvision")  # "operator torchvision::nms ..." if built for another torch
     except Exception as error:
         again = "pip install --force-reinstall -c constraints.txt torch torchvision"
-        todo.append(f"torch and torchvision do not load together ({str(error)[:80]}): {again}")
+        if find_spec("torch") and find_spec("torchvision"):  # else they are missing, said above
+            todo.append(f"torch and torchvision do not load together ({str(error)[:80]}): {again}")
     gpus = range(torch.cuda.device_count() if torch and torch.cuda.is_available() else 0)
     for i in gpus:
         p = torch.cuda.get_device_properties(i)
@@ -89,5 +96,5 @@ def data(todo):
         yield f"{d:25} {len(list(Path(d).glob('*')))} files"
     if found[MNIST] < len(DATA[MNIST]):
         todo.append(f'for MNIST (12 MB): tlc.load_data("mnist"), or its four files in {MNIST}')
-    if all(found[d] < len(DATA[d]) for d in (CIFAR, JPEG)):
+    if all(found[d] < len(DATA[d]) for d in CIFAR):
         todo.append('for CIFAR-10 (170 MB): tlc.load_data("cifar10"), or the path of any images')

@@ -4,8 +4,9 @@ import pandas as pd
 from torch import nn
 
 from .graph import example_of, trace
-from .linearize import linearize, statistics_for
+from .linearize import linearize
 from .merge import plan
+from .statistics import statistics
 
 
 def explain(
@@ -22,7 +23,7 @@ def explain(
     """
     if not remove:
         return plan(trace(model).eval(), example_of(data))
-    found = statistics_for(rule, model, data)
+    found = statistics(model, data)
     linear = linearize(model, remove, found, rule, padding).eval()
     whole = linearize(model, remove, found, "identity").eval()
     return plan(linear, example_of(data), whole)

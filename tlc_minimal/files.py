@@ -53,9 +53,7 @@ def read_json(path: str | Path, fields: dict[str, type]) -> dict:
     return content
 
 
-def save_weights(
-    weights: nn.Module | dict[str, Tensor], path: str | Path, **metadata: str
-) -> None:  # fmt: skip
+def save_weights(weights: nn.Module | dict[str, Tensor], path: str | Path, **metadata: str) -> None:
     """Write a model's state dict, or any named tensors, as safetensors with a SHA-256 inside.
 
     As :func:`write_whole`: whole or not at all, missing folders are made, OSError names the file.

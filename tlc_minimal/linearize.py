@@ -16,7 +16,7 @@ from .modules import Affine
 from .nodes import activation_nodes, bypass, channel_dim, finish, module_of, put_module
 from .padding import front, move_padding, zeros_follow
 from .refuse import check_plain
-from .statistics import last_norm, published_statistics, statistics
+from .statistics import statistics
 
 
 def on_off(g: Gaussian, f) -> tuple[Tensor, Tensor]:
@@ -50,11 +50,8 @@ def linearize(
     """A copy of ``model`` in which the activations ``names`` (one or several) are linear.
 
     ``data``: inputs to measure statistics on (tensor, DataLoader or Data), or ready statistics as
-    ``{name: Gaussian}``. ``rule``: a name in ``RULES``; ``"thrifty"``, which is ``on_off_affine``
-    where OFF channels can be cut and ``affine`` where they cannot; or ``"published"`` for what the
-    published code does (OFF channels of the batch norm zeroed, where they may drift; the activation
-    dropped). It and rules named ``"published_on_off_affine"`` (ours otherwise) and so on take the
-    last batch norm's statistics everywhere.
+    ``{name: Gaussian}``. ``rule``: a name in ``RULES``, or ``"thrifty"``: ``on_off_affine``
+    where OFF channels can be cut and ``affine`` where they cannot.
 
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
     of each activation and nothing else changed, border included. ``"first"``: all padding of a
@@ -71,60 +68,54 @@ def linearize(
     ValueError for an unknown name or rule, a layer whose weights are used twice, a model with
     hooks, quantised or half-precision CPU weights.
     """
-    check_rule(rule)
-    if padding not in ("first", "as_trained"):
-        raise ValueError(f"padding is 'first' or 'as_trained', not {padding!r}.")
+    check_rule(rule, padding)
     names = [names] if isinstance(names, str) else list(names)
     check_plain(model)
     traced = trace(model)
     nodes = {name: find_node(traced, name) for name in names}
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]
-    gaussians = data if isinstance(data, dict) else statistics_for(rule, model, data)
+    gaussians = data if isinstance(data, dict) else statistics(model, data)
     if not isinstance(data, dict):
         find_shapes(traced, example_of(data)[:2])  # tells tokens from channels behind a Linear
     for name in names:
         node = nodes[name]
-        if rule == "published":
-            _remove_as_published(traced, node, gaussians[name])
-        else:
-            _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
+        _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
         traced.graph.eliminate_dead_code()
     return finish(traced)
 
 
-def check_rule(rule: str) -> None:
-    """ValueError that names the rules there are, if ``rule`` is none of them."""
-    if base_of(rule) not in (*RULES, "thrifty") and rule != "published":
-        there = f"{', '.join(RULES)}, thrifty, published"
+def check_rule(rule: str, padding: str = "as_trained") -> None:
+    """ValueError that names what there is, if ``rule`` or ``padding`` is nothing known."""
+    if padding not in ("first", "as_trained"):
+        raise ValueError(f"padding is 'first' or 'as_trained', not {padding!r}.")
+    if rule not in (*RULES, "thrifty"):
+        there = f"{', '.join(RULES)}, thrifty"
         raise ValueError(f"there is no rule {rule!r}; there are: {there}.")
-
-
-def base_of(rule: str) -> str:
-    """The rule that gives the line: "published_affine" differs in its statistics only."""
-    return rule.removeprefix("published_")
 
 
 def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
     """The rule in ``RULES`` that ``rule`` means at this activation."""
-    rule = base_of(rule)
     if rule != "thrifty":
         return rule
     cuttable = can_take(traced, next_convolutions(traced, node)) and owners(traced, node.args[0])
     return "on_off_affine" if cuttable else "affine"
 
 
-def statistics_for(rule: str, model: nn.Module, data) -> dict[str, Gaussian]:
-    """The statistics that a rule is given: measured where no batch norm knows them, but for the
-    rules named ``published``, which take the last batch norm's everywhere."""
-    published = rule.startswith("published")
-    return published_statistics(model) if published else statistics(model, data)
+def line_at(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> tuple[Tensor, Tensor]:
+    """(slope, shift), each (channels,), that ``rule`` puts in the place of an activation with an
+    input of the statistics ``g``."""
+    return RULES[rule_at(traced, node, rule)](g, function_of(module_of(traced, node)))
+
+
+def function_of(module: nn.Module):
+    """The function to integrate: torch.relu has a closed form (see :mod:`gaussian`)."""
+    return torch.relu if isinstance(module, nn.ReLU) else module
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, like = module_of(traced, node), node.args[0], next(traced.parameters())
-    f = torch.relu if isinstance(module, nn.ReLU) else module
-    line = RULES[rule](g, f)
+    f, line = function_of(module), line_at(traced, node, g, rule)
     dim, ends = channel_dim(traced, node), next_convolutions(traced, node)
     conv, norm = producer(traced, before)
     if conv is not None and len(line[0]) != len(module_of(traced, conv).weight):
@@ -154,11 +145,3 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
         bypass(node, before)
     if moves:
         move_padding(traced, ends[0])
-
-
-def _remove_as_published(traced: fx.GraphModule, node: fx.Node, g: Gaussian) -> None:
-    norm = last_norm(traced, node)
-    with torch.no_grad():
-        norm.weight[~g.on] = 0
-        norm.bias[~g.on] = 0
-    bypass(node, node.args[0])

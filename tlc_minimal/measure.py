@@ -1,9 +1,7 @@
-"""The four counts of a network — activations, layers, MACs, parameters — its milliseconds, and
-where they go."""
+"""The four counts of a network — activations, layers, MACs, parameters — and its milliseconds."""
 
 import copy
 import math
-import statistics as numbers
 from contextlib import contextmanager
 
 import pandas as pd
@@ -11,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .clock import captured, fast_layout, middle, now, race, ratio
+from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
 from .fold import fold
 from .graph import example_of, trace
@@ -94,50 +92,6 @@ def compare(
     return table
 
 
-def costs(model: nn.Module, x: torch.Tensor, repeats: int = 9) -> pd.DataFrame:
-    """Where the time goes: a row for each call in the network, run as :func:`latency` runs it.
-
-    Columns: name, kind, macs (multiply-accumulates per image), ms (median of ``repeats`` runs node
-    by node), share (of the sum, in percent).
-    """
-    x = fast_layout(x)
-    traced = _ready(model).to(x.device)
-    with flop_counter() as flops:  # this also warms up
-        counted = _Gauge(traced, flops.get_total_flops).run_on(x)
-    with torch.inference_mode():
-        timed = [_Gauge(traced, lambda: now(x.device)).run_on(x) for _ in range(repeats)]
-    table = pd.DataFrame(
-        {
-            "name": node.target if node.op == "call_module" else node.name,
-            "kind": _kind(traced, node),
-            "macs": flops // (2 * len(x)),
-            "ms": 1000 * numbers.median(run[node] for run in timed),
-        }
-        for node, flops in counted.items()
-        if node.op.startswith("call")
-    )
-    return table.assign(share=100 * table["ms"] / table["ms"].sum())
-
-
-class _Gauge(fx.Interpreter):
-    """Runs a network node by node and notes by how much ``read()`` grows at each."""
-
-    def __init__(self, traced: fx.GraphModule, read):
-        super().__init__(traced)
-        self.read, self.grown = read, {}
-
-    def run_node(self, node: fx.Node):
-        args, kwargs = self.fetch_args_kwargs_from_env(node)
-        before = self.read()
-        result = getattr(self, node.op)(node.target, args, kwargs)
-        self.grown[node] = self.read() - before
-        return result
-
-    def run_on(self, x: torch.Tensor) -> dict[fx.Node, float]:
-        self.run(x)
-        return self.grown
-
-
 def usual_batches(device) -> tuple[int, int]:
     """One image, and as many as keep the device busy."""
     return (1, 1024) if torch.device(device).type == "cuda" else (1, 128)
@@ -168,12 +122,6 @@ def _label(table: pd.DataFrame, word) -> pd.DataFrame:
     """ms_spread becomes ms_128_spread."""
     names = (name.split("_") for name in table)
     return table.set_axis(["_".join([n[0], str(word), *n[1:]]) for n in names], axis=1)
-
-
-def _kind(traced: fx.GraphModule, node: fx.Node) -> str:
-    if node.op == "call_module":
-        return type(module_of(traced, node)).__name__
-    return getattr(node.target, "__name__", str(node.target))
 
 
 def _depth(traced) -> int:

@@ -34,8 +34,7 @@ def merge(
     ValueError in training mode (a batch norm on batch statistics is not a linear map), and for what
     :func:`refuse.check_plain` refuses.
     """
-    if keep not in ("fastest", "all"):
-        raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
+    check_keep(keep)
     layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
     training = [name for name, module in layers if module.training]
     if training:
@@ -62,6 +61,12 @@ def merge(
     if verbose:
         print("\n".join(describe(row) for row in rows) or "nothing to merge")
     return traced
+
+
+def check_keep(keep: str) -> None:
+    """ValueError if ``keep`` is nothing that :func:`merge` knows."""
+    if keep not in ("fastest", "all"):
+        raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
 
 
 def plan(

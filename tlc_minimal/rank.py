@@ -14,10 +14,11 @@ from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
 from .gaussian import entropy as binary_entropy
 from .graph import trace
-from .linearize import check_rule, linearize, rule_at, statistics_for
-from .nodes import CONV, NORM, activation_nodes, module_of, only_user
-from .prefix import losses, side_by_side
-from .statistics import firing_rates, last_norm, published_statistics
+from .linearize import check_rule, line_at, rule_at
+from .modules import Affine
+from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
+from .prefix import losses
+from .statistics import firing_rates, last_norm, statistics
 from .train import device_of
 
 
@@ -51,37 +52,22 @@ def check_ranking(rule: str) -> None:
 
 
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
-    """Increase of the validation loss when the activation is linearised (TLC, algorithm 1), on the
+    """Increase of the validation loss when the activation becomes a line (TLC, algorithm 1), on the
     whole fixed un-augmented validation split. What comes before the activation runs only once."""
-    gaussians = statistics_for(replacement, model, data)
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
-    joint = side_by_side(model, (linearize(model, n, gaussians, replacement) for n in names))
-    before, *after = losses(joint, data, progress)
-    return {n: loss - before for n, loss in zip(names, after)}
-
-
-def reference(model, data, names, replacement, seed) -> dict[str, float]:
-    """The published code's choices: one randomly augmented validation batch of 128, statistics of
-    the last batch norm even behind a residual sum, its way of zeroing."""
-    gaussians = published_statistics(model)
-    device = device_of(model)
-    generator = torch.Generator(device).manual_seed(seed)
-    pick = torch.randperm(data.val.size, generator=torch.Generator().manual_seed(seed))[:128]
-    images, labels = (t[pick.to(t.device)].to(device) for t in data.val)
-    x = data.to(device).augment(images, generator)
-
-    @torch.no_grad()
-    def loss(candidate: nn.Module) -> float:
-        return float(nn.functional.cross_entropy(candidate.eval()(x).float(), labels))
-
-    before = loss(trace(model))
-    return {n: loss(linearize(model, n, gaussians, "published")) - before for n in names}
+    gaussians, traced = statistics(model, data), trace(model, share=True)
+    nodes, lines = activation_nodes(traced), {}
+    for n in names:
+        line = line_at(traced, nodes[n], gaussians[n], replacement)
+        lines[n] = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model))
+    found = losses(model, lines, data, progress)
+    return {n: found[n] - found[""] for n in lines}
 
 
 def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
     """Expected squared error of the next layer's output, in units of its variance (MATHS, section
     2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
-    gaussians, traced = statistics_for(replacement, model, data), trace(model)
+    gaussians, traced = statistics(model, data), trace(model)
     nodes = activation_nodes(traced)
     return {n: _harm(traced, nodes[n], gaussians[n], replacement) for n in names}
 
@@ -101,7 +87,7 @@ def entropy(model, data, names, replacement, seed) -> dict[str, float]:
 
 def gaussian_entropy(model, data, names, replacement, seed) -> dict[str, float]:
     """The same entropy of P(ON) = Phi(mean / std), from the statistics alone (TLC, section 3)."""
-    gaussians = statistics_for(replacement, model, data)
+    gaussians = statistics(model, data)
     return {n: float(gaussians[n].entropy) for n in names}
 
 
@@ -113,9 +99,7 @@ def magnitude(model, data, names, replacement, seed) -> dict[str, float]:
     return {n: float(last_norm(traced, nodes[n]).weight.detach().abs().mean()) for n in names}
 
 
-RULES = {
-    r.__name__: r for r in (tlc, reference, gaussian, entropy, gaussian_entropy, magnitude, random)
-}
+RULES = {r.__name__: r for r in (tlc, gaussian, entropy, gaussian_entropy, magnitude, random)}
 
 
 def _harm(traced, node, g, replacement: str) -> float:
@@ -123,7 +107,6 @@ def _harm(traced, node, g, replacement: str) -> float:
     best = cost_affine(g.mean, g.std)
     cost = {
         "on_off": torch.where(g.on, on, off),
-        "published": torch.where(g.on, on, off),
         "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
         "affine": best,
         "identity": on,

@@ -1,5 +1,6 @@
 """What is refused before anything is done: by name, in one sentence, with the way out."""
 
+import os
 import traceback
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def check_plain(model: nn.Module) -> None:
                     f"{other} and {where} share their {key}, and only one of them may change: "
                     f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
                 )
+
+
+def check_alone() -> None:
+    """RuntimeError under several processes (torchrun, accelerate launch): the batch norms of each
+    would see its own part of a batch only, and all would write to one folder."""
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise RuntimeError(
+            f"this is one of {processes} processes, and a collapse runs in one: start it without "
+            "torchrun or accelerate launch; several collapses may run side by side, each with its "
+            "own folder."
+        )
 
 
 def check_number(name: str, value, kind: type, allowed, words: str) -> None:

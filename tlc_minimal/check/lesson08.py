@@ -7,7 +7,7 @@ from .compare import compare
 
 def calibration_error(my_error) -> None:
     """my_error(confidence, correct): expected calibration error, 15 bins, 0 to 1."""
-    from ..robust import calibration_error, reliability
+    from ..lessons.robust import calibration_error, reliability
 
     g = torch.Generator().manual_seed(8)
     confidence = torch.rand(400, generator=g) ** 0.4

@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import mobilenet_v2, vgg16_bn
 
 from ..collapse import collapse, load_run
 from ..data import Data, load_data
+from ..files import load_weights, save_weights
 from ..fold import fold
-from ..measure import costs, count, first_images, latency, usual_batches
+from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
-from ..models import resnet18, save_weights
+from ..models import resnet18
 from ..results import FOLDER, record, this_command
 from ..train import best_device, fit
 from ..train import profile as default_profile
@@ -98,18 +98,13 @@ def bench(
 
 
 def report(name: str, folder: Path = FOLDER) -> str:
-    """What a person reads of a network's two records: the table, the verdict, the dearest calls."""
-    rows, dear = (
-        pd.DataFrame(json.loads((folder / f"bench_{name}{end}.json").read_text())["rows"])
-        for end in ("", "_costs")
-    )
+    """What a person reads of a network's record: the table and the verdict."""
+    rows = pd.DataFrame(json.loads((folder / f"bench_{name}.json").read_text())["rows"])
     units = {"accuracy": "accuracy, %", "macs": "million MACs", "params": "thousand parameters"}
     table = rows.assign(macs=rows["macs"] / 1e6, params=rows["params"] / 1e3)
     first = ["removed", "how", "batch", "accuracy"]
     table = table[first + [c for c in table if c not in (*first, "threads", "busy")]]
-    tables = (table, dear.assign(macs=dear["macs"] / 1e6))
-    table, dear = (t.rename(columns=units).round(3).to_string(index=False) for t in tables)
-    return f"{table}\n{verdict(rows)}\nthe dearest calls after the last removal, merged:\n{dear}"
+    return f"{table.rename(columns=units).round(3).to_string(index=False)}\n{verdict(rows)}"
 
 
 def verdict(rows: pd.DataFrame) -> str:
@@ -135,14 +130,14 @@ def _train(name: str, plan: Plan, data: Data, out: Path, folder: Path) -> list[P
         losses = fit(model, data, plan.dense_epochs, plan.lr, progress=f"dense {name}")
         print(f"{name}: loss {' '.join(f'{loss:.2f}' for loss in losses)}", flush=True)
         save_weights(model, out / f"{name}.safetensors")
-    options = {"epochs": plan.epochs, "lr": plan.lr / 5, "out": out / name, "resume": True}
-    collapse(_dense(name, plan, data, out), data, plan.steps[-1], **options)
+    how = (plan.steps[-1], plan.steps[-1] * plan.epochs, "one_by_one", 0, out / name)
+    collapse(_dense(name, plan, data, out), data, *how, resume=True, lr=plan.lr / 5)
     return []
 
 
 def _clock(name: str, plan: Plan, data: Data, out: Path, folder: Path) -> list[Path]:
-    """Each network in two and merged, at the batch that it is merged for; two records."""
-    start, rows, dear = time.perf_counter(), [], []
+    """Each network in two and merged, at the batch that it is merged for; a record."""
+    start, rows = time.perf_counter(), []
     if not _is_trained(plan, out / name):
         raise FileNotFoundError(
             f"{out / name} holds no finished run: run `python -m tlc_minimal bench --only "
@@ -154,41 +149,35 @@ def _clock(name: str, plan: Plan, data: Data, out: Path, folder: Path) -> list[P
         in_two[step] = fold(load_run(model, out / name, step).eval())
         gc.collect()  # a GraphModule refers to itself: copies of vgg16_bn would fill the memory
     for batch in usual_batches(best_device()):
-        more, dearest = _race(in_two, first_images(data, batch, best_device()))
+        more = _race(in_two, first_images(data, batch, best_device()))
         rows += [row | {"accuracy": run["rows"][row["removed"]]["test"]} for row in more]
-        dear += dearest
         gc.collect()
     config = {"network": plan.network, **plan.options, "dense_epochs": plan.dense_epochs}
-    config |= {"images": run["config"]["train"], "epochs_each": run["config"]["epochs"]}
-    config |= {k: run["config"][k] for k in ("rank", "rule", "padding")}
-    written = []
-    for end, method, content in (("_costs", "costs", dear), ("", "bench", rows)):
-        about = (f"bench_{name}{end}", data, config | {"method": method}, 0, content)
-        took = (time.perf_counter() - start, 0.0)  # seconds, and no epochs: nothing was trained
-        written.append(record(*about, *took, this_command(), folder))
-    return written
+    config |= {"images": run["config"]["train"], "epochs_each": plan.epochs}
+    config |= {"rank": "tlc", "rule": "on_off_affine", "padding": "as_trained"}
+    about = (f"bench_{name}", data, config | {"method": "bench"}, 0, rows)
+    took = (time.perf_counter() - start, 0.0)  # seconds, and no epochs: nothing was trained
+    return [record(*about, *took, this_command(), folder)]
 
 
-def _race(in_two: dict[int, nn.Module], x: torch.Tensor) -> tuple[list[dict], list[dict]]:
+def _race(in_two: dict[int, nn.Module], x: torch.Tensor) -> list[dict]:
     """A row for each network after so many removals, in two and merged for ``x``, the first one
-    being the baseline; and the ten dearest calls of the last one."""
+    being the baseline."""
     networks = {(step, "in two"): network for step, network in in_two.items()}
     networks |= {(step, "merged"): merge(network, x) for step, network in in_two.items()}
     same = {"batch": len(x), "threads": torch.get_num_threads()}
     psutil = import_module("psutil")  # comes with accelerate
     same["busy"] = psutil.cpu_percent(interval=1)  # by others, for we wait
     times = latency(networks, x).to_dict("records")
-    rows = [
+    return [
         {"removed": step, "how": how} | same | count(network, x) | ms
         for ((step, how), network), ms in zip(networks.items(), times, strict=True)
     ]
-    dearest = costs(networks[step := max(in_two), "merged"], x).nlargest(10, "ms")
-    return rows, dearest.assign(removed=step, batch=len(x)).to_dict("records")
 
 
 def _dense(name: str, plan: Plan, data: Data, out: Path) -> nn.Module:
     model = BUILD[plan.network](len(data.classes), **plan.options)
-    model.load_state_dict(load_file(out / f"{name}.safetensors"))
+    load_weights(out / f"{name}.safetensors", into=model)
     return model.to(best_device(), memory_format=torch.channels_last).eval()
 
 

@@ -18,11 +18,11 @@ from torchvision.models.vgg import make_layers
 
 from ..collapse import collapse, load_run
 from ..data import Data
+from ..lessons.transformers import TextEncoder, load_text, swin, vit
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import BasicBlock, simple_cnn
 from ..train import best_device
-from ..transformers import TextEncoder, load_text, swin, vit
 from .pieces import Piece, trained
 
 
@@ -152,8 +152,11 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
 
 def _collapse(piece: Piece, data: Data, out: Path):
     model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
-    how = (c["remove"], c["rank"], c["rule"], c["epochs_each"], c["tune_lr"])
-    run = collapse(model, data, *how, seed=piece.seed, out=folder, resume=True, progress=False)
+    how = {"rank": c["rank"], "rule": c["rule"], "lr": c["tune_lr"], "progress": False}
+    run = collapse(
+        model, data, c["remove"], c["remove"] * c["epochs_each"], "one_by_one", piece.seed, folder,
+        resume=True, **how,
+    )  # fmt: skip
     rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
     stops = sorted({len(rows) // 2, len(rows) - 1})
     merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}

@@ -8,8 +8,8 @@ from torch import nn
 from ..collapse import collapse
 from ..data import Data
 from ..measure import count
-from ..methods import METHODS, compress
 from ..models import resnet18
+from ..stages import METHODS
 from ..train import evaluate
 from .pieces import Piece, trained
 
@@ -18,7 +18,10 @@ PROFILES = {
     "laptop": dict(width=8, dense=12, tune=3.6, remove=(4, 8, 12), seeds=3, ranked=3, images=20000),
     "paper": dict(width=64, dense=60, tune=96, remove=(4, 8, 12), seeds=5, ranked=5, images=None),
 }
-AT_ONCE = ("one_shot", "layer_folding", "lacoot")  # a run of its own for each number removed
+AT_ONCE = (  # a run of its own for each number removed
+    "at_once", "layer_folding", "lacoot_without_regulariser", "published",
+)  # fmt: skip
+RECIPE = {"lr": 0.02, "progress": False}  # the same for all
 LIMIT = {"egp": 8}  # what can go before a residual network is dead: not the stem
 RANKINGS = ("gaussian", "gaussian_entropy", "entropy", "magnitude", "reference")
 MINUTES = {"smoke": 0.2, "laptop": 1.5, "paper": 4.0}
@@ -38,7 +41,7 @@ def plan(profile: str) -> list[Piece]:
     def piece(name: str, seed: int, run, **config) -> Piece:
         what = f"fair_w{size['width']}_{name}_seed{seed}"
         config = shared | config | {"remove": list(size["remove"])}
-        minutes = MINUTES[profile] * (2 if name in AT_ONCE or name == "tlc" else 1)
+        minutes = MINUTES[profile] * (2 if name in (*AT_ONCE, "one_by_one") else 1)
         return Piece(what, "cifar10", seed, config, run, minutes, size["images"])
 
     def methods(seed: int) -> list[Piece]:
@@ -77,8 +80,8 @@ def _method(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
     for remove in numbers if method in AT_ONCE else numbers[-1:]:
         share = piece.config["tune"] * remove / piece.config["remove"][-1]
         folder = out / f"{piece.what}_{remove}"
-        run = compress(
-            model, data, method, remove, share, piece.seed, out=folder, resume=True, progress=False
+        run = collapse(
+            model, data, remove, share, method, piece.seed, folder, resume=True, **RECIPE
         )
         rows += run.table.to_dict("records")[1 if rows else 0 :]
         epochs += share
@@ -86,10 +89,10 @@ def _method(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
 
 
 def _ranking(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
-    """As the method ``tlc``, with another ranking: the one thing that differs."""
+    """As the method ``one_by_one``, with another ranking: the one thing that differs."""
     model, remove = dense_network(piece, data, out), piece.config["remove"][-1]
     run = collapse(
-        model, data, remove, piece.config["rank"], epochs=piece.config["tune"] / remove,
-        seed=piece.seed, out=out / piece.what, resume=True, progress=False,
+        model, data, remove, piece.config["tune"], "one_by_one", piece.seed, out / piece.what,
+        resume=True, rank=piece.config["rank"], **RECIPE,
     )  # fmt: skip
     return run.table.to_dict("records"), piece.config["tune"]

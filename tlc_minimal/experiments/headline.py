@@ -1,8 +1,8 @@
 """The headline: how many of its 17 activations a ResNet-18 loses on CIFAR-10, and at what price.
 
-In order of importance: throughput, the curve of accuracy against removals one at a time, the same
-numbers of them all at once, the published algorithm, one choice changed at a time, the strong stem,
-the clock.
+In order of importance: throughput, the dense network, twelve activations at once and by the
+published algorithm beside the control that loses none, other numbers and other choices at once, one
+at a time, one choice changed, the strong stem, the clock.
 """
 
 import copy
@@ -18,9 +18,9 @@ from ..collapse import Run, collapse
 from ..data import Data
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
-from ..methods.one_shot import one_shot
-from ..methods.stages import Task
+from ..methods.published import SCHEDULE
 from ..models import resnet18
+from ..stages import METHODS
 from ..train import best_device, evaluate, fit
 from .pieces import Piece, trained
 from .throughput import throughput
@@ -35,46 +35,37 @@ class Size(NamedTuple):
     each: float  # epochs of tuning for each removal
     seeds: tuple[int, ...]
     ablation_seeds: tuple[int, ...]
-    remove: int  # on the curve
-    ablation_depth: int  # removals
-    depths: tuple[int, ...]  # removed all at once
+    remove: int  # one at a time
+    depth: int  # removals of the comparison and of the ablation
+    depths: tuple[int, ...]  # others, all at once
     strong: tuple[int, int | None]  # width and images of the strong stem
     speed: float  # images a second in training, for the plan's estimates
 
 
 PROFILES = {
-    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (2, 3), (4, 300), 300),
-    "laptop": Size(16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 12, 14, 16), (8, 20_000), 2_500),
-    "paper": Size(
-        64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 12, 14, 16), (64, None), 30_000
-    ),
+    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (4, 300), 300),
+    "laptop": Size(16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), (8, 20_000), 2_500),
+    "paper": Size(64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), (64, None), 30_000),
 }
-OURS = {"rank": "tlc", "rule": "on_off_affine", "distil": True}
-PUBLISHED = {"rank": "reference", "rule": "published", "distil": False}
-LR_AT_ONCE = 0.05  # of the one long tuning
-AT_ONCE = {  # what else goes all at once, at the ablation's depth
-    "twice as long, all at once": {"longer": 2},
-    "ranked again, all at once": {"again": True},
-    "thrifty, all at once": {"rule": "thrifty"},
-    "random ranking, all at once": {"rank": "random"},
-    "published ranking and rule, all at once": {"rank": "reference", "rule": "published"},
+AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
+    "twice as long, all at once": (2, {}),
+    "ranked again, all at once": (1, {"again": True}),
+    "thrifty, all at once": (1, {"rule": "thrifty"}),
+    "random ranking, all at once": (1, {"rank": "random"}),
 }
-ARMS = {  # one choice changed at a time
+ARMS = {  # one choice changed, one at a time
     "random ranking": {"rank": "random"},
     "reference ranking": {"rank": "reference"},
     "closed-form ranking": {"rank": "gaussian"},
     "entropy ranking": {"rank": "entropy"},
-    "statistics of bn2 after sums": {"rule": "published_on_off_affine"},
     "thrifty": {"rule": "thrifty"},
     "on_off": {"rule": "on_off"},
     "affine": {"rule": "affine"},
     "identity": {"rule": "identity"},
     "not distilled": {"distil": False},
-    "larger learning rate": {"lr": LR_AT_ONCE},
-    "gradual": {"gradual": True},
+    "larger learning rate": {"lr": METHODS["at_once"].tuning["lr"]},
     "padding first": {"padding": "first"},
 }
-SCHEDULE = {"lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0}  # the paper's
 
 
 def plan(profile: str) -> list[Piece]:
@@ -92,51 +83,44 @@ def plan(profile: str) -> list[Piece]:
         minutes = max(0.1, passes / s.speed / 60)
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
 
-    def add_run(name, seed, method, epochs=s.each, remove=s.remove, dense=start, **config):
-        config = {
-            "remove": remove,
-            "epochs_each": epochs,
-            "dense": f"{dense}_dense_seed{seed}",
-        } | config
-        add(name, seed, method, _collapse, remove * epochs, **config)
+    def collapses(name, seed, method, how="at_once", remove=s.depth, each=s.each, dense=start,
+                  options=None, **sizes):  # fmt: skip
+        config = {"dense": f"{dense}_dense_seed{seed}", "how": how, "remove": remove}
+        config |= {"epochs": remove * each, "options": options or {}}
+        add(name, seed, method, _collapse, remove * each, **sizes, **config)
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
     for seed in s.seeds:
         add("dense", seed, "dense", _dense, s.dense, stem="paper")
-        add_run("curve", seed, "ours", **OURS)
     for seed in s.seeds:
-        tuned = {"dense": f"{start}_dense_seed{seed}", "epochs_each": s.each, "lr": LR_AT_ONCE}
-        tuned |= {"remove": s.ablation_depth}
-        add("tuned_on", seed, "dense, tuned on", _tuned_on, _tuning(tuned), **tuned)
-        arms = [(f"once{n:02d}", "ours, all at once", {"remove": n}) for n in s.depths]
-        arms += [(f"once_{arm.split(',')[0]}", arm, how) for arm, how in AT_ONCE.items()]
-        for name, method, change in arms:
-            config = tuned | {"rank": OURS["rank"], "rule": OURS["rule"]} | change
-            add(name.replace(" ", "_"), seed, method, _once, _tuning(config), **config)
+        collapses(f"once{s.depth:02d}", seed, "ours, all at once")
+        collapses("published", seed, "published", "published")
+        parent, epochs = f"{start}_dense_seed{seed}", s.depth * s.each
+        add("tuned_on", seed, "tuned on", _tuned_on, epochs, dense=parent, epochs=epochs)
     for seed in s.seeds:
-        add_run("reference", seed, "published algorithm, our epochs", **PUBLISHED)
+        for n in s.depths:
+            collapses(f"once{n:02d}", seed, "ours, all at once", remove=n)
+        for arm, (longer, options) in AT_ONCE.items():
+            name = f"once_{arm.split(',')[0].replace(' ', '_')}"
+            collapses(name, seed, arm, each=longer * s.each, options=options)
+        options = {"set_rule": False}
+        collapses("published_one", seed, "published, one by one", "published", options=options)
+    for seed in s.seeds:
+        collapses("curve", seed, "ours, one by one", "one_by_one", s.remove)
     for seed in s.ablation_seeds:
-        for arm, change in ARMS.items():
+        for arm, options in ARMS.items():
             name = f"ablation_{arm.replace(' ', '_')}"
-            add_run(name, seed, arm, remove=s.ablation_depth, **OURS | change)
+            collapses(name, seed, arm, "one_by_one", options=options)
     width, images = s.strong
     sizes = {"width": width, "images": images}
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
-    add_run(
-        "strong_curve", 0, "ours, strong stem", dense=f"headline_w{width}_strong", **sizes, **OURS
-    )
-    at_once = [p for p in pieces if p.config["method"] == "ours, all at once" and p.seed == 0]
-    add("clock", 0, "clock", partial(_clock, at_once), 0, dense=f"{start}_dense_seed0")
+    strong = {"dense": f"headline_w{width}_strong", **sizes}
+    collapses("strong_curve", 0, "ours, one by one, strong stem", "one_by_one", s.remove, **strong)
+    clocked = [p for p in pieces if p.config["method"] == "ours, all at once" and p.seed == 0]
+    add("clock", 0, "clock", partial(_clock, clocked), 0, dense=f"{start}_dense_seed0")
     if profile == "paper":
-        add_run(
-            "published",
-            0,
-            "published algorithm, its epochs",
-            160,
-            s.ablation_depth,
-            **PUBLISHED,
-            **SCHEDULE,
-        )
+        name = "published, its epochs"
+        collapses("published_long", 0, name, "published", each=160, options=SCHEDULE)
     return pieces
 
 
@@ -150,37 +134,26 @@ def _dense(piece: Piece, data: Data, out: Path):
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
+    run = _run(piece, data, out)
+    return run.table.to_dict("records"), piece.config["epochs"]
+
+
+def _run(piece: Piece, data: Data, out: Path) -> Run:
+    """A piece's collapse, taken up where it was."""
     c = piece.config
-    how = {k: c[k] for k in (*OURS, *SCHEDULE, "gradual", "padding") if k in c}
-    options = {"epochs": c["epochs_each"], "seed": piece.seed, "out": out / piece.what}
-    model = dense_network(piece, data, out)
-    run = collapse(model, data, c["remove"], **how, **options, resume=True)
-    return run.table.to_dict("records"), float(run.table["epochs"].sum())
-
-
-def _once(piece: Piece, data: Data, out: Path):
-    run = _all_at_once(piece, data, out)
-    return run.table.to_dict("records"), float(run.table["epochs"].sum())
-
-
-def _all_at_once(piece: Piece, data: Data, out: Path) -> Run:
-    """All activations of a piece go, then comes one long tuning: see :func:`one_shot`."""
-    c, model = piece.config, dense_network(piece, data, out)
-    task = Task(c["remove"], _tuning(c), piece.seed, c["lr"], out / piece.what, True, True)
-    return one_shot(model, data, task, c["rank"], c["rule"], c.get("again", False))
-
-
-def _tuning(config: dict) -> float:
-    """Epochs of the one long tuning: as many as one at a time, or ``longer`` times that."""
-    return config["remove"] * config["epochs_each"] * config.get("longer", 1)
+    return collapse(
+        dense_network(piece, data, out), data, c["remove"], c["epochs"], c["how"], piece.seed,
+        out / piece.what, resume=True, **c["options"],
+    )  # fmt: skip
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
     """The dense network, tuned as long by the same teacher, with nothing removed."""
-    c, teacher = piece.config, dense_network(piece, data, out)
-    model, epochs = copy.deepcopy(teacher), _tuning(c)
-    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
-    fit(model, data, epochs, c["lr"], **how)
+    teacher, epochs = dense_network(piece, data, out), piece.config["epochs"]
+    model, state = copy.deepcopy(teacher), out / f"{piece.what}.state"
+    lr = METHODS["at_once"].tuning["lr"]
+    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
+    fit(model, data, epochs, lr, **how)
     return [{"removed": 0, "epochs": epochs, **_scores(model, data), **count(model, data)}], epochs
 
 
@@ -188,7 +161,7 @@ def _clock(at_once: list[Piece], piece: Piece, data: Data, out: Path):
     """Milliseconds of the networks that lost their activations at once, merged for each batch that
     is measured."""
     model, device = dense_network(piece, data, out), best_device()
-    linear = {p.config["remove"]: _all_at_once(p, data, out).linear.eval() for p in at_once}
+    linear = {p.config["remove"]: _run(p, data, out).linear.eval() for p in at_once}
     rows = []
     for batch in usual_batches(device):
         x = first_images(data, batch, device)

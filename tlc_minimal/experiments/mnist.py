@@ -69,9 +69,10 @@ def _clock(timed: list[Piece], piece: Piece, data: Data, out: Path):
 def _run(piece: Piece, data: Data, out: Path) -> Run:
     """The collapse of a piece; what its folder already holds is not made again."""
     c = piece.config
-    how = (c["remove"], c["rank"], c["rule"], c["epochs_each"])
-    folder = out / piece.what
-    return collapse(_parent(piece, data, out), data, *how, seed=piece.seed, out=folder, resume=True)
+    return collapse(
+        _parent(piece, data, out), data, c["remove"], c["remove"] * c["epochs_each"], "one_by_one",
+        piece.seed, out / piece.what, resume=True, rank=c["rank"], rule=c["rule"],
+    )  # fmt: skip
 
 
 def _parent(piece: Piece, data: Data, out: Path) -> nn.Module:

@@ -8,9 +8,9 @@ from torch import nn
 
 from ..collapse import collapse
 from ..data import Data
+from ..lessons.robust import agreement, assess, unknown_inputs
 from ..measure import count
 from ..models import resnet18
-from ..robust import agreement, assess, unknown_inputs
 from ..statistics import statistics
 from ..train import evaluate, fit
 from .pieces import Piece, trained
@@ -87,9 +87,8 @@ def _network(piece: Piece, data: Data, out: Path):
         model = copy.deepcopy(dense)
         fit(model, data, epochs, 0.02, teacher=dense, seed=1000 * piece.seed, progress=piece.what)
     elif name != "dense":
-        removed, how = c["removals"], {"rank": name, "epochs": c["tune_epochs"]}
-        how |= {"seed": piece.seed, "out": out / piece.what, "resume": True}
-        model = collapse(dense, data, removed, **how).linear.eval()
+        removed, how = c["removals"], (epochs, "one_by_one", piece.seed, out / piece.what)
+        model = collapse(dense, data, removed, *how, resume=True, rank=name).linear.eval()
     table = assess({name: model}, data, unknown_inputs(data)).drop(columns="model")
     rows = [{k: v for k, v in row.items() if v == v} for row in table.to_dict("records")]  # no NaN
     rows[0] |= {"val": evaluate(model, data).accuracy, **count(model, data)}

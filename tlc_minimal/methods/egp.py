@@ -3,37 +3,42 @@
 import torch
 from torch import Tensor, fx, nn
 
-from ..collapse import Run
 from ..cut import producer
 from ..data import Data
 from ..gaussian import entropy
 from ..graph import trace
 from ..linearize import linearize
 from ..nodes import activation_nodes, module_of
+from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import firing_rates, measured_statistics
-from .stages import Stage, Task, in_stages
 
-ROUND = 0.1  # of the weights that are left and may go, in each round of pruning
+SHARE = 0.5  # of the weights that are left goes in a round
 
 
-def egp(model: nn.Module, data: Data, task: Task) -> Run:
+def egp(task: Task) -> list[Stage]:
     """Liao et al., "Can Unstructured Pruning Reduce the Depth in Deep Neural Networks?", arXiv
-    2308.06619 (EGP), with the budgets of its successor NEPENTHE, arXiv 2404.16890.
+    2308.06619 (EGP).
 
-    Before each removal weights are pruned in rounds (:func:`budgets`), the smallest of each layer
-    first, until a layer has entropy 0: each of its neurons is then always ON or always OFF, and
-    taking the activation out (ON: identity, OFF: 0) changes nothing. Tuning keeps the zeros.
-    Behind a residual sum the shortcut keeps neurons alive whatever is pruned, so that only
-    activations fed by one convolution can go. ValueError if that is too few.
+    A round prunes half of the weights, the smallest of each layer first, shared out by
+    :func:`budgets`; then comes the tuning, which keeps the zeros, and the next round. A layer of
+    entropy 0, whose neurons are all always ON or always OFF, loses its activation (ON: identity,
+    OFF: 0), which changes nothing. ValueError for more than the activations that can be emptied.
+
+    As ZhuLIAO001/Unstructured_Relu_Pruning_Reduce_Depth (src/main.py), but: it goes through 9
+    rounds of 160 epochs and leaves all activations where they are. Here each round takes one out
+    (if half of the weights are too few for that, half of the rest goes, too). It prunes the second
+    convolution of a residual block as well; but behind the sum the shortcut keeps neurons alive
+    whatever is pruned, so that here only activations fed by one convolution alone take part. It
+    leaves neurons that never change their state out of a layer's mean; here they count, as 0.
     """
-    there = len(prunable(trace(model, share=True)))
+    there = len(prunable(task.model))
     if task.remove > there:
         raise ValueError(
             f"egp can empty the {there} activations of this model that one convolution feeds, not "
             f"{task.remove}: method='easier' takes out any."
         )
-    stage = Stage(lambda m: empty_one(m, data), task.epochs / task.remove, keep_zeros)
-    return in_stages(model, data, task, "egp", [stage] * task.remove)
+    stage = Stage(lambda m: choose(m, task.data), empty, task.epochs / task.remove, keep_zeros)
+    return [stage] * task.remove
 
 
 def prunable(traced: fx.GraphModule) -> dict[str, nn.Module]:
@@ -43,38 +48,56 @@ def prunable(traced: fx.GraphModule) -> dict[str, nn.Module]:
 
 
 def budgets(entropies: Tensor, magnitudes: Tensor, left: Tensor, total: int) -> Tensor:
-    """How many of ``total`` weights each layer loses (NEPENTHE, section 3.3), integers (layers,).
+    """How many of ``total`` weights each layer loses (src/main.py, lines 341 to 392), (layers,).
 
-    Irrelevance I_l = H_l times the mean |weight| of what is ``left``; relevance for pruning
-    R_l = sum of I / I_l; shares exp(R_l - max R), normalised. What a layer does not have, the next
-    in the order of R gives.
+    Irrelevance I_l = H_l times the mean |weight| of what is ``left``, relevance R_l = sum of I /
+    I_l, shares softmax(R). A layer that has less than its share gives all it has, and the others
+    share what is missing by the same formula.
     """
     irrelevance = entropies.double() * magnitudes.double()
-    relevance = irrelevance.sum() / irrelevance
-    wanted = (relevance.softmax(0) * total).long()
-    given = wanted.minimum(left)
-    for l in relevance.argsort(descending=True):
-        given[l] += min(int(left[l] - given[l]), total - int(given.sum()))
+    given, open_ = left.clone(), torch.ones_like(left, dtype=torch.bool)
+    while open_.any():
+        rest = total - given[~open_].sum()
+        relevance = irrelevance[open_].sum() / irrelevance[open_]
+        given[open_] = (relevance.softmax(0) * rest).long()
+        short = open_ & (given > left)
+        if not short.any():
+            break
+        given[short], open_ = left[short], open_ & ~short
     return given
 
 
-def empty_one(model: fx.GraphModule, data: Data) -> fx.GraphModule:
-    """A copy of ``model``, pruned until an activation has entropy 0, and without that one."""
-    pruned = trace(model)
-    layers = prunable(pruned)
-    while True:
-        rates = firing_rates(pruned, data)
-        entropies = torch.stack([entropy(rates[n]).mean() for n in layers]).cpu()
-        if (entropies == 0).any():
-            break
-        weights = [m.weight.data for m in layers.values()]
-        left = torch.tensor([int(w.count_nonzero()) for w in weights])
-        magnitudes = torch.tensor([float(w.abs().sum() / w.count_nonzero()) for w in weights])
-        total = max(1, int(ROUND * left.sum()))
-        for w, n in zip(weights, budgets(entropies, magnitudes, left, total)):
-            prune(w, int(n))
-    name = list(layers)[int(entropies.argmin())]
-    return linearize(pruned, name, {name: measured_statistics(pruned, data)[name]}, "on_off")
+def choose(model: fx.GraphModule, data: Data) -> dict[str, Tensor]:
+    """{activation: how many weights in front of it go} until a layer has entropy 0, and the
+    Gaussian of that one."""
+    model = trace(model)
+    layers = prunable(model)
+    before = {name: left_of(layer) for name, layer in layers.items()}
+    while (bits := layer_entropies(model, data, layers)).all():
+        prune_round(list(layers.values()), bits)
+    name = list(layers)[int(bits.argmin())]
+    counts = {n: torch.tensor(before[n] - left_of(layer)) for n, layer in layers.items()}
+    return counts | as_tensors([{name: measured_statistics(model, data)[name]}])
+
+
+def layer_entropies(model: fx.GraphModule, data: Data, names) -> Tensor:
+    """Mean entropy in bits of the neurons' states, ON or OFF, as measured, (names,)."""
+    rates = firing_rates(model, data)
+    return torch.stack([entropy(rates[name]).mean() for name in names]).cpu()
+
+
+def prune_round(layers: list[nn.Module], entropies: Tensor) -> None:
+    """Prune SHARE of the weights that the layers have left, in place."""
+    left = torch.tensor([left_of(layer) for layer in layers])
+    sizes = torch.tensor([float(layer.weight.detach().abs().sum()) for layer in layers])
+    total = max(1, int(SHARE * left.sum()))
+    for layer, n in zip(layers, budgets(entropies, sizes / left, left, total)):
+        prune(layer.weight.data, int(n))
+
+
+def left_of(layer: nn.Module) -> int:
+    """How many weights of a layer are not 0."""
+    return int(layer.weight.count_nonzero())
 
 
 def prune(weight: Tensor, n: int) -> None:
@@ -85,7 +108,16 @@ def prune(weight: Tensor, n: int) -> None:
     weight[smallest.view_as(weight)] = 0
 
 
+def empty(model: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModule:
+    """A copy with so many weights less, and without the activation that has a Gaussian."""
+    smaller = trace(model)
+    for name, layer in prunable(smaller).items():
+        prune(layer.weight.data, int(decision[name]))
+    (emptied,) = as_gaussians(decision)
+    return linearize(smaller, list(emptied), emptied, "on_off")
+
+
 def keep_zeros(model: nn.Module) -> list:
     """Hooks that let no gradient reach a pruned weight; decay and momentum leave a 0 at 0, too."""
     masks = {p: p.detach() != 0 for p in model.parameters() if p.ndim > 1 and p.requires_grad}
-    return [p.register_hook(lambda g, mask=mask: g * mask) for p, mask in masks.items()]
+    return [p.register_hook(lambda g, mask=mask: g * mask.to(g)) for p, mask in masks.items()]

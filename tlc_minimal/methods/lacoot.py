@@ -3,37 +3,48 @@
 import torch
 from torch import Tensor, fx, nn
 
-from ..collapse import Run
 from ..data import Data, input_batches
 from ..graph import trace
 from ..nodes import activation_nodes, bypass, finish, is_sum
+from ..stages import Stage, Task
 from ..train import device_of
-from .stages import Stage, Task, in_stages
 
 IMAGES, DIRECTIONS = 512, 64
 
 
-def lacoot(model: nn.Module, data: Data, task: Task) -> Run:
-    """Quétu et al., "LaCoOT: Layer Collapse through Optimal Transport", arXiv 2406.08933.
+def lacoot_without_regulariser(task: Task) -> list[Stage]:
+    """Quétu et al., "LaCoOT: Layer Collapse through Optimal Transport", arXiv 2406.08933, without
+    its regulariser.
 
     Blocks relu(branch + shortcut) whose output is closest to their shortcut in max-sliced
-    Wasserstein distance are replaced by it, all at once, with every activation inside. LaCoOT also
-    trains the dense network with the distance as a penalty, and drops only blocks whose shortcut is
-    the identity; here the dense network is everybody's, and a strided block becomes its 1x1.
+    Wasserstein distance are replaced by it, all at once, with every activation inside.
     ValueError without residual blocks, or if whole blocks cannot make up ``remove``.
+
+    What VGCQ/LaCoOT (train.py, check_removability.py) does and this does not: it trains from
+    scratch with lambda times the mean distance as a penalty; of a ResNet-18 it drops only the four
+    blocks whose shortcut is the identity, the deepest first whatever the distances, and does not
+    tune afterwards. Here the dense network is everybody's, distances choose, a strided block
+    becomes its 1x1, and the whole budget tunes.
     """
-    chosen = choose(distances(model, data, task.seed), task.remove)
-    stage = Stage(lambda m: drop(m, chosen), task.epochs)
-    return in_stages(model, data, task, "lacoot", [stage])
+
+    def nearest(model):
+        names = choose(distances(model, task.data, task.seed), task.remove)
+        return {name: torch.empty(0) for name in names}
+
+    if task.data is not None:  # else a finished run is read, and nothing to be refused
+        nearest(task.model)
+    return [Stage(nearest, drop, task.epochs / task.remove)]
 
 
 def blocks(traced: fx.GraphModule) -> dict[str, tuple[fx.Node, fx.Node]]:
-    """{last activation: (its node, the node of the shortcut)} of the residual blocks.
-
-    The shortcut is the summand with the fewer nodes before it.
-    """
+    """{last activation: (its node, the node of the shortcut)} of the residual blocks."""
     ends = {n: a for n, a in activation_nodes(traced).items() if is_sum(a.args[0])}
-    return {n: (a, min(a.args[0].args, key=_ancestors)) for n, a in ends.items()}
+    return {n: (a, branch_and_shortcut(a.args[0])[1]) for n, a in ends.items()}
+
+
+def branch_and_shortcut(total: fx.Node) -> list[fx.Node]:
+    """The two summands of a residual sum, the one with more nodes before it first."""
+    return sorted(total.args, key=_ancestors, reverse=True)
 
 
 def distances(model: nn.Module, data: Data, seed: int) -> dict[str, tuple[float, int]]:
@@ -42,8 +53,8 @@ def distances(model: nn.Module, data: Data, seed: int) -> dict[str, tuple[float,
     found = blocks(traced)
     if not found:
         raise ValueError(
-            "lacoot drops residual blocks, and this model has none: method='easier' takes out "
-            "single activations."
+            "lacoot_without_regulariser drops residual blocks, and this model has none: "
+            "method='easier' takes out single activations."
         )
     run = fx.Interpreter(traced, garbage_collect_values=False)
     with torch.no_grad():
@@ -74,14 +85,14 @@ def choose(found: dict[str, tuple[float, int]], remove: int) -> list[str]:
             chosen, gone = [*chosen, name], gone + inside
     if gone != remove:
         raise ValueError(
-            f"lacoot drops whole blocks, which takes out {gone} activations here, not {remove}: "
-            f"ask for {gone}, or method='easier' takes out any number."
+            f"lacoot_without_regulariser drops whole blocks, which takes out {gone} activations "
+            f"here, not {remove}: ask for {gone}, or method='easier' takes out any number."
         )
     return chosen
 
 
-def drop(model: fx.GraphModule, names: list[str]) -> fx.GraphModule:
-    """A copy in which the blocks that end in ``names`` are their shortcuts."""
+def drop(model: fx.GraphModule, names) -> fx.GraphModule:
+    """A copy in which the blocks that end in the activations ``names`` are their shortcuts."""
     traced = trace(model)
     for name in names:
         bypass(*blocks(traced)[name])

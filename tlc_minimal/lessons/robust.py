@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .data import Data
-from .gaussian import Gaussian
-from .readers import Split
-from .train import device_of
+from ..data import Data
+from ..gaussian import Gaussian
+from ..readers import Split
+from ..train import device_of
 
 
 def gaussian_noise(x: Tensor, std: float, generator) -> Tensor:
@@ -126,7 +126,7 @@ def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Te
         from sklearn.datasets import load_sample_images
     except ImportError:
         raise ImportError('the photographs need scikit-learn: pip install ".[course]".') from None
-    from .readers import read_digits, resize
+    from ..readers import read_digits, resize
 
     _, channels, height, width = data.test.images.shape
     generator, found = torch.Generator().manual_seed(seed), {}

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
-from .data import Data
-from .readers import Split
+from ..data import Data
+from ..readers import Split
 
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "unittest", "xml")
 

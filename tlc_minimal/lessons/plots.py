@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import gaussian as g
-from .gaussian import Gaussian
+from .. import gaussian as g
+from ..gaussian import Gaussian
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"

@@ -1,0 +1,595 @@
+"""The rivals' methods: each against a case worked by hand, and step by step against its text."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from helpers import randomize, relative_error
+from torch import fx, nn
+
+import tlc_minimal as tlc
+from tlc_minimal.gaussian import Gaussian
+from tlc_minimal.graph import trace
+from tlc_minimal.measure import count
+from tlc_minimal.methods.easier import easier, still_to_go, without
+from tlc_minimal.methods.egp import budgets, choose, egp, empty, left_of, prunable, prune
+from tlc_minimal.methods.lacoot import (
+    blocks,
+    branch_and_shortcut,
+    distances,
+    drop,
+    lacoot_without_regulariser,
+    max_sliced,
+)
+from tlc_minimal.methods.lacoot import choose as choose_blocks
+from tlc_minimal.methods.layer_folding import (
+    Slope,
+    fold,
+    largest,
+    layer_folding,
+    penalty,
+    push,
+    with_slopes,
+)
+from tlc_minimal.methods.published import (
+    assumed,
+    cut_constants,
+    hold,
+    losses,
+    mask,
+    masked,
+    pairs,
+    published,
+    select,
+)
+from tlc_minimal.nodes import activation_nodes
+from tlc_minimal.readers import Split
+from tlc_minimal.stages import Task, off_share
+from tlc_minimal.statistics import from_batch_norm
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tlc.load_data("digits", size=8).subset(256)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return randomize(tlc.resnet18(width=4), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(model, data):
+    """Batch norms that fit the data: no neuron is stuck in one state."""
+    trained = copy.deepcopy(model)
+    tlc.fit(trained, data, 4, progress=None)
+    return trained
+
+
+def perceptron(biases=(0.0, 50.0, 0.0)) -> nn.Sequential:
+    """Three hidden layers; with a bias of 50 all neurons of the second are always ON."""
+    torch.manual_seed(1)
+    layers = [nn.Flatten()]
+    for before, bias in zip((192, 12, 12), biases):
+        linear = nn.Linear(before, 12)
+        linear.bias.data += bias
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(12, 10)).eval()
+
+
+def task_of(model, data, remove, epochs=0.5, seed=0) -> Task:
+    return Task(trace(model).eval(), data, remove, epochs, seed)
+
+
+def play(task, stages) -> list[tuple[set[str], float]]:
+    """The stages one after the other: [(activations that went, epochs tuned)], and the network."""
+    current, told = task.model, []
+    for stage in stages:
+        if not still_to_go(task, current):
+            break
+        before = set(activation_nodes(current))
+        current = stage.change(current, stage.choose(current))
+        gone = before - set(activation_nodes(current))
+        epochs, handles = stage.epochs * max(1, len(gone)), stage.hold(current)
+        tlc.fit(current, task.data, epochs, 0.05, seed=len(told), progress=None)
+        for handle in handles:
+            handle.remove()
+        told.append((gone, epochs))
+    return told, current
+
+
+def same_function(a, b, x) -> bool:
+    with torch.no_grad():
+        return torch.allclose(a.eval()(x), b.eval()(x), atol=1e-4)
+
+
+# --------------------------------------------------------- TLC as published
+
+
+def chain() -> nn.Sequential:
+    """conv [2, -1], γ [1, 3], β [0.5, -1]; conv [1, 4], γ 2, β -1; batch statistics 0 and 1."""
+    convs = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+    norms = nn.BatchNorm2d(2, eps=0.0), nn.BatchNorm2d(1, eps=0.0)
+    convs[0].weight.data = torch.tensor([2.0, -1.0]).reshape(2, 1, 1, 1)
+    convs[1].weight.data = torch.tensor([1.0, 4.0]).reshape(1, 2, 1, 1)
+    for norm, gamma, beta in zip(norms, ([1.0, 3.0], [2.0]), ([0.5, -1.0], [-1.0])):
+        norm.weight.data, norm.bias.data = torch.tensor(gamma), torch.tensor(beta)
+    return nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1], nn.ReLU()).eval()
+
+
+def states(on: dict[str, torch.Tensor]) -> dict[str, Gaussian]:
+    """Statistics of channels that are ON or OFF."""
+    return {name: Gaussian(keep.double() - 0.5, torch.ones(len(keep))) for name, keep in on.items()}
+
+
+def test_the_published_mask_by_hand():
+    """x = -3: z = (-5.5, 8), so that dense gives 2 * 32 - 1. Channel 1 has β < 0 and goes, with the
+    8 that it had to say, channel 0 goes through: 2 * -5.5 - 1 = -12. Then β1 drifts to 0.25."""
+    model, x = chain(), torch.full((1, 1, 1, 1), -3.0)
+    assert model(x).item() == 63
+    on = {"2": torch.tensor([True, False])}
+    small = mask(model, states(on))
+    first, norm = small.get_submodule("0"), small.get_submodule("1")
+    assert first.weight.flatten().tolist() == [2, 0]
+    assert (norm.weight.tolist(), norm.bias.tolist()) == ([1, 0], [0.5, 0])
+    assert list(activation_nodes(small)) == ["5"]
+    norm.bias.data[1] = 0.25
+    small.get_submodule("4").bias.data[:] = 13.0  # 2 * (-5.5 + 4 * 0.25) + 13
+    assert small(x).item() == 4
+    shipped = cut_constants(small)
+    assert shipped.get_submodule("0").weight.flatten().tolist() == [2]
+    assert shipped.get_submodule("3").weight.flatten().tolist() == [1]
+    assert shipped.get_submodule("4").running_mean.item() == -1  # the constant: 4 * 0.25
+    assert shipped(x).item() == 4
+    assert mask(model, states({"5": torch.tensor([False])}))(x).item() == 0
+
+
+def table(**losses):
+    """A loss by the set of what is out; all sets that were asked for are kept in ``asked``."""
+    asked = []
+
+    def loss(names):
+        asked.append("".join(names))
+        return losses["".join(sorted(names)) or "none"]
+
+    return loss, asked
+
+
+def test_without_a_removal_that_helps_the_best_one_goes():
+    loss, asked = table(none=1.0, a=1.2, b=1.1, c=1.3)
+    assert select(["a", "b", "c"], loss, True) == ["b"]
+    assert asked == ["", "a", "b", "c"]
+
+
+def test_the_set_grows_in_order_until_the_loss_exceeds_what_it_was():
+    """Singly c < a < b < d < e. With c, a, b it is still below 1; d tips it and goes, too."""
+    single = dict(none=1.0, a=0.9, b=0.95, c=0.8, d=1.1, e=1.2)
+    loss, asked = table(**single, ac=0.7, abc=0.99, abcd=1.01)
+    assert select(list("abcde"), loss, True) == ["c", "a", "b", "d"]
+    assert asked[6:] == ["ca", "cab", "cabd"]
+    assert select(list("abcde"), table(**single)[0], False) == ["c"]
+
+
+def test_a_set_that_never_exceeds_it_is_not_taken():
+    loss, asked = table(none=1.0, a=0.9, b=0.8, c=1.5, d=1.6, ab=0.7, abc=1.0)
+    assert select(list("abcd"), loss, True) == ["b"]
+    assert asked[-1] == "bac", "all but one are tried, never all"
+    assert select(["a", "b"], table(none=1.0, a=0.9, b=0.8)[0], True) == ["b"]
+
+
+def test_the_published_code_pairs_a_sum_with_its_branch(model):
+    found = pairs(trace(model, share=True))
+    assert len(found) == 17
+    for name, (conv, norm) in found.items():
+        block = model.get_submodule(name.rpartition(".")[0])
+        which = name[-1] if name != "relu" else "1"
+        assert conv.weight is getattr(block, f"conv{which}").weight
+        assert norm.weight is getattr(block, f"bn{which}").weight
+    theirs = torchvision.models.resnet18()
+    assert pairs(trace(theirs))["layer2.0.relu2"][1].num_features == 128
+    traced = trace(theirs, share=True)
+    assert pairs(traced)["layer2.0.relu2"][1].weight is theirs.layer2[0].bn2.weight
+
+
+def test_behind_a_sum_the_shortcut_is_left_alone(model, data):
+    name, norm = "layer2.0.relu2", model.layer2[0].bn2
+    on = norm.bias > 0
+    assert 0 < on.sum() < len(on)
+    small = mask(model, states({name: on}))
+    before, after = model.state_dict(), small.state_dict()
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert changed == {f"layer2.0.{k}" for k in ("conv2.weight", "bn2.weight", "bn2.bias")}
+    assert (small.layer2.get_submodule("0").conv2.weight[~on] == 0).all()
+    assert torch.equal(small.layer2.get_submodule("0").bn2.bias[on], norm.bias[on])
+    run = fx.Interpreter(small, garbage_collect_values=False)
+    with torch.no_grad():
+        run.run(data.example)
+    total = next(n for n in small.graph.nodes if n.target == "layer2.1.conv1").args[0]
+    values = [run.env[node] for node in (total, *branch_and_shortcut(total))]
+    assert torch.equal(values[0][:, ~on], values[2][:, ~on]), "its signal passes, OFF or not"
+    assert not values[1][:, ~on].any() and values[2][:, ~on].std() > 0
+
+
+def test_what_ranks_is_one_batch_augmented_anew_each_time(model, data):
+    traced = trace(model).eval()
+    known = assumed(traced)
+    loss, again = (losses(traced, data, known, seed=3) for _ in range(2))
+    values = [loss([]), loss([]), loss(["relu"])]
+    assert values[0] != values[1]
+    assert values == [again([]), again([]), again(["relu"])]
+    scores = tlc.rank(model, data, "reference", seed=3)
+    loss = losses(traced, data, known, seed=3)
+    before, first = loss([]), next(iter(known))
+    assert scores[first] == pytest.approx(loss([first]) - before, abs=1e-6)
+    tail = Split(data.val.images.clone(), data.val.labels.clone())
+    tail.images[128:], values = 0, values[0]
+    assert losses(traced, replace(data, val=tail), known, 3)([]) == values, "128 are all it sees"
+
+
+PAIRS = {"relu": ("conv1", "bn1"), "layer1.0.relu1": ("layer1.0.conv1", "layer1.0.bn1")}
+PAIRS |= {"layer2.0.relu2": ("layer2.0.conv2", "layer2.0.bn2")}
+
+
+def tuned(small, data, keeping) -> nn.Module:
+    """Trained with much momentum and decay, so that what can move moves."""
+    handles = keeping(small)
+    tlc.fit(small, data, 4, 0.1, weight_decay=0.01, progress=None)
+    for handle in handles:
+        handle.remove()
+    return small
+
+
+@pytest.fixture(scope="module")
+def on(trained):
+    """Three activations of the kinds there are, some channels of each OFF."""
+    found = pairs(trace(trained, share=True))
+    on = {n: found[n][1].bias.detach() > 0 for n in PAIRS}
+    assert all(0 < keep.sum() < len(keep) for keep in on.values())
+    return on
+
+
+def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained, on, data):
+    small = tuned(mask(trained, states(on)), data, hold)
+    run = fx.Interpreter(small, garbage_collect_values=False)
+    with torch.no_grad():
+        run.run(data.normalize(data.train.images[:64]))
+    out = {node.target: value for node, value in run.env.items() if node.op == "call_module"}
+    for name, keep in on.items():
+        conv, norm = (small.get_submodule(n) for n in PAIRS[name])
+        off = ~keep
+        assert not conv.weight[off].any() and not norm.weight[off].any()
+        assert norm.bias[off].all(), "β drifts"
+        assert not from_batch_norm(norm).std[off].any()
+        here = out[PAIRS[name][1]][:, off]
+        assert torch.equal(here, norm.bias.detach()[off].reshape(1, -1, 1, 1).expand_as(here))
+        assert (conv.weight[keep] != 0).any() and (norm.weight[keep] != 0).all()
+
+
+def test_with_its_filter_it_would_come_back_as_a_signal(trained, on, data):
+    """What the library once took for the published rule: γ and β are 0 once, the filter stays."""
+    small = mask(trained, states(on))
+    for conv, _ in PAIRS.values():
+        small.get_submodule(conv).weight.data.copy_(trained.get_submodule(conv).weight)
+    assert not hold(small), "nothing is masked"
+    tuned(small, data, hold)
+    for name, keep in on.items():
+        norm = small.get_submodule(PAIRS[name][1])
+        assert norm.weight[~keep].all() and norm.bias[~keep].all()
+
+
+def test_hold_lets_no_gradient_reach_what_is_masked(trained, on):
+    small = mask(trained, states(on))
+    hold(small)
+    sum(p.sum() for p in small.parameters()).backward()
+    for name, keep in on.items():
+        conv, norm = (small.get_submodule(n) for n in PAIRS[name])
+        shape = conv.weight.shape
+        assert torch.equal(conv.weight.grad, keep.float().reshape(-1, 1, 1, 1).expand(shape))
+        assert torch.equal(norm.weight.grad, keep.float())
+        assert norm.bias.grad.all()
+
+
+def drifted(network, seed, remove, all_off=()):
+    """float64, random statistics, ``remove`` masked, and β of what is masked anywhere."""
+    network = randomize(network, seed)
+    on = {n: norm.bias.detach() > 0 for n, (_, norm) in pairs(trace(network)).items()}
+    on = {n: on[n] & (n not in all_off) for n in remove}
+    small = mask(network, states(on))
+    generator = torch.Generator().manual_seed(seed)
+    for node, off in masked(small):
+        norm = small.get_submodule(node.target)
+        norm.bias.data[off] = torch.randn(int(off.sum()), generator=generator).double()
+    return small.eval()
+
+
+INNER = [f"layer{s}.{b}.relu1" for s in (1, 2, 3, 4) for b in (0, 1)]
+SUMS = [name.replace("relu1", "relu2") for name in INNER]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("all_off", [(), ("layer1.0.relu1", "layer2.0.relu1", "layer3.1.relu2")])
+@pytest.mark.parametrize("remove", [INNER, SUMS, ["relu", *INNER, *SUMS]])
+def test_constants_are_cut_exactly(seed, all_off, remove):
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = drifted(tlc.resnet18(width=6), seed, remove, all_off)
+    shipped = cut_constants(small)
+    with torch.no_grad():
+        assert relative_error(shipped(x), small(x)) <= 1e-10
+    macs = [count(m, x)["macs"] for m in (small, shipped)]
+    assert macs[1] < macs[0] or (remove == SUMS and not all_off and macs[1] == macs[0])
+    left = [node.target for node, _ in masked(shipped)]
+    assert all("bn2" in name or name == "bn1" for name in left), "all inside a block are gone"
+
+
+NETWORKS = {
+    "pool and flatten": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 5),
+    ),
+    "depthwise": lambda: torchvision.models.mobilenet_v2(width_mult=0.25),
+    "simple": lambda: tlc.simple_cnn(width=6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_constants_of_other_networks_are_cut_exactly(name):
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    every = list(pairs(trace(network)))
+    for remove in (every, every[::2]):
+        small = drifted(copy.deepcopy(network), 1, remove)
+        shipped = cut_constants(small)
+        with torch.no_grad():
+            assert relative_error(shipped(x), small(x)) <= 1e-10
+        assert count(shipped, x)["macs"] < count(small, x)["macs"]
+
+
+def test_a_network_without_constants_is_shipped_as_it_is(model, data):
+    x = data.example
+    shipped = cut_constants(trace(model))
+    assert torch.equal(shipped(x), model(x)) and count(shipped, x) == count(model, x)
+
+
+@pytest.mark.parametrize("set_rule", [True, False])
+def test_published_takes_out_what_it_is_asked_for(data, set_rule):
+    torch.manual_seed(0)
+    cnn = tlc.simple_cnn(width=4)
+    tlc.fit(cnn, data, 2, progress=None)
+    task = task_of(cnn, data, 3, 1.5)
+    stages = published(task, set_rule)
+    told, small = play(task, stages)
+    assert sum(len(names) for names, _ in told) == 3
+    assert sum(epochs for _, epochs in told) == pytest.approx(1.5)
+    assert len(told) == 3 or set_rule
+    assert list(masked(small)), "masked, and still there"
+    assert same_function(cut_constants(small), small, data.example)
+    first, again = (stages[0].choose(task.model) for _ in range(2))
+    assert 0 < off_share(first) < 1
+    assert first.keys() == again.keys()
+    assert all(torch.equal(keep, again[name]) for name, keep in first.items())
+
+
+def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
+    greedy = lambda names, loss, set_rule: names[:5]
+    monkeypatch.setattr("tlc_minimal.methods.published.select", greedy)
+    task = task_of(trained, data, 7, 0.7)
+    told, small = play(task, published(task))
+    assert [len(names) for names, _ in told] == [5, 2]
+    assert [epochs for _, epochs in told] == pytest.approx([0.5, 0.2])
+    assert len(activation_nodes(small)) == 10
+
+
+def test_published_needs_batch_norms(data):
+    with pytest.raises(ValueError, match="2 follows no convolution with a batch norm.*one_by_one"):
+        published(task_of(perceptron(), data, 1))
+    shared = nn.Conv2d(3, 3, 1)
+    twice = nn.Sequential(
+        shared, nn.BatchNorm2d(3), nn.ReLU(), shared, nn.BatchNorm2d(3), nn.ReLU()
+    )
+    with pytest.raises(ValueError, match="2 follows no convolution"):
+        published(task_of(twice, data, 1))
+
+
+# --------------------------------------------------------- EASIER
+
+
+def test_easier_takes_the_layer_that_never_changes_its_state(data):
+    """All neurons of the second layer always OFF: entropy 0, chosen, and the network changes."""
+    task = task_of(perceptron((0.0, -50.0, 0.0)), data, 1)
+    (stage,) = easier(task)
+    assert list(stage.choose(task.model)) == ["4"] and stage.epochs == 0.5
+    passed = stage.change(task.model, {"4": torch.empty(0)})
+    assert same_function(passed, tlc.linearize(task.model, "4", data, "identity"), data.example)
+    assert not same_function(passed, task.model, data.example)
+    always_on = task_of(perceptron(), data, 1).model
+    assert same_function(without(always_on, {"4": torch.empty(0)}), always_on, data.example)
+
+
+def test_easier_takes_all_layers_of_entropy_0_that_are_wanted(data):
+    """As its code: the lowest is set to 0, and all that are 0 become the identity."""
+    model = perceptron((0.0, 50.0, -50.0))
+    for remove, gone in ((1, 1), (2, 2), (3, 2)):
+        task = task_of(model, data, remove)
+        stages = easier(task)
+        assert len(stages) == remove and len(stages[0].choose(task.model)) == gone
+    told, _ = play(task, stages)
+    assert [names for names, _ in told] == [{"4", "6"}, {"2"}]
+    assert sum(epochs for _, epochs in told) == pytest.approx(0.5)
+
+
+# --------------------------------------------------------- EGP
+
+
+def test_egp_budgets_by_hand():
+    """I = (0.5, 1), R = 1.5 / I = (3, 1.5): shares e^1.5 : 1, which is 81.8 to 18.2 of 100."""
+    h, magnitudes = torch.tensor([0.5, 1.0]), torch.ones(2)
+    assert budgets(h, magnitudes, torch.tensor([1000, 1000]), 100).tolist() == [81, 18]
+    assert budgets(h, magnitudes, torch.tensor([10, 1000]), 100).tolist() == [10, 90]
+    assert budgets(h, 2 * magnitudes, torch.tensor([1000, 1000]), 100).tolist() == [81, 18]
+    assert budgets(h, magnitudes, torch.tensor([10, 20]), 100).tolist() == [10, 20]
+
+
+def test_egp_shares_what_a_layer_lacks_by_the_same_formula():
+    """R = (6, 3, 2): the first should lose 94 of 100 and has 10. The others share 90 anew, with
+    I = (1, 1.5), R = (2.5, 1.67): 69.7 to 30.3 %."""
+    h = torch.tensor([0.5, 1.0, 1.5])
+    found = budgets(h, torch.ones(3), torch.tensor([10, 1000, 1000]), 100)
+    assert found.tolist() == [10, 62, 27]
+
+
+def test_egp_prunes_the_smallest_that_are_left():
+    weight = torch.tensor([[0.0, -0.1, 3.0], [0.2, -5.0, 0.3]])
+    prune(weight, 2)
+    assert weight.tolist() == [[0.0, 0.0, 3.0], [0.0, -5.0, pytest.approx(0.3)]]
+    prune(weight, 0)
+    assert weight.count_nonzero() == 3
+
+
+def test_egp_removes_an_empty_layer_without_changing_anything(trained, data):
+    dead = trace(trained)
+    dead.get_submodule("layer2.0.conv1").weight.data.zero_()
+    decision = choose(dead, data)
+    assert not any(decision[name] for name in prunable(dead)), "nothing is left to prune"
+    smaller = empty(dead, decision)
+    assert set(activation_nodes(dead)) - set(activation_nodes(smaller)) == {"layer2.0.relu1"}
+    assert same_function(smaller, dead, data.example)
+
+
+def test_egp_tunes_after_each_round_and_keeps_the_zeros(trained, data, monkeypatch):
+    """Half of what is left goes in a round, with it an activation; then that round is tuned."""
+    fits, fit = [], tlc.fit
+
+    def watching(network, data, epochs, *rest, **more):
+        before = left(network)
+        fit(network, data, epochs, *rest, **more)
+        fits.append((epochs, before, left(network)))
+
+    def left(network):
+        return {n: left_of(m) for n, m in network.named_modules() if hasattr(m, "weight")}
+
+    monkeypatch.setattr(tlc, "fit", watching)
+    task = task_of(trained, data, 3, 3.0)
+    dense = sum(left_of(layer) for layer in prunable(task.model).values())
+    told, small = play(task, egp(task))
+    assert [len(names) for names, _ in told] == [1, 1, 1]
+    assert [epochs for epochs, *_ in fits] == [1, 1, 1]
+    assert all(before == after for _, before, after in fits), "no tuning fills what was pruned"
+    assert sum(left_of(layer) for layer in prunable(small).values()) <= dense / 8 + 3 * 9
+
+
+def test_egp_knows_which_layers_one_convolution_feeds(model, data):
+    names = list(prunable(trace(model)))
+    assert names == ["relu"] + [f"layer{i}.{j}.relu1" for i in (1, 2, 3, 4) for j in (0, 1)]
+    with pytest.raises(ValueError, match="egp can empty the 9 activations.*not 10.*'easier'"):
+        egp(task_of(model, data, 10))
+
+
+# --------------------------------------------------------- Layer Folding
+
+
+def test_a_slope_leads_from_the_rectifier_to_the_identity():
+    slope, z = Slope(), torch.tensor([[-2.0, 3.0]])
+    assert slope(z).tolist() == [[0.0, 3.0]]
+    slope.slope.data.fill_(0.25)
+    assert slope(z).tolist() == [[-0.5, 3.0]]
+    assert slope(z.bfloat16()).dtype == torch.bfloat16
+    slope.slope.data.fill_(1.0)
+    assert torch.equal(slope(z), z)
+    slope.slope.data.fill_(-0.5)  # never below the rectifier
+    assert slope(z).tolist() == [[0.0, 3.0]]
+
+
+def test_layer_foldings_penalty_by_hand():
+    """d/da of 0.25 |1 - a²|: -0.5 a below 1, +0.5 a above, 0 at 1."""
+    assert penalty(torch.tensor([0.5, 2.0, 1.0])).tolist() == [-0.25, 1.0, 0.0]
+    slope = Slope()
+    slope.slope.data.fill_(0.5)
+    (handle,) = push(nn.Sequential(slope))
+    slope(torch.tensor([[-2.0, 3.0]])).sum().backward()  # of its own: -2
+    assert slope.slope.grad.item() == pytest.approx(-2.25)
+    handle.remove()
+
+
+def test_layer_folding_folds_the_largest_slopes(data):
+    model = with_slopes(trace(perceptron()), {})
+    for name, slope in {"2": 0.1, "4": 0.3, "6": 0.9}.items():
+        model.get_submodule(name).slope.data.fill_(slope)
+    assert list(largest(model, 2)) == ["6", "4"]
+    folded = fold(model, largest(model, 1))
+    assert list(activation_nodes(folded)) == ["2", "4"]
+    assert folded.get_submodule("4").negative_slope == pytest.approx(0.3)
+    want = copy.deepcopy(model)
+    want.get_submodule("6").slope.data.fill_(1.0)
+    assert same_function(folded, want, data.example)
+
+
+def test_layer_folding_learns_for_one_half_and_tunes_for_the_other(data):
+    task = task_of(perceptron(), data, 2, 2.0)
+    told, small = play(task, layer_folding(task))
+    assert [(len(names), epochs) for names, epochs in told] == [(0, 1.0), (2, 1.0)]
+    assert len(activation_nodes(small)) == 1
+    gelu = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10))
+    with pytest.raises(ValueError, match="2 is GELU: method='easier'"):
+        layer_folding(task_of(gelu, data, 1))
+
+
+# --------------------------------------------------------- LaCoOT
+
+
+def test_max_sliced_wasserstein_by_hand():
+    """On a line the smallest goes to the smallest: 0, 1, 5 to 2, 3, 7 is 2 each, in any order."""
+    x, y = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[7.0], [2.0], [3.0]])
+    assert max_sliced(x, y, 0) == pytest.approx(2.0)
+    assert max_sliced(x, x[[2, 0, 1]], 0) == 0.0
+    shifted = torch.randn(50, 2)
+    found = max_sliced(shifted, shifted + torch.tensor([3.0, 4.0]), 0)
+    assert 4.9 < found <= 5.0 + 1e-6  # the direction of the shift sees all of its length
+
+
+def test_blocks_become_their_shortcuts(model, data):
+    traced = trace(model)
+    found = blocks(traced)
+    assert list(found) == [f"layer{i}.{j}.relu2" for i in (1, 2, 3, 4) for j in (0, 1)]
+    assert str(found["layer1.1.relu2"][1].target) == "layer1.0.relu2"
+    assert str(found["layer3.0.relu2"][1].target) == "layer3.0.shortcut.1"
+    short = copy.deepcopy(model)
+    short.layer1[1], short.layer3[0] = nn.Identity(), short.layer3[0].shortcut
+    for names in (["layer1.1.relu2", "layer3.0.relu2"], ["layer3.0.relu2", "layer1.1.relu2"]):
+        dropped = drop(traced, names)
+        assert len(activation_nodes(dropped)) == 13
+        assert same_function(dropped, short, data.example)
+
+
+def test_lacoot_chooses_the_nearest_blocks():
+    found = {"b": (0.1, 2), "a": (0.5, 2), "c": (0.9, 3)}
+    assert choose_blocks(found, 4) == ["b", "a"]
+    with pytest.raises(ValueError, match="takes out 7 activations here, not 5: ask for 7"):
+        choose_blocks(found, 5)
+
+
+def test_lacoot_drops_the_block_that_does_nothing(model, data):
+    still = copy.deepcopy(model)
+    still.layer2[1].bn2.weight.data.zero_()
+    still.layer2[1].bn2.bias.data.zero_()
+    assert next(iter(distances(still, data, 0).items())) == ("layer2.1.relu2", (0.0, 2))
+    task = task_of(still, data, 2)
+    (stage,) = lacoot_without_regulariser(task)
+    dropped = stage.change(task.model, stage.choose(task.model))
+    gone = set(activation_nodes(task.model)) - set(activation_nodes(dropped))
+    assert gone == {"layer2.1.relu1", "layer2.1.relu2"} and stage.epochs == 0.25
+    assert same_function(dropped, still, data.example)
+
+
+def test_lacoot_says_what_it_cannot_do(model, data):
+    for remove, gone in ((3, 4), (17, 16)):
+        with pytest.raises(
+            ValueError, match=f"out {gone} activations here, not {remove}.*'easier'"
+        ):
+            lacoot_without_regulariser(task_of(model, data, remove))
+    with pytest.raises(ValueError, match="this model has none: method='easier'"):
+        lacoot_without_regulariser(task_of(tlc.simple_cnn(width=4), data, 2))

@@ -1,0 +1,1 @@
+"""What single lessons use: plots, robustness, transformers."""

@@ -1,0 +1,182 @@
+"""TLC as its authors released it: OFF filters are masked for good, and nothing is cut.
+
+Source: TLC_ResNet18.py in github.com/ZhuLIAO001/TLC, to whose lines the numbers here refer.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .. import nodes
+from ..cut import can_take, cut, cut_branch, next_convolutions, owners
+from ..data import Data
+from ..gaussian import Gaussian
+from ..graph import trace
+from ..nodes import NORM, activation_nodes, bypass, insert_after, is_sum, module_of
+from ..padding import zeros_follow
+from ..stages import Stage, Task, as_gaussians, as_tensors
+from ..statistics import from_batch_norm
+from ..train import device_of
+from .easier import still_to_go
+from .lacoot import branch_and_shortcut
+
+BATCH = 128
+# Of 160 epochs a round (lines 202 to 208).
+SCHEDULE = {"lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0}
+
+
+def published(task: Task, set_rule: bool = True) -> list[Stage]:
+    """Liao et al., "Till the Layers Collapse", arXiv 2412.15077, as released for ResNet-18.
+
+    Each round takes out one activation, or with ``set_rule`` a set (:func:`select`), by the loss on
+    128 randomly augmented validation images (:func:`losses`). A channel is OFF where β of the
+    paired batch norm is <= 0 (:func:`pairs`). Nobody teaches. A set is no larger than what is left
+    to remove. The tuning is everybody's: ``**SCHEDULE`` is the code's own, whose momentum is not
+    Nesterov's.
+    ValueError for an activation that no batch norm can be paired with.
+    """
+    pairs(task.model)
+
+    def choose(model):
+        known = assumed(model)
+        loss = losses(model, task.data, known, seed=1000 * task.seed + len(known))
+        names = select(list(known), loss, set_rule)[: still_to_go(task, model)]
+        return as_tensors([{name: known[name] for name in names}])
+
+    def change(model, decision):
+        return mask(model, *as_gaussians(decision))
+
+    return [Stage(choose, change, task.epochs / task.remove, hold)] * task.remove
+
+
+def pairs(traced: fx.GraphModule) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """{activation: its convolution and its batch norm}: behind a residual sum those that end the
+    branch (conv2 and bn2, lines 446 to 452), whatever the shortcut adds."""
+    found = {}
+    for name, node in activation_nodes(traced).items():
+        end = branch_and_shortcut(node.args[0])[0] if is_sum(node.args[0]) else node.args[0]
+        if not _is_normalised(traced, end):
+            raise ValueError(
+                f"{name} follows no convolution with a batch norm, whose β the published code "
+                "reads: method='one_by_one' measures instead."
+            )
+        found[name] = module_of(traced, end.args[0]), module_of(traced, end)
+    return found
+
+
+def assumed(model: fx.GraphModule) -> dict[str, Gaussian]:
+    """{activation: β and |γ| of its batch norm, as if its input were that alone}."""
+    return {name: from_batch_norm(norm) for name, (_, norm) in pairs(model).items()}
+
+
+def select(names: list[str], loss: Callable[[list[str]], float], set_rule: bool) -> list[str]:
+    """Which activations go, by the ``loss`` of the network without a list of them.
+
+    The one without which the loss is lowest; if it lowers the loss, the set grows in the order of
+    the single losses, until the loss exceeds what it was, and all of that set goes, the last one
+    included. If it never does, up to all but one, one goes (lines 506 to 559).
+    """
+    before = loss([])
+    alone = {name: loss([name]) - before for name in names}
+    order = sorted(names, key=alone.get)
+    if set_rule and alone[order[0]] < 0:
+        for size in range(2, len(order)):
+            if loss(order[:size]) > before:
+                return order[:size]
+    return order[:1]
+
+
+def losses(
+    model: fx.GraphModule, data: Data, known: dict[str, Gaussian], seed: int
+) -> Callable[[list[str]], float]:
+    """The loss without a list of activations: cross-entropy on the first 128 validation images,
+    which are augmented anew each time it is asked for (lines 114 to 134, 210 to 220)."""
+    device = device_of(model)
+    images, labels = (part[:BATCH].to(device) for part in data.val)
+    data, generator = data.to(device), torch.Generator(device).manual_seed(seed)
+
+    @torch.no_grad()
+    def loss(names: list[str]) -> float:
+        candidate = mask(model, {name: known[name] for name in names}).eval()
+        return float(F.cross_entropy(candidate(data.augment(images, generator)).float(), labels))
+
+    return loss
+
+
+def reference(model, data, names, replacement, seed) -> dict[str, float]:
+    """The published code's ranking as a rule for :func:`tlc_minimal.rank`: the rise of its loss."""
+    traced = trace(model, share=True)
+    loss = losses(traced, data, assumed(traced), seed)
+    before = loss([])
+    return {name: loss([name]) - before for name in names}
+
+
+def mask(model: fx.GraphModule, known: dict[str, Gaussian]) -> fx.GraphModule:
+    """A copy without the activations whose β and γ are ``known``; filter, γ and β of the channels
+    that are OFF are 0 (lines 562 to 597). :func:`hold` keeps filter and γ there; β is free."""
+    traced = trace(model)
+    found, there = pairs(traced), activation_nodes(traced)
+    for name, g in known.items():
+        conv, norm = found[name]
+        for parameter in (conv.weight, norm.weight, norm.bias):
+            parameter.data[~g.on] = 0
+        bypass(there[name], there[name].args[0])
+    return nodes.finish(traced)
+
+
+def hold(model: fx.GraphModule) -> list:
+    """Hooks that let no gradient reach masked filters and their γ, so that neither momentum nor
+    decay moves them: the code multiplies the filters by a mask, and γ's gradient is then 0."""
+    handles = []
+    for norm, off in masked(model):
+        for parameter in (module_of(model, norm.args[0]).weight, module_of(model, norm).weight):
+            keep = (~off).reshape(-1, *[1] * (parameter.ndim - 1))
+            handles.append(parameter.register_hook(lambda g, keep=keep: g * keep.to(g)))
+    return handles
+
+
+def masked(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, Tensor]]:
+    """The batch norms with masked channels: (node, which), as they are when asked for."""
+    for node in list(traced.graph.nodes):
+        if _is_normalised(traced, node):
+            filters, norm = module_of(traced, node.args[0]).weight, module_of(traced, node)
+            off = (filters.flatten(1) == 0).all(1) & (norm.weight == 0)
+            if off.any():
+                yield node, off
+
+
+def cut_constants(model: fx.GraphModule) -> fx.GraphModule:
+    """A copy without the masked channels that can be cut, the network as it could be shipped: the
+    same function in eval mode.
+
+    Such a channel is the constant β, which moves into the bias of the layers that read it (in front
+    of zero padding it is a map, which a channel of ones carries). On a residual stream none can be
+    cut, but a branch that is constant altogether goes.
+    """
+    traced = trace(model)
+    for norm, off in masked(traced):
+        conv, keep = norm.args[0], ~off
+        nothing = off.new_zeros(module_of(traced, conv).weight.shape[1])
+        if off.all() and cut_branch(traced, conv.args[0], [conv], nothing, False):
+            continue
+        here = insert_after(traced, norm, f"{norm.target}_constants", nn.Identity())
+        ends, shift = next_convolutions(traced, here), module_of(traced, norm).bias.detach()
+        chain = owners(traced, norm) if can_take(traced, ends) else []
+        ones = bool(shift[off].any()) and zeros_follow(traced, here)
+        if chain and not (off.all() and cut_branch(traced, here, ends, shift, ones)):
+            keep[0] |= off.all()  # a layer keeps one channel, if only to be there
+            cut(traced, here, chain, ends, keep, shift, ones)
+        if here.users:
+            bypass(here, norm)
+    return nodes.finish(traced)
+
+
+def _is_normalised(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a batch norm with γ and β behind a convolution, each called once."""
+    norm, conv = module_of(traced, node), node.args[0] if node.args else None
+    if not isinstance(norm, NORM) or norm.weight is None:
+        return False
+    alone = nodes.calls(traced, node) == nodes.calls(traced, conv) == 1
+    return alone and nodes.normalizes(traced, node, conv)

@@ -1,0 +1,211 @@
+"""The best layer of a given size for a run of layers whose activations go, by least squares.
+
+The best line for a channel is a regression of f(z) on z; the best *layer* for a run is one, too
+(MATHS, section 7): the kernel W and bias b that minimise |W * x + b - y|² + ridge |W|², summed over
+images and pixels, x what the collapsed network has at that place, y what the dense one has behind
+the run. ReplaceMe (arXiv 2505.02819) has the case of one matrix for transformer blocks,
+T = (M'M)⁻¹ M'(L - Y): M an MLP's output, Y the stream it is added to, L the stream blocks later.
+Here it is the same regression with taps, a bias and a ridge, from the collapsed network's own x.
+"""
+
+import math
+import warnings
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .data import Data, input_batches
+from .graph import example_of, find_node, find_shapes, trace
+from .nodes import finish, put_module
+from .refuse import check_plain
+from .runs import Run, find_runs
+
+
+class Projection(NamedTuple):
+    """A collapsed network, and a table of how far each new layer is from what it replaces."""
+
+    model: fx.GraphModule
+    table: pd.DataFrame
+
+
+@torch.no_grad()
+def project(
+    model: nn.Module, names, data, kernel: int = 3, images: int = 4000, ridge: float = 1e-3
+) -> Projection:
+    """A copy of ``model``, in eval mode, without the activations ``names``: each run of layers that
+    they held apart is one layer, an *approximation*, fitted to what the run computes on ``data``.
+
+    ``data``: a Data (its training split as it is), a DataLoader or a tensor (of augmented images,
+    say); no labels. ``kernel``: the side of kernels; less where a run sees less, more where it
+    takes more off the map. Linear layers become one matrix, layers of equal groups stay grouped.
+    What is no layer, norm or sum (pooling, attention, LayerNorm, a sum with another input) ends a
+    run. ``ridge``: in units of the mean variance under a tap.
+
+    Normal equations in float64, streamed: memory does not grow with ``images``; what both networks
+    have between two runs waits in a temporary folder. A run with a batch norm leaves one behind
+    that changes nothing in eval mode, for tuning; ``fold`` takes it in. The table has a row a run,
+    its ``error`` |W * x + b - y| / |y - mean(y)| on ``data``; and a row for each activation that
+    could not go, and why. ValueError: an unknown name, no run at all, values that are not finite, a
+    singular system. MemoryError before a system is built that does not fit. A warning for fewer
+    images than a layer needs, where the ridge decides; a ValueError if there is none.
+    """
+    if kernel < 1 or images < 1 or ridge < 0:
+        got = f"kernel={kernel}, images={images}, ridge={ridge}"
+        raise ValueError(f"kernel and images are at least 1 and ridge at least 0, not {got}.")
+    check_plain(model)
+    dense, traced = trace(model, share=True).eval(), trace(model).eval()
+    gone = {find_node(traced, n) for n in ([names] if isinstance(names, str) else names)}
+    shapes, like = find_shapes(traced, example_of(data)[:2]), next(traced.parameters())
+    runs, left = find_runs(traced, gone, shapes, kernel)
+    if not runs:
+        raise ValueError("; ".join(left.values()) or "no activation is to go: give names.")
+    _check_size(runs, min(images, _size(data, images)), ridge, like.device)
+    order, ends = [node.name for node in dense.graph.nodes], [run.end.name for run in runs]
+    at, files, rows = order[:1] * 2, [], []
+    with TemporaryDirectory() as folder:
+        for x in input_batches(data, images):
+            files.append(Path(folder, f"{len(files)}.pt"))
+            torch.save([{at[0]: x.to(like)}] * 2, files[-1])
+        for run, end in zip(runs, ends):
+            gram = empty_gram(run.layer, like.device)
+            for file in files:
+                ours, theirs = torch.load(file, weights_only=False)
+                ours = advance(traced, ours, at[0], run.entry.name)
+                theirs = advance(dense, theirs, at[1], end, keep=ends)
+                torch.save([ours, theirs], file)
+                add(gram, run.layer, ours[run.entry.name], theirs[end])
+            at = [run.entry.name, max(at[1], end, key=order.index)]
+            about = {"removed": ", ".join(run.removed), "layer": str(run.layer), "macs": run.macs}
+            rows.append(about | {"error": _put(traced, run, gram, ridge, like)})
+    rows += [{"removed": name, "left": why} for name, why in left.items()]
+    return Projection(finish(traced), pd.DataFrame(rows))
+
+
+def advance(traced: fx.GraphModule, values: dict, at: str, until: str, keep=()) -> dict:
+    """Run on: from {name: value} of what is needed behind node ``at`` to that behind ``until``;
+    ``keep`` names what is never dropped."""
+    place = {node.name: i for i, node in enumerate(traced.graph.nodes)}
+    runner = fx.Interpreter(traced)
+    runner.args_iter = iter(())  # all arguments but the first have their defaults
+    runner.env = {node: values[node.name] for node in traced.graph.nodes if node.name in values}
+    for node in list(traced.graph.nodes)[place[at] + 1 : place[until] + 1]:
+        runner.env[node] = runner.run_node(node)
+        for used in node.all_input_nodes:
+            if used.name not in keep and all(place[u.name] <= place[node.name] for u in used.users):
+                del runner.env[used]
+    return {node.name: value for node, value in runner.env.items()}
+
+
+def empty_gram(layer: nn.Module, device: torch.device) -> Tensor:
+    """Room for the products of all pairs of taps, a 1 and outputs, a matrix for each group."""
+    groups = getattr(layer, "groups", 1)
+    side = layer.weight[0].numel() + 1 + len(layer.weight) // groups
+    return torch.zeros(groups, side, side, dtype=torch.float64, device=device)
+
+
+def add(gram: Tensor, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Add to a Gram matrix (its lower triangle) what inputs and targets of a layer bring."""
+    groups, side, _ = gram.shape
+    y = y.movedim(-1 if isinstance(layer, nn.Linear) else 1, -1)
+    images = max(1, 2**23 // (groups * side * y[0, ..., 0].numel()))  # 64 MiB at a time
+    for some, targets in zip(x.split(images), y.split(images)):
+        u, targets = patches(layer, some.double()), targets.double().flatten(0, -2).T
+        z = torch.cat([u, torch.ones_like(u[:, :1]), targets.reshape(groups, -1, u.shape[2])], 1)
+        for rows in torch.arange(side).split(side // 8 + 1):
+            rows = slice(rows[0], rows[-1] + 1)
+            gram[:, rows.start :, rows].baddbmm_(z[:, rows.start :], z[:, rows].mT)
+
+
+def patches(layer: nn.Module, x: Tensor) -> Tensor:
+    """What each output pixel of a layer sees: (groups, inputs and taps, images and pixels)."""
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2).T[None]
+    x, dims = F.pad(x, [p for p in reversed(layer.padding) for _ in (0, 1)]), x.ndim - 2
+    for axis, (size, stride) in enumerate(zip(layer.kernel_size, layer.stride), 2):
+        x = x.unfold(axis, size, stride)  # (N, C, *pixels, *taps) in the end
+    x = x.permute(1, *range(2 + dims, 2 + 2 * dims), 0, *range(2, 2 + dims))
+    return x.reshape(layer.groups, layer.weight[0].numel(), -1)
+
+
+def solve(gram: Tensor, taps: int, ridge: float) -> tuple[Tensor, ...]:
+    """Of a Gram matrix, which it uses up: the kernel (groups, taps, out); mean and variance of what
+    the kernel makes and the mean of the target, each (channels,); the relative error. All float64.
+
+    ValueError for what is not finite or has no single solution.
+    """
+    sums = torch.cat([gram[:, taps, : taps + 1], gram[:, taps + 1 :, taps]], 1)[..., None]
+    if not (sums.isfinite().all() and gram.diagonal(dim1=1, dim2=2).isfinite().all()):
+        raise ValueError("values are not finite, the model or the data hold NaN.")
+    rows, means = sums[0, taps].clone(), sums / sums[0, taps]
+    covariance = gram.baddbmm_(means, sums.mT, alpha=-1)  # times rows
+    uu, uy = covariance[:, :taps, :taps], covariance[:, taps + 1 :, :taps].mT
+    total = covariance[:, taps + 1 :, taps + 1 :].diagonal(dim1=1, dim2=2).sum()
+    ridge = ridge * uu.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-100)  # not 0 for a constant
+    uu.diagonal(dim1=1, dim2=2).add_(ridge)
+    root, failed = torch.linalg.cholesky_ex(uu)
+    scale = root.diagonal(dim1=1, dim2=2)
+    if failed.any() or scale.min() <= 1e-7 * scale.max():
+        raise ValueError("some taps follow from others, give a ridge above 0.")
+    kernel = torch.cholesky_solve(uy, root)
+    fitted, shrunk = (kernel * uy).sum(1), ridge * kernel.square().sum(1)
+    error = (total - (fitted + shrunk).sum()).clamp_min(0) / total.clamp_min(1e-100)
+    mean, var = means[:, :taps].mT @ kernel, (fitted - shrunk).clamp_min(0) / rows
+    return kernel, mean.flatten(), var.flatten(), means[:, taps + 1 :].flatten(), error.sqrt()
+
+
+def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Tensor) -> float:
+    """Let the run's last node call the layer, or its norm; returns the relative error."""
+    layer, before, end, name = run.layer, run.entry, run.end, f"{run.removed[0]}_layer"
+    try:
+        kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge)
+    except ValueError as problem:
+        raise ValueError(f"{run}: {problem}") from problem
+    layer.weight = nn.Parameter(kernel.mT.reshape(layer.weight.shape).to(like))
+    layer.bias = None if run.norm else nn.Parameter((target - mean).to(like))
+    put_module(traced, name, layer)
+    if run.norm:
+        with traced.graph.inserting_before(end):
+            before = traced.graph.call_module(name, (before,))
+        name, norm = f"{run.removed[0]}_norm", run.norm(len(mean)).to(like)
+        state = {"weight": (var + norm.eps).sqrt(), "bias": target}
+        norm.load_state_dict(state | {"running_mean": mean, "running_var": var}, strict=False)
+        put_module(traced, name, norm)
+    end.op, end.target, end.args, end.kwargs = "call_module", name, (before,), {}
+    traced.graph.eliminate_dead_code()
+    return error.item()
+
+
+def _check_size(runs: list[Run], images: int, ridge: float, device: torch.device) -> None:
+    for run in runs:
+        gram, free = empty_gram(run.layer, torch.device("meta")), free_memory(device)
+        size = 3 * gram.nbytes + 2**28
+        if size > free:
+            raise MemoryError(
+                f"{run}: normal equations of side {gram.shape[1]} take {size / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} are free: take a smaller kernel or remove less of this run."
+            )
+    unknowns = [run.layer.weight[0].numel() + 1 for run in runs]
+    need, n, run = max((math.ceil(n / run.pixels), n, str(run)) for n, run in zip(unknowns, runs))
+    if need > images:
+        text = f"{run}: {n} unknowns take at least {need} images and there are {images}: give more"
+        if not ridge:
+            raise ValueError(f"{text} or a ridge above 0.")
+        warnings.warn(f"{text}, or it is the ridge that decides.", stacklevel=4)
+
+
+def free_memory(device: torch.device) -> int:
+    """In bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return import_module("psutil").virtual_memory().available  # comes with accelerate
+
+
+def _size(data, images: int) -> int:
+    data = data.train.images if isinstance(data, Data) else getattr(data, "dataset", data)
+    return len(data) if hasattr(data, "__len__") else images

@@ -1,0 +1,70 @@
+"""A run's folder: one process at a time, every file whole, and what is there is taken up."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .files import cannot_write, read_json
+
+FIELDS = {"config": dict, "rows": list}  # of run.json
+
+
+@contextmanager
+def owned(folder: str | Path) -> Iterator[Path]:
+    """The folder (~ is the home), made if it is missing, for this process alone inside the block.
+
+    The system frees the lock when its owner dies, however it dies. OSError if the folder cannot be
+    written; BlockingIOError, naming the owner, if another process has it.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # this process may re-enter
+        lock.acquire()
+    except Timeout:
+        owner = (folder / ".owner").read_text() if (folder / ".owner").exists() else "unknown"
+        raise BlockingIOError(
+            f"{folder} is in use by process {owner}: wait for it, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        if lock.lock_counter == 1:
+            (folder / ".owner").write_text(str(os.getpid()))
+            for left in folder.glob("*.part"):  # of a process that was killed while it wrote
+                left.unlink()
+        yield folder
+    finally:
+        lock.release()
+
+
+def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
+    """The rows of a folder's run so far, [] where there is none.
+
+    FileExistsError if there is one and ``resume`` is False; ValueError if it is damaged, or of
+    another ``config``.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return []
+    if not resume:
+        raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
+    saved = read_json(path, FIELDS)
+    differing = [k for k in config if saved["config"].get(k) != config[k]]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; "
+            "choose another folder, or the same model, data and settings."
+        )
+    return saved["rows"]
+
+
+def run_of(folder: str | Path) -> dict:
+    """What a folder's run.json holds: config and rows. FileNotFoundError if it holds no run."""
+    path = Path(folder).expanduser() / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: choose the folder that collapse wrote to.")
+    return read_json(path, FIELDS)

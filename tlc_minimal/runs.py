@@ -1,0 +1,132 @@
+"""Runs: what lies between two places of a network and is one layer once its activations are gone.
+
+A run is a single-entry single-exit region of the graph (Johnson, Pearson and Pingali, PLDI 1994):
+no path leads in but through the node in front of it, none out but through its last one. Found from
+the graph alone: an entry dominates the run, its end post-dominates it, and everything between is a
+layer, a norm, a sum or an activation that goes. Shortcuts inside are part of it.
+"""
+
+import math
+from itertools import count
+from typing import NamedTuple
+
+from torch import fx, nn
+
+from .modules import Affine
+from .nodes import CONV, DROPOUT, NORM, is_sum, module_of
+
+MIXES = (*CONV, *NORM, Affine, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
+
+
+class Run(NamedTuple):
+    """The ``nodes`` behind ``entry`` up to ``end``, and what can take their place."""
+
+    entry: fx.Node
+    end: fx.Node
+    nodes: list[fx.Node]
+    removed: list[str]
+    layer: nn.Module  # on the meta device: without numbers yet
+    norm: type | None  # of batch norm, if there was one
+    pixels: int  # (or tokens) of an image at the end
+    macs: int  # an image, more than the run's layers have
+
+    def __str__(self) -> str:
+        return f"{name_of(self.entry)} to {name_of(next(iter(self.end.users)))}"
+
+
+def find_runs(
+    traced: fx.GraphModule, gone: set[fx.Node], shapes: dict, kernel: int
+) -> tuple[list[Run], dict[str, str]]:
+    """The runs that hold the activations ``gone``, in forward order, and {name: why it is in none}.
+
+    Of the places where a run can begin and end, those are taken between which most activations go,
+    then those that save most multiplications with a ``kernel`` of that side. ``shapes``: of the
+    nodes of the traced model, from ``find_shapes``.
+    """
+    nodes = list(traced.graph.nodes)
+    mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
+    entries, ends = {}, {}  # of each node: where a run that ends there may begin, and the reverse
+    for node in nodes:
+        entries[node] = _common(entries, node.all_input_nodes if node in mixes else ()) | {node: 0}
+    for node in reversed(nodes):
+        ends[node] = {node: 0} | _common(ends, node.users if mixes.issuperset(node.users) else ())
+    runs, left = [], {}
+    for node in sorted(gone, key=nodes.index):
+        if any(node in run.nodes for run in runs):
+            continue
+        found = []
+        for end in ends[node]:
+            for entry in [n for n in entries[end] if n in entries[node] and n is not node]:
+                inside = [n for n in nodes if entry in entries[n] and end in ends[n] and n != entry]
+                within = {entry, *inside}
+                if not all(within.issuperset(n.all_input_nodes) for n in inside):
+                    continue  # a path leads out that does not pass the end
+                if all(within.isdisjoint(run.nodes[:-1]) and run.end not in inside for run in runs):
+                    try:
+                        found.append(_run(traced, gone, entry, inside, shapes, kernel))
+                    except ValueError as problem:
+                        left[node.target] = f"{node.target} stays: {problem}"
+        if found:
+            left.pop(node.target, None)
+            runs.append(max(found, key=lambda run: (len(run.removed), -run.macs, len(run.nodes))))
+    return sorted(runs, key=lambda run: nodes.index(run.entry)), left
+
+
+def _common(known: dict, nodes) -> dict[fx.Node, int]:
+    first, *others = [known[node] for node in nodes] or [{}]
+    return {node: 0 for node in first if all(node in other for other in others)}
+
+
+def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int) -> Run:
+    modules, end = {node: module_of(traced, node) for node in nodes}, nodes[-1]
+    layers = {node: module for node, module in modules.items() if isinstance(module, CONV)}
+    before, after = shapes[entry], shapes[end]
+    if len({layer.weight.ndim for layer in layers.values()}) != 1:
+        what = "a convolution and a matrix are" if layers else "no layer is"
+        raise ValueError(f"{what} between {name_of(entry)} and {name_of(end)}")
+    if any(isinstance(layer, nn.Linear) for layer in layers.values()):
+        layer, dims = nn.Linear(before[-1], after[-1], device="meta"), 1
+    else:
+        dims = len(after) - 2
+        layer = _convolution(entry, modules, before, after, kernel)
+    images = shapes[next(iter(traced.graph.nodes))][0]
+    cost = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node]) // images
+    macs = cost(layer, end) - sum(cost(old, node) for node, old in layers.items())
+    normed = any(isinstance(module, NORM) for module in modules.values())
+    normed = normed and (layer.weight.ndim > 2 or len(after) == 2)  # of tokens it takes no features
+    norm = NORM[dims - 1] if normed else None
+    pixels = math.prod(after) // len(layer.weight) // images
+    removed = [node.target for node in nodes if node in gone]
+    return Run(entry, end, nodes, removed, layer, norm, pixels, macs)
+
+
+def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> nn.Module:
+    """As large as ``kernel``, but no larger than what one pixel of the run sees, and large enough
+    for the run's stride and for taking as much off the map as the run does without padding."""
+    # Along each axis: pixels of the entry that a pixel sees, stride, and k - 1 - 2p.
+    known, dims, groups = {entry: [(1, 1, 0)] * (len(after) - 2)}, len(after) - 2, set()
+    for node, conv in modules.items():
+        known[node] = [max(axis) for axis in zip(*(known[n] for n in node.all_input_nodes))]
+        if isinstance(conv, CONV):
+            wide = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+            off = {"same": [0] * dims, "valid": wide}.get(conv.padding)
+            off = off or [w - 2 * p for w, p in zip(wide, conv.padding)]
+            parts = zip(known[node], conv.stride, wide, off)
+            known[node] = [(r + s * w, s * t, lost + s * o) for (r, s, lost), t, w, o in parts]
+            groups.add(conv.groups)
+    reach, stride, lost = zip(*known[node])
+    least = [min(max(kernel, s), r) for s, r in zip(stride, reach)]
+    size = [next(k for k in count(k) if k > n and (k - n) % 2) for k, n in zip(least, lost)]
+    padding = [(k - 1 - n) // 2 for k, n in zip(size, lost)]
+    if [(n - 1 - o) // s + 1 for n, o, s in zip(before[2:], lost, stride)] != list(after[2:]):
+        raise ValueError(
+            f"branches that do not align lie between {name_of(entry)} and {name_of(node)}"
+        )
+    groups = groups.pop() if len(groups) == 1 else 1
+    make = CONV[dims - 1]
+    return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
+
+
+def name_of(node: fx.Node) -> str:
+    """What a reader knows a node by."""
+    return str(node.target) if node.op == "call_module" else node.name
