@@ -73,12 +73,12 @@ def plan(profile: str) -> list[Piece]:
     s = PROFILES[profile]
     start, pieces = f"headline_w{s.width}", []
 
-    def add(name, seed, method, run, epochs, width=s.width, images=s.images, **config):
+    def add(name, seed, method, run, length, width=s.width, images=s.images, **config):
         config = {"study": "headline", "width": width, "method": method} | config
         config["dense_epochs"] = s.dense
         size = images or 45_000
         # Ranking and testing cost about half an epoch a removal.
-        passes = epochs * size + config.get("remove", 0) * size / 2
+        passes = length * size + config.get("remove", 0) * size / 2
         what = f"headline_w{width}_{name}_seed{seed}"
         minutes = max(0.1, passes / s.speed / 60)
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
