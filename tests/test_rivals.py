@@ -10,6 +10,7 @@ from helpers import randomize, relative_error
 from torch import fx, nn
 
 import tlc_minimal as tlc
+from tlc_minimal.collapse import load_run
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
 from tlc_minimal.measure import count
@@ -69,6 +70,15 @@ def trained(model, data):
     return trained
 
 
+@pytest.fixture(scope="module")
+def chain_of_six(data):
+    """A trained chain of convolutions with batch norms."""
+    torch.manual_seed(0)
+    cnn = tlc.simple_cnn(width=4)
+    tlc.fit(cnn, data, 2, progress=None)
+    return cnn
+
+
 def perceptron(biases=(0.0, 50.0, 0.0)) -> nn.Sequential:
     """Three hidden layers; with a bias of 50 all neurons of the second are always ON."""
     torch.manual_seed(1)
@@ -104,6 +114,34 @@ def play(task, stages) -> list[tuple[set[str], float]]:
 def same_function(a, b, x) -> bool:
     with torch.no_grad():
         return torch.allclose(a.eval()(x), b.eval()(x), atol=1e-4)
+
+
+# --------------------------------------------------------- in the one loop
+
+
+@pytest.mark.parametrize(
+    "method", ["published", "easier", "egp", "layer_folding", "lacoot_without_regulariser"]
+)
+def test_every_rival_keeps_the_contract(trained, chain_of_six, data, method, tmp_path):
+    network = trained if method.startswith("lacoot") else chain_of_six
+    there = len(activation_nodes(trace(network)))
+    ask = dict(remove=2, epochs=0.5, method=method, out=tmp_path / "run", progress=False)
+    run = tlc.collapse(network, data, **ask)
+    table = run.table
+    assert list(table["removed"])[:: len(table) - 1] == [0, 2]
+    assert (table["activations"] + table["removed"] == there).all()
+    assert table["epochs"].sum() == pytest.approx(0.5), "the whole budget, no more"
+    assert (table["macs_cut"] <= table["macs"]).all()
+    gone = [name for names in table["layer"][1:] for name in names.split(", ")]
+    assert len(set(gone)) == 2 and not set(gone) & set(activation_nodes(run.linear))
+    assert same_function(run.model, run.linear, data.example)
+    again = tlc.collapse(network, data, **ask, resume=True)
+    assert again.table.equals(table) and same_function(again.linear, run.linear, data.example)
+    loaded = load_run(network, tmp_path / "run", 2)
+    assert same_function(loaded, run.linear, data.example)
+    if method == "published":
+        assert 0 < table["off"].iloc[-1] < 1
+        assert table["macs_cut"].iloc[-1] < table["macs"].iloc[-1] == table["macs"].iloc[0]
 
 
 # --------------------------------------------------------- TLC as published
@@ -356,11 +394,8 @@ def test_a_network_without_constants_is_shipped_as_it_is(model, data):
 
 
 @pytest.mark.parametrize("set_rule", [True, False])
-def test_published_takes_out_what_it_is_asked_for(data, set_rule):
-    torch.manual_seed(0)
-    cnn = tlc.simple_cnn(width=4)
-    tlc.fit(cnn, data, 2, progress=None)
-    task = task_of(cnn, data, 3, 1.5)
+def test_published_takes_out_what_it_is_asked_for(chain_of_six, data, set_rule):
+    task = task_of(chain_of_six, data, 3, 1.5)
     stages = published(task, set_rule)
     told, small = play(task, stages)
     assert sum(len(names) for names, _ in told) == 3
@@ -376,7 +411,7 @@ def test_published_takes_out_what_it_is_asked_for(data, set_rule):
 
 def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
     greedy = lambda names, loss, set_rule: names[:5]
-    monkeypatch.setattr("tlc_minimal.methods.published.select", greedy)
+    monkeypatch.setitem(published.__globals__, "select", greedy)
     task = task_of(trained, data, 7, 0.7)
     told, small = play(task, published(task))
     assert [len(names) for names, _ in told] == [5, 2]
@@ -432,6 +467,7 @@ def test_egp_budgets_by_hand():
     assert budgets(h, magnitudes, torch.tensor([10, 1000]), 100).tolist() == [10, 90]
     assert budgets(h, 2 * magnitudes, torch.tensor([1000, 1000]), 100).tolist() == [81, 18]
     assert budgets(h, magnitudes, torch.tensor([10, 20]), 100).tolist() == [10, 20]
+    assert budgets(h, magnitudes, torch.tensor([10, 20]), 1).tolist() == [1, 0], "never nothing"
 
 
 def test_egp_shares_what_a_layer_lacks_by_the_same_formula():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tlc_minimal import doctor
@@ -96,8 +97,10 @@ def test_conda_environment_installs_the_same():
     assert pip == ["-c constraints.txt", "-e .[course,dev]"]
     assert '-c constraints.txt -e ".[course,dev]"' in (ROOT / "Makefile").read_text()
     (python,) = [Requirement(d) for d in environment["dependencies"] if "python" in d]
-    floor = project()["requires-python"]
-    assert floor in str(python.specifier).split(",")
+    said = project()["requires-python"]
+    assert python.specifier == SpecifierSet(said) and doctor.PYTHON == said
+    assert f"Python {said}" in (ROOT / "README.md").read_text()
+    assert f"Python {said}" in (ROOT / "Makefile").read_text()
 
 
 def test_doctor_knows_the_floors_of_pyproject():
@@ -146,6 +149,7 @@ def test_ci_runs_lint_and_tests():
     [
         ("data/MNIST/raw/t10k-labels-idx1-ubyte", True),
         ("data/cifar10-jpeg/train/cat/0001.jpg", True),
+        ("data/cifar10/train/cat/00001.png", True),
         ("runs/demo/report.html", True),
         ("student/00_tour.ipynb", True),
         (".venv/bin/python", True),

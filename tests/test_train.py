@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import importlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,10 @@ from helpers import randomize
 from torch import nn
 
 import tlc_minimal as tlc
-from tlc_minimal.train import SCHEDULES
+from tlc_minimal.files import load_weights, save_weights
+from tlc_minimal.train import SCHEDULES, check_recipe
+
+train = importlib.import_module("tlc_minimal.train")
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +165,201 @@ def test_schedules_by_hand():
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_an_unknown_schedule_is_refused(data):
-    with pytest.raises(ValueError, match="no schedule 'linear'; there are: cosine, steps"):
-        tlc.fit(small(), data, 1, schedule="linear", progress=None)
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", 0, ValueError), ("epochs", -1, ValueError), ("epochs", "3", TypeError),
+        ("epochs", float("nan"), ValueError), ("epochs", float("inf"), ValueError),
+        ("epochs", True, TypeError), ("lr", 0, ValueError), ("lr", -1, ValueError),
+        ("lr", "x", TypeError), ("lr", None, TypeError), ("batch", 0, ValueError),
+        ("batch", 1, ValueError), ("batch", 1.5, TypeError), ("weight_decay", -1, ValueError),
+        ("smoothing", 1, ValueError), ("smoothing", -0.1, ValueError), ("seed", -1, ValueError),
+        ("seed", 1.5, TypeError), ("seed", None, TypeError), ("seed", 2**32, ValueError),
+        ("schedule", "cosin", ValueError), ("schedule", None, ValueError),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_train_with_is_said_before_anything_is_done(name, value, kind, data):
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    for do in (check_recipe, lambda d, **recipe: tlc.fit(model, d, progress=None, **recipe)):
+        with pytest.raises(kind) as caught:
+            do(data, **{name: value})
+        text = str(caught.value)
+        assert name in text and "\n" not in text and len(text) < 300
+        assert repr(value) in text or value == 1
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_edges_of_a_recipe_are_allowed(data):
+    check_recipe(data, epochs=1e-9, lr=1e9, batch=2, weight_decay=0, smoothing=0, seed=2**32 - 1)
+    check_recipe(data, epochs=np.float32(1), batch=np.int64(64), schedule="steps")
+
+
+@pytest.mark.parametrize("other", [None, "digits", torch.zeros(8, 3, 8, 8)])
+def test_what_are_no_data_are_named(other):
+    with pytest.raises(TypeError, match="data are a Data, as load_data gives it, not (None|str|Te"):
+        tlc.fit(small(), other, 1, progress=None)
+
+
+# ---- a training that is killed ----
+
+HOW = dict(epochs=2.5, lr=0.05, batch=16, progress=None)  # of 64 images: ten steps
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tlc.load_data("digits", size=8).subset(64)
+
+
+def dropped(seed=0):
+    """A network that throws dice when it trains, and has all that a state must hold."""
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(4, 4, 3)
+    return nn.Sequential(*conv, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 10))
+
+
+def kill_at(monkeypatch, step):
+    """Ctrl-C before the loss of this step, the first one being 1."""
+    steps, loss = [], train._loss
+
+    def stop(*args):
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(train, "_loss", stop)
+    return steps
+
+
+def test_a_fit_that_is_killed_at_any_step_ends_in_the_same_weights(tiny, tmp_path):
+    teacher, full = dropped(7), dropped()
+    losses = tlc.fit(full, tiny, **HOW, teacher=teacher)
+    assert len(losses) == 3
+    for step in range(1, 11):
+        how, model = HOW | {"state": tmp_path / f"{step}.state"}, dropped()
+        with pytest.MonkeyPatch.context() as patch:
+            steps = kill_at(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                tlc.fit(model, tiny, **how, teacher=teacher)
+            assert not model.training and how["state"].exists() == (step > 4)
+            again = dropped()
+            assert tlc.fit(again, tiny, **how, teacher=teacher) == losses
+            assert len(steps) == step + 10 - (step - 1) // 4 * 4, "an epoch at most is repeated"
+        assert same(again, full), step
+        pairs = zip(again.parameters(), full.parameters(), strict=True)
+        assert all(a.stride() == b.stride() for a, b in pairs)
+
+
+def test_a_finished_fit_is_not_repeated(tiny, tmp_path, monkeypatch):
+    how = HOW | {"state": tmp_path / "fit.state"}
+    models = [dropped() for _ in range(2)]
+    first = tlc.fit(models[0], tiny, **how)
+    kill_at(monkeypatch, 1)
+    assert tlc.fit(models[1], tiny, **how) == first and same(*models)
+
+
+OTHERS = {
+    "epochs": {"epochs": 3}, "lr": {"lr": 0.1}, "batch": {"batch": 32}, "seed": {"seed": 1},
+    "weight_decay": {"weight_decay": 0.0}, "smoothing": {"smoothing": 0.0},
+    "schedule": {"schedule": "steps"}, "teacher": {"teacher": dropped(8)}, "start": {}, "data": {},
+    "images": {}, "precision": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_state_of_another_training_is_refused_and_nothing_changed(what, tiny, tmp_path):
+    path, data, model = tmp_path / "fit.state", tiny, dropped()
+    tlc.fit(dropped(), tiny, **HOW, state=path, teacher=dropped(7))
+    if what == "start":
+        model = dropped(5)
+    if what == "data":
+        data = replace(tiny, sha256="0" * 64)
+    if what == "images":
+        data = replace(tiny, train=type(tiny.train)(*(x[:60] for x in tiny.train)))
+    before, content = copy.deepcopy(model.state_dict()), path.read_bytes()
+    how = HOW | {"state": path, "teacher": dropped(7)} | OTHERS[what]
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "precision":
+            patch.setattr(train, "precision", lambda device=None: torch.float64)
+        with pytest.raises(ValueError, match=rf"fit\.state .* another {what}: nothing was changed"):
+            tlc.fit(model, data, **how)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_damaged_state_is_named_and_heals_when_it_is_deleted(tiny, tmp_path):
+    path, full, model = tmp_path / "fit.state", dropped(), dropped()
+    tlc.fit(full, tiny, **HOW, state=path)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"fit\.state is damaged .*: delete it"):
+        tlc.fit(model, tiny, **HOW, state=path)
+    assert path.read_bytes() == content and same(model, dropped())
+    path.unlink()
+    tlc.fit(model, tiny, **HOW, state=path)
+    assert same(model, full)
+
+
+def test_a_state_holds_numbers_of_any_library(tiny, tmp_path):
+    how = dict(epochs=np.float32(0.5), lr=np.float64(0.05), batch=np.int64(16), seed=np.int32(3))
+    for _ in range(2):
+        tlc.fit(model := dropped(), tiny, **how, progress=None, state=tmp_path / "fit.state")
+    tlc.fit(other := dropped(), tiny, 0.5, 0.05, 16, seed=3, progress=None)
+    assert same(model, other)
+
+
+def test_a_foreign_file_is_no_state(tiny, tmp_path):
+    save_weights(dropped(), tmp_path / "fit.state")
+    before = load_weights(tmp_path / "fit.state")[0]
+    with pytest.raises(ValueError, match="a training with another epochs, lr"):
+        tlc.fit(dropped(), tiny, **HOW, state=tmp_path / "fit.state")
+    assert set(load_weights(tmp_path / "fit.state")[0]) == set(before)
+
+
+# ---- what it computes in ----
+
+
+@pytest.mark.parametrize(
+    ("can", "native"),
+    [
+        ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False), ({"neon": True}, False),
+        ({}, False),
+    ],
+)  # fmt: skip
+def test_bfloat16_where_the_cpu_multiplies_it(can, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    want = torch.bfloat16 if native else torch.float32
+    assert tlc.precision() is tlc.precision("cpu") is tlc.precision(torch.device("cpu")) is want
+
+
+def test_a_torch_that_does_not_say_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert tlc.precision("cpu") is torch.float32
+
+
+@pytest.mark.parametrize(("version", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_from_ampere_on(version, native, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: version)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {}, raising=False)
+    want = torch.bfloat16 if native else torch.float32
+    assert tlc.precision() is tlc.precision("cuda") is want
+
+
+def test_in_bfloat16_the_same_seed_gives_the_same_weights_too(tiny, monkeypatch):
+    models, losses = [dropped() for _ in range(3)], []
+    losses.append(tlc.fit(models[0], tiny, **HOW, teacher=dropped(7)))
+    monkeypatch.setattr(train, "precision", lambda device=None: torch.bfloat16)
+    losses += [tlc.fit(m, tiny, **HOW, teacher=dropped(7)) for m in models[1:]]
+    assert same(models[1], models[2]) and losses[1] == losses[2]
+    assert not same(models[0], models[1]), "it is another arithmetic"
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert all(p.dtype == torch.float32 for p in models[1].parameters())
+    assert models[1](tiny.example).dtype == torch.float32, "its forward is as it was"
 
 
 # ---- evaluate ----

@@ -1,12 +1,10 @@
 """Command line: doctor, demo, collapse, report, reproduce, bench, table."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
-from torch import nn
 from typer import Option, Typer
 
 import tlc_minimal as tlc
@@ -14,14 +12,14 @@ import tlc_minimal as tlc
 from .collapse import checked
 from .doctor import report as doctors_report
 from .experiments.bench import bench
+from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
 from .experiments.tables import TABLES, markdown
-from .files import load_weights, save_weights
 from .measure import usual_batches
 from .models import NETWORKS
 from .refuse import check_alone
 from .results import find_folder
-from .run_folder import owned
+from .run_folder import owned, rows_of
 from .train import check_recipe
 
 app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -87,23 +85,27 @@ def table() -> None:
 
 
 def _collapse(
-    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool, **how
-) -> None:
+    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool, remove: int,
+    epochs: float, method: str = "at_once", seed: int = 0, **choices,
+) -> None:  # fmt: skip
     """Train, collapse, report, and print the four counts and the milliseconds before and after."""
     if network not in NETWORKS:
         raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
-    seed, classes = how.get("seed", 0), len(data.classes)
+    build = partial(NETWORKS[network], len(data.classes), width)
     check_recipe(data, epochs=dense_epochs, seed=seed)
-    torch.manual_seed(seed)
-    model = NETWORKS[network](classes, width)
-    usual = {"epochs": 12, "method": "at_once", "seed": 0}
-    asked = usual | how
-    arguments = [asked.pop(k) for k in ("remove", "epochs", "method", "seed")]
-    checked(model, data, *arguments, asked)  # before anything is trained
+    config = checked(build(), data, remove, epochs, method, seed, choices)[3]
+    del config["model"]  # it is not trained yet
     with owned(out) as folder:
-        built = {"network": network, "width": width, "epochs": dense_epochs, "seed": seed}
-        _train(model, data, folder / "dense.safetensors", built | {"data": data.sha256}, resume)
-        run = tlc.collapse(model, data, out=folder, resume=True, **how)
+        path = folder / "dense.safetensors"
+        begun = [path, path.with_suffix(".state"), folder / "run.json"]
+        if not resume and any(there.exists() for there in begun):
+            raise FileExistsError(
+                f"{folder} already holds a run: add --resume, or choose another folder."
+            )
+        rows_of(folder, config, resume=True)  # ValueError if they are another run's
+        model = trained(path, build, data, dense_epochs, seed)
+        how = (remove, epochs, method, seed, folder)
+        run = tlc.collapse(model, data, *how, resume=True, **choices)
         both = tlc.compare({"dense": model, "collapsed": run.model}, data)
         both.to_json(folder / "compare.json", orient="index", indent=1)
     report(folder)
@@ -118,31 +120,6 @@ def _collapse(
         times = both[[f"ms_{batch}", f"ms_{batch}_spread"]].to_numpy()
         rows[f"ms, batch {batch}"] = [f"{ms:.2f} ± {spread:.2f}" for ms, spread in times]
     print(pd.DataFrame(rows).set_axis(["before", "after"]).T.to_string())
-
-
-def _train(model: nn.Module, data, path: Path, built: dict, resume: bool) -> None:
-    """The dense network of a folder: trained once, in place, and taken up where it was killed."""
-    state = path.with_suffix(".state")
-    if not resume and (path.exists() or state.exists() or (path.parent / "run.json").exists()):
-        raise FileExistsError(
-            f"{path.parent} already holds a run: add --resume, or choose another folder."
-        )
-    if path.exists():
-        there = json.loads(load_weights(path)[1].get("built", "{}"))
-        if differing := [k for k in built if there.get(k) != built[k]]:
-            raise ValueError(
-                f"{path} was trained with another {', '.join(differing)}: nothing was changed; "
-                "choose another folder."
-            )
-        load_weights(path, into=model)
-    else:
-        tlc.fit(
-            model, data, built["epochs"], seed=built["seed"], state=state,
-            progress="training the dense network",
-        )  # fmt: skip
-        save_weights(model, path, built=json.dumps(built))
-        state.unlink()
-    model.to(tlc.best_device()).eval()
 
 
 def main() -> None:

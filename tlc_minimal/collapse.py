@@ -1,10 +1,11 @@
 """The loop: choose, change, tune, record, whatever the method, and resumable at any moment."""
 
 import copy
-import inspect
+import json
 import tempfile
 import time
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 
@@ -14,16 +15,17 @@ from torch import fx, nn
 
 from .data import Data
 from .files import digest, load_weights, save_weights, write_json
-from .graph import trace
+from .graph import find_shapes, trace
 from .measure import count
 from .merge import check_keep, merge
 from .nodes import activation_nodes
 from .refuse import check_alone, check_number, check_plain
 from .run_folder import owned, rows_of, run_of
 from .stages import METHODS, Method, Stage, Task, off_share
-from .train import best_device, check_recipe, device_of, evaluate, fit
+from .train import best_device, check_recipe, device_of, evaluate, fit, layout
 
 TUNING = {"lr": 0.02, "distil": True}
+SET_HERE = {"model", "data", "epochs", "teacher", "seed", "progress", "state"}  # of fit's arguments
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,19 @@ def collapse(
 ) -> Run:
     """Take ``remove`` activations out of a trained model and tune what is left.
 
-    ``method``: a key of ``METHODS`` (at_once, one_by_one, random; published, easier and the other
-    rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods get the
-    same recipe (the dense model teaches), choose on the validation split, and see the test split
-    once, at the end, for every row of the table. ``out``: the folder of the run (a temporary one if
-    None); with ``resume`` a run that was killed there goes on, inside a tuning, too.
+    ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project; published, easier and
+    the other rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
+    get the same recipe (the dense model teaches), choose on the validation split, and see the test
+    split once, at the end, for every row of the table. ``out``: the folder of the run (a temporary
+    one if None); with ``resume`` a run that was killed there goes on, inside a tuning, too.
     ``options``: the method's own (``rank``, ``rule``, ``padding``, ``again``, …), those of
     :func:`fit` (``lr``, ``batch``, ``weight_decay``, ``smoothing``, ``schedule``), ``distil=False``
     for no teacher, ``keep`` of :func:`merge`, and ``progress=False``.
 
-    Columns: removed, layer, off (share of OFF channels), val_loss, val_before (accuracy in percent
-    before tuning), val, test, activations, layers, macs (per image), macs_cut (the same when what
-    has become constant is cut out exactly), params, epochs, seconds, images_per_s (of the tuning).
+    Columns: removed, layer, off (share of OFF channels), error (relative, the mean of the layers
+    that were projected), val_loss, val_before (accuracy in percent before tuning), val, test,
+    activations, layers, macs (per image), macs_cut (the same when what has become constant is cut
+    out exactly), params, epochs, seconds, images_per_s (of the tuning).
     Everything is checked before anything is trained or written: TypeError, ValueError for arguments
     that are unknown or out of range, for a model that is not finite or does not take the data, for
     what a method cannot do, and if ``out`` holds another run; FileExistsError if it holds a run and
@@ -79,7 +82,7 @@ def collapse(
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None
         if not rows:
-            for left in folder.glob("stage_*"):  # of a run whose table is gone
+            for left in folder.glob("stage_[0-9][0-9]*.*"):  # of a run whose table is gone
                 left.unlink()
             rows = [_row(current, data, finish) | {"off": 0.0}]
             write_json(folder / "run.json", {"config": config, "rows": rows})
@@ -93,6 +96,7 @@ def collapse(
             weights, state = (folder / f"stage_{i:02d}.{end}" for end in ("safetensors", "state"))
             if i < len(rows) and weights.exists():
                 load_weights(weights, into=current)
+                state.unlink(missing_ok=True)  # of a run that was killed just before
                 continue
             left = activation_nodes(current)
             gone = [n for n in names if n not in left]
@@ -101,7 +105,7 @@ def collapse(
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
             fit(
-                current, data, length, teacher=teacher, seed=1000 * seed + i, progress=label,
+                current, data, length, teacher=teacher, seed=1000 * task.seed + i, progress=label,
                 state=state, **tuning,
             )  # fmt: skip
             tuned = time.perf_counter() - tuned
@@ -109,9 +113,10 @@ def collapse(
                 handle.remove()
             row = _row(current, data, finish) | {"removed": dense - len(left), "val_before": before}
             row |= {"layer": ", ".join(gone), "off": off_share(decision), "epochs": length}
+            row["error"] = float(decision["error"].mean()) if "error" in decision else None
             row["seconds"] = time.perf_counter() - start
             row["images_per_s"] = length * data.train.size / tuned if new else None
-            rows = [*rows[:i], row]
+            rows[i : i + 1] = [row]
             save_weights(current, weights)
             write_json(folder / "run.json", {"config": config, "rows": rows})
             state.unlink(missing_ok=True)
@@ -138,6 +143,8 @@ def load_run(model: nn.Module, folder: str | Path, removed: int) -> fx.GraphModu
             f"{folder} holds networks with {', '.join(map(str, sorted(set(there))))} activations "
             f"removed, not {removed!r}."
         )
+    if config["method"] not in METHODS:
+        raise ValueError(f"{folder} holds a run by {config['method']!r}: add it to METHODS first.")
     current = _ready(model, device_of(model))
     task = Task(current, None, config["remove"], config["epochs"], config["seed"])
     stages = METHODS[config["method"]].stages(task, **config["options"])
@@ -154,36 +161,46 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}; there are: {', '.join(METHODS)}.")
     chosen: Method = METHODS[method]
-    own = list(inspect.signature(chosen.stages).parameters)[1:]
-    of_method = {k: v for k, v in options.items() if k in own}
-    of_fit = {k: v for k, v in options.items() if k not in {*own, "keep", "progress"}}
+    own, of_fit = (list(signature(f).parameters.values()) for f in (chosen.stages, fit))
+    there = own[1:] + [p for p in of_fit if p.name not in SET_HERE]
+    known = {p.name: p.default for p in there} | {"distil": True, "keep": "", "progress": True}
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"{method} takes no {name!r}; it takes: {', '.join(known)}.")
+        if isinstance(known[name], bool) and not isinstance(value, bool):
+            raise TypeError(f"{name} is True or False, not {value!r}.")
+    of_method = {p.name: options[p.name] for p in own if p.name in options}
+    of_fit = {k: v for k, v in options.items() if k not in {*of_method, "keep", "progress"}}
     tuning = TUNING | chosen.tuning | of_fit
-    forbidden = {"model", "data", "epochs", "teacher", "state", "seed"} & of_fit.keys()
-    if forbidden:
-        raise TypeError(f"collapse itself sets {', '.join(sorted(forbidden))} of fit.")
     check_keep(options.get("keep", "fastest"))
     check_plain(model)
-    there = len(activation_nodes(trace(model, share=True)))
-    if not there:
+    traced = trace(model, share=True)
+    if not (most := len(activation_nodes(traced))):
         raise ValueError("this model has no activation to remove: it is linear already.")
-    words = f"1 to {there}, the model's activations"
-    check_number("remove", remove, Integral, lambda n: 1 <= n <= there, words)
+    words = f"1 to {most}, the model's activations"
+    check_number("remove", remove, Integral, lambda n: 1 <= n <= most, words)
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
     bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
     if bad:
         raise ValueError(f"{bad[0]} holds NaN or inf: train the model again, or load it anew.")
-    ready = _ready(model, best_device())
-    count(ready, data)  # says so if the model does not take the data
-    task = Task(ready, data, remove, epochs, seed, options.get("progress", True))
-    stages = chosen.stages(task, **of_method)
+    shape = list(find_shapes(traced, data).values())[-1]  # ValueError if it does not take the data
+    if shape[1:] != (classes := len(data.classes),):
+        raise ValueError(
+            f"the model's output is of shape {shape}, and the data are of {classes} classes: give "
+            f"a model with {classes} outputs, or its own data."
+        )
     config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
     config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
     config |= {"data": data.sha256, "train": data.train.size}
-    return task, stages, dict(tuning), config, chosen.finish
+    config = json.loads(json.dumps(config, default=lambda n: n.item()))  # as it will be read
+    asked = (config[k] for k in ("remove", "epochs", "seed"))
+    task = Task(_ready(model, best_device()), data, *asked, options.get("progress", True))
+    stages = chosen.stages(task, **of_method)
+    return task, stages, dict(config["tuning"]), config, chosen.finish
 
 
 def _ready(model: nn.Module, device: torch.device) -> fx.GraphModule:
-    return trace(model).eval().to(device, memory_format=torch.channels_last)
+    return trace(model).eval().to(device, memory_format=layout(model))
 
 
 def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
@@ -194,7 +211,7 @@ def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
         save_weights(stage.choose(current), path)
     decision = {k: v.to(device) for k, v in load_weights(path)[0].items()}
     changed = stage.change(current, decision)
-    return changed.to(memory_format=torch.channels_last), decision
+    return changed.to(memory_format=layout(changed)), decision
 
 
 def _row(network: fx.GraphModule, data: Data, finish) -> dict:
@@ -205,6 +222,7 @@ def _row(network: fx.GraphModule, data: Data, finish) -> dict:
         "removed": 0,
         "layer": "",
         "off": None,
+        "error": None,
         "val_loss": score.loss,
         "val_before": score.accuracy,
         "val": score.accuracy,

@@ -10,7 +10,9 @@ import copy
 import difflib
 import operator
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 
 import torch
 import torch.nn.functional as F
@@ -152,12 +154,12 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
     parameter = next(traced.parameters(), x)
     mode = traced.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), redirect_stderr(StringIO()):  # it prints its errors, too
             ShapeProp(traced.eval()).propagate(x.to(parameter.device, parameter.dtype))
     except RuntimeError as error:
         raise ValueError(
             f"the model does not accept an example of shape {tuple(x.shape)}: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error.__cause__ or error).splitlines()[0]}"
         ) from error
     finally:
         traced.train(mode)

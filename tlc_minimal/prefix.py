@@ -1,5 +1,6 @@
 """The validation loss without each activation, one at a time: what is in front of it runs once."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -25,7 +26,9 @@ class Without(fx.Interpreter):
             # What was dropped because nobody needs it again need only be known as done.
             done = dict.fromkeys(n for n in node.graph.nodes if n < node)
             line = self.lines[node.target](self.env[node.args[0]])
-            self.outputs[node.target] = self.rest.run(initial_env=done | self.env | {node: line})
+            # A copy, because the rest may work in place.
+            known = dict(zip(self.env, copy.deepcopy(list(self.env.values()))))
+            self.outputs[node.target] = self.rest.run(initial_env=done | known | {node: line})
         return super().run_node(node)
 
 

@@ -72,17 +72,18 @@ def project(
         for x in input_batches(data, images):
             files.append(Path(folder, f"{len(files)}.pt"))
             torch.save([{at[0]: x.to(like)}] * 2, files[-1])
-        for run, end in zip(runs, ends):
+        for i, (run, end) in enumerate(zip(runs, ends)):
             gram = empty_gram(run.layer, like.device)
             for file in files:
                 ours, theirs = torch.load(file, weights_only=False)
                 ours = advance(traced, ours, at[0], run.entry.name)
-                theirs = advance(dense, theirs, at[1], end, keep=ends)
+                theirs = advance(dense, theirs, at[1], end, keep=ends[i:])
                 torch.save([ours, theirs], file)
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
-            about = {"removed": ", ".join(run.removed), "layer": str(run.layer), "macs": run.macs}
-            rows.append(about | {"error": _put(traced, run, gram, ridge, like)})
+            error = _put(traced, run, gram, ridge, like)
+            removed, layer = ", ".join(run.removed), str(run.layer)
+            rows.append({"removed": removed, "layer": layer, "error": error})
     rows += [{"removed": name, "left": why} for name, why in left.items()]
     return Projection(finish(traced), pd.DataFrame(rows))
 
@@ -117,9 +118,9 @@ def add(gram: Tensor, layer: nn.Module, x: Tensor, y: Tensor) -> None:
     for some, targets in zip(x.split(images), y.split(images)):
         u, targets = patches(layer, some.double()), targets.double().flatten(0, -2).T
         z = torch.cat([u, torch.ones_like(u[:, :1]), targets.reshape(groups, -1, u.shape[2])], 1)
-        for rows in torch.arange(side).split(side // 8 + 1):
-            rows = slice(rows[0], rows[-1] + 1)
-            gram[:, rows.start :, rows].baddbmm_(z[:, rows.start :], z[:, rows].mT)
+        for i in range(0, side, side // 4 + 1):
+            columns = slice(i, i + side // 4 + 1)
+            gram[:, i:, columns].baddbmm_(z[:, i:], z[:, columns].mT)
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from .nodes import CONV, NORM
 
 def check_plain(model: nn.Module) -> None:
     """ValueError, naming the module and the way out, for what a changed copy would silently lose:
-    hooks and parametrizations, weights that two layers share, quantised or half-precision ones."""
+    hooks and parametrizations, weights that two layers share, quantised or half-precision ones.
+    TypeError for what is no model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is an nn.Module, not {type(model).__name__}.")
     owners = {}
     for name, module in model.named_modules():
         where, kind = name or "the model", type(module).__module__
@@ -44,7 +47,7 @@ def check_plain(model: nn.Module) -> None:
 def check_alone() -> None:
     """RuntimeError under several processes (torchrun, accelerate launch): the batch norms of each
     would see its own part of a batch only, and all would write to one folder."""
-    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
         raise RuntimeError(
             f"this is one of {processes} processes, and a collapse runs in one: start it without "
             "torchrun or accelerate launch; several collapses may run side by side, each with its "

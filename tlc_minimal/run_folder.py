@@ -9,7 +9,9 @@ from filelock import FileLock, Timeout
 
 from .files import cannot_write, read_json
 
-FIELDS = {"config": dict, "rows": list}  # of run.json
+FIELDS = {"config": dict, "rows": list}  # of run.json, and what these two hold at least
+CONFIG = {"method", "remove", "epochs", "seed", "options", "model"}
+ROW = {"removed", "layer", "test", "epochs", "seconds"}
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def owned(folder: str | Path) -> Iterator[Path]:
     try:
         if lock.lock_counter == 1:
             (folder / ".owner").write_text(str(os.getpid()))
-            for left in folder.glob("*.part"):  # of a process that was killed while it wrote
+            for left in folder.glob("*.????????.part"):  # of a process killed while it wrote
                 left.unlink()
         yield folder
     finally:
@@ -47,12 +49,11 @@ def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
     FileExistsError if there is one and ``resume`` is False; ValueError if it is damaged, or of
     another ``config``.
     """
-    path = folder / "run.json"
-    if not path.exists():
+    if not (folder / "run.json").exists():
         return []
     if not resume:
         raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
-    saved = read_json(path, FIELDS)
+    saved = run_of(folder)
     differing = [k for k in config if saved["config"].get(k) != config[k]]
     if differing:
         raise ValueError(
@@ -63,8 +64,13 @@ def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
 
 
 def run_of(folder: str | Path) -> dict:
-    """What a folder's run.json holds: config and rows. FileNotFoundError if it holds no run."""
+    """What a folder's run.json holds: config and rows. FileNotFoundError if it holds no run,
+    ValueError if that is damaged."""
     path = Path(folder).expanduser() / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: choose the folder that collapse wrote to.")
-    return read_json(path, FIELDS)
+    saved = read_json(path, FIELDS)
+    whole = [isinstance(row, dict) and row.keys() >= ROW for row in saved["rows"]]
+    if not (whole and all(whole) and saved["config"].keys() >= CONFIG):
+        raise ValueError(f"{path} is damaged (fields are missing): restore it, or move it away.")
+    return saved

@@ -28,7 +28,7 @@ class Run(NamedTuple):
     layer: nn.Module  # on the meta device: without numbers yet
     norm: type | None  # of batch norm, if there was one
     pixels: int  # (or tokens) of an image at the end
-    macs: int  # an image, more than the run's layers have
+    saved: int  # multiplications, if the new layer is as large as the largest that it replaces
 
     def __str__(self) -> str:
         return f"{name_of(self.entry)} to {name_of(next(iter(self.end.users)))}"
@@ -40,8 +40,8 @@ def find_runs(
     """The runs that hold the activations ``gone``, in forward order, and {name: why it is in none}.
 
     Of the places where a run can begin and end, those are taken between which most activations go,
-    then those that save most multiplications with a ``kernel`` of that side. ``shapes``: of the
-    nodes of the traced model, from ``find_shapes``.
+    then those that save most multiplications (between bottlenecks, say, not between what is wide).
+    ``shapes``: of the nodes of the traced model, from ``find_shapes``; ``kernel``: side of kernels.
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
@@ -68,7 +68,7 @@ def find_runs(
                         left[node.target] = f"{node.target} stays: {problem}"
         if found:
             left.pop(node.target, None)
-            runs.append(max(found, key=lambda run: (len(run.removed), -run.macs, len(run.nodes))))
+            runs.append(max(found, key=lambda run: (len(run.removed), run.saved, len(run.nodes))))
     return sorted(runs, key=lambda run: nodes.index(run.entry)), left
 
 
@@ -89,15 +89,16 @@ def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int
     else:
         dims = len(after) - 2
         layer = _convolution(entry, modules, before, after, kernel)
-    images = shapes[next(iter(traced.graph.nodes))][0]
-    cost = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node]) // images
-    macs = cost(layer, end) - sum(cost(old, node) for node, old in layers.items())
+    taps = lambda layer: layer.weight[0, 0].numel()
+    macs = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node])
+    saved = sum(macs(old, node) for node, old in layers.items())
+    saved -= macs(layer, end) // taps(layer) * max(map(taps, layers.values()))
     normed = any(isinstance(module, NORM) for module in modules.values())
     normed = normed and (layer.weight.ndim > 2 or len(after) == 2)  # of tokens it takes no features
     norm = NORM[dims - 1] if normed else None
-    pixels = math.prod(after) // len(layer.weight) // images
+    pixels = math.prod(after) // len(layer.weight) // shapes[next(iter(traced.graph.nodes))][0]
     removed = [node.target for node in nodes if node in gone]
-    return Run(entry, end, nodes, removed, layer, norm, pixels, macs)
+    return Run(entry, end, nodes, removed, layer, norm, pixels, saved)
 
 
 def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> nn.Module:
@@ -119,9 +120,8 @@ def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> n
     size = [next(k for k in count(k) if k > n and (k - n) % 2) for k, n in zip(least, lost)]
     padding = [(k - 1 - n) // 2 for k, n in zip(size, lost)]
     if [(n - 1 - o) // s + 1 for n, o, s in zip(before[2:], lost, stride)] != list(after[2:]):
-        raise ValueError(
-            f"branches that do not align lie between {name_of(entry)} and {name_of(node)}"
-        )
+        between = f"{name_of(entry)} and {name_of(node)}"
+        raise ValueError(f"branches of different sizes meet between {between}")
     groups = groups.pop() if len(groups) == 1 else 1
     make = CONV[dims - 1]
     return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
@@ -129,4 +129,5 @@ def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> n
 
 def name_of(node: fx.Node) -> str:
     """What a reader knows a node by."""
-    return str(node.target) if node.op == "call_module" else node.name
+    ends = {"placeholder": "the input", "output": "the output"}
+    return ends.get(node.op, str(node.target) if node.op == "call_module" else node.name)

@@ -23,7 +23,7 @@ def keep(
     if generator.device.type == "cuda":
         tensors["dice.cuda"] = torch.cuda.get_rng_state()
     tensors |= {"means": torch.tensor(means, dtype=torch.float64), "step": torch.tensor(step)}
-    save_weights(tensors, path, recipe=json.dumps(recipe))
+    save_weights(tensors, path, recipe=json.dumps(recipe, default=lambda n: n.item()))
 
 
 def take_up(

@@ -1,6 +1,5 @@
 """Fit and evaluate, on one device or many (Accelerate), data on the device, augmentation there."""
 
-import inspect
 import math
 import os
 from numbers import Integral, Real
@@ -48,6 +47,18 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def layout(model: nn.Module) -> torch.memory_format:
+    """channels_last, the faster layout on a CPU, too; but not with a strided 1x1 convolution of
+    fewer than 16 channels: the gradient of its weights is then wrong there, or ends the process (it
+    writes past its workspace: oneDNN, issue 6035)."""
+    broken = any(
+        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1
+        and m.in_channels < 16
+        for m in model.modules()
+    )  # fmt: skip
+    return torch.contiguous_format if broken else torch.channels_last
+
+
 def profile() -> str:
     """How large the notebooks and experiments run: TLC_PROFILE (smoke, laptop, paper) if it is set,
     else "paper" with a CUDA GPU and "laptop" without. ValueError for any other name."""
@@ -89,7 +100,7 @@ def fit(
     ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
-    1503.02531). channels_last everywhere (the faster layout on a CPU, too), autocast to what
+    1503.02531). In the layout of :func:`layout`, autocast to what
     :func:`precision` says. The same seed gives the same weights on a CPU.
     ``state``: a file. Every epoch leaves there what it takes to go on (weights, momentum, random
     state), and the same call takes it up: a killed training loses an epoch at most and ends in the
@@ -107,14 +118,14 @@ def fit(
     data = data.to(device)
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=layout(model))
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
     sgd = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9,
         weight_decay=weight_decay, nesterov=True,
     )  # fmt: skip
     if teacher is not None:
-        teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+        teacher = teacher.to(device, memory_format=layout(model)).eval()
     steps, per_epoch, rate = steps_of(data, epochs, batch), size // batch, SCHEDULES[schedule]
     done, means = 0, []
     if state is not None:
@@ -140,6 +151,7 @@ def fit(
                 group["lr"] = lr * rate(step / steps, steps)
             optimizer.zero_grad(set_to_none=True)
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
+            x = x.contiguous(memory_format=layout(model))
             with torch.autocast(device.type, enabled=precision(device) is torch.bfloat16,
                                 dtype=torch.bfloat16):  # fmt: skip
                 loss = _loss(wrapped(x), y, smoothing, teacher, x)
@@ -162,12 +174,11 @@ def fit(
 
 
 def check_recipe(data: Data, **recipe) -> None:
-    """ValueError or TypeError, in one sentence, for what :func:`fit` cannot train with: an unknown
-    argument, a number out of its range, less data than two images."""
-    known = inspect.signature(fit).parameters
+    """ValueError or TypeError, in one sentence, for what :func:`fit` cannot train with: what is no
+    Data, a number out of its range, less data than two images."""
+    if not isinstance(data, Data):
+        raise TypeError(f"data are a Data, as load_data gives it, not {type(data).__name__}.")
     for name, value in recipe.items():
-        if name not in known:
-            raise TypeError(f"fit has no argument {name!r}; it has: {', '.join(known)}.")
         if name == "schedule":
             if value not in SCHEDULES:
                 there = ", ".join(SCHEDULES)
@@ -184,7 +195,7 @@ _RANGES = {  # kind of number, what is allowed, in words
     "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
     "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
     "smoothing": (Real, lambda v: 0 <= v < 1, "a number from 0 to below 1"),
-    "seed": (Integral, lambda v: v >= 0, "a whole number, 0 or above"),
+    "seed": (Integral, lambda v: 0 <= v < 2**32, "a whole number from 0 to below 2**32"),
 }
 
 

@@ -24,6 +24,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
 from ..results import FOLDER, record, this_command
+from ..run_folder import run_of
 from ..train import best_device, fit
 from ..train import profile as default_profile
 
@@ -143,7 +144,7 @@ def _clock(name: str, plan: Plan, data: Data, out: Path, folder: Path) -> list[P
             f"{out / name} holds no finished run: run `python -m tlc_minimal bench --only "
             f"{name}_train` first, with the same --profile, --data and --out."
         )
-    model, run = _dense(name, plan, data, out), json.loads((out / name / "run.json").read_text())
+    model, run = _dense(name, plan, data, out), run_of(out / name)
     in_two = {}
     for step in plan.steps:
         in_two[step] = fold(load_run(model, out / name, step).eval())
@@ -183,6 +184,5 @@ def _dense(name: str, plan: Plan, data: Data, out: Path) -> nn.Module:
 
 def _is_trained(plan: Plan, run: Path) -> bool:
     """Whether the run has all its removals, and was tested."""
-    path = run / "run.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = run_of(run)["rows"] if (run / "run.json").exists() else []
     return len(rows) > plan.steps[-1] and rows[plan.steps[-1]]["test"] is not None

@@ -95,6 +95,7 @@ def plan(profile: str) -> list[Piece]:
     for seed in s.seeds:
         collapses(f"once{s.depth:02d}", seed, "ours, all at once")
         collapses("published", seed, "published", "published")
+        collapses(f"project{s.depth:02d}", seed, "ours, projected", "project")
         parent, epochs = f"{start}_dense_seed{seed}", s.depth * s.each
         add("tuned_on", seed, "tuned on", _tuned_on, epochs, dense=parent, epochs=epochs)
     for seed in s.seeds:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..data import Data, load_data
-from ..files import load_weights, save_weights
+from ..files import load_weights, read_json, save_weights
 from ..results import FOLDER, SCHEMA, record, this_command
-from ..train import best_device, fit, precision
+from ..train import best_device, fit, layout, precision
 
 
 class Piece(NamedTuple):
@@ -76,17 +76,24 @@ def trained(
     """The network of ``build``, trained by ``fit(…, epochs, seed=seed, **how)`` and kept in
     ``path``; loaded if it is there, taken up where it was if it was killed. Records travel with the
     repository, weights do not: the same seed trains the same network again. In eval mode, on the
-    best device."""
+    best device. ValueError if ``path`` holds a network that was trained otherwise."""
     torch.manual_seed(seed)
     model = build()
+    recipe = {"epochs": epochs, "seed": seed, **how, "data": data.sha256, "images": data.train.size}
     if path.exists():
-        load_weights(path, into=model)
+        _, about = load_weights(path, into=model)
+        there = json.loads(about.get("recipe", "{}"))
+        if differing := [k for k in there if there[k] != recipe.get(k)]:
+            raise ValueError(
+                f"{path} was trained with another {', '.join(differing)}: nothing was changed; "
+                "choose another folder, or train as it was."
+            )
     else:
         state = path.with_suffix(".state")
         fit(model, data, epochs, seed=seed, progress=path.stem, state=state, **how)
-        save_weights(model, path)
+        save_weights(model, path, recipe=json.dumps(recipe))
         state.unlink()
-    return model.to(best_device(), memory_format=torch.channels_last).eval()
+    return model.to(best_device(), memory_format=layout(model)).eval()
 
 
 def _load(piece: Piece, paths: dict[str, str]) -> Data:
@@ -98,7 +105,7 @@ def _load(piece: Piece, paths: dict[str, str]) -> Data:
 def _is_recorded(path: Path) -> bool:
     if not path.exists():
         return False
-    if json.loads(path.read_text()).get("schema") != SCHEMA:
+    if read_json(path, {"schema": int})["schema"] != SCHEMA:
         raise ValueError(
             f"{path} is not of schema {SCHEMA}: move it away, and run again to make it anew."
         )

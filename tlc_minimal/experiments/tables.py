@@ -6,27 +6,35 @@ from ..results import results
 from .headline import AT_ONCE
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
-CURVES = ("dense", "dense, tuned on", "ours", "thrifty", "published algorithm, our epochs")
-CURVES += ("ours, all at once", *AT_ONCE, "published algorithm, its epochs")
-CURVES += ("dense, strong stem", "ours, strong stem")
+CURVES = ("dense", "tuned on", "ours, all at once", "ours, projected", "published")
+CURVES += (*AT_ONCE, "published, one by one")
+CURVES += ("ours, one by one", "published, its epochs")
+CURVES += ("dense, strong stem", "ours, one by one, strong stem")
+FORMER = {  # what the records made before today's names call a method
+    "ours": "ours, one by one",
+    "dense, tuned on": "tuned on",
+    "ours, strong stem": "ours, one by one, strong stem",
+}
 
 
 def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """ResNet-18 on CIFAR-10: a row a method and depth, mean over the seeds (and range); ``table``:
-    from :func:`tlc_minimal.results`, default all. Epochs are all there were, the dense ones too."""
-    table = _study(table, "headline")
-    rows = []
+    """ResNet-18 on CIFAR-10: a row a data set, method and depth, mean over the seeds (and range);
+    ``table``: from :func:`tlc_minimal.results`, default all. Epochs are all there were, the dense
+    ones too; "cut" are the MACs when what has become constant is cut out exactly, and "against
+    tuned on" is the difference to the control of the same data and seeds, where there is one."""
+    table, rows = _study(table, "headline"), []
     shown = table[table["removed"].isin(DEPTHS) & table["method"].isin(CURVES)]
     order = shown["method"].map(CURVES.index)
     shown = shown.loc[order.sort_values(kind="stable").index]
+    shown = shown.sort_values("data", kind="stable")
     for (data, width, method), runs in shown.groupby(["data", "width", "method"], sort=False):
-        parent = "dense, strong stem" if method.endswith("strong stem") else "dense"
-        dense = table[(table["method"] == parent) & (table["width"] == width)]
+        same = table[(table["data"] == data) & (table["width"] == width)]
+        strong = ", strong stem" if method.endswith("strong stem") else ""
         for removed, at in runs.groupby("removed"):
-            if removed == 0 and not method.startswith("dense"):
+            if removed == 0 and not method.startswith("dense") and method != "tuned on":
                 continue
-            under = at["test"].mean() - dense[dense["seed"].isin(at["seed"])]["test"].mean()
             epochs = [total_epochs(table, row) for row in at.to_dict("records")]
+            cut = at["macs_cut"].fillna(at["macs"]) if "macs_cut" in at else at["macs"]
             rows.append(
                 {
                     "data": data,
@@ -35,12 +43,21 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "removed of 17": f"{removed:.0f}",
                     "seeds": len(at),
                     "test accuracy, %": _range(at["test"]),
-                    "against dense": f"{under:+.2f}" if under == under else "",
+                    "against dense": _against(at, same[same["method"] == f"dense{strong}"]),
+                    "against tuned on": _against(at, same[same["method"] == f"tuned on{strong}"]),
+                    "layers": f"{at['layers'].mean():.0f}",
                     "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
+                    "cut": f"{cut.mean() / 1e6:.2f}",
                     "epochs": f"{sum(epochs) / len(epochs):g}",
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _against(runs: pd.DataFrame, others: pd.DataFrame) -> str:
+    """The mean difference in test accuracy, over the seeds that both have; "" without any."""
+    both = runs.merge(others, on="seed")
+    return f"{(both['test_x'] - both['test_y']).mean():+.2f}" if len(both) else ""
 
 
 def total_epochs(table: pd.DataFrame, row: dict) -> float:
@@ -60,13 +77,15 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
     if table.empty:
         return pd.DataFrame()
     changed = table[table["what"].str.contains("_ablation_")]
-    ours = table[table["method"] == "ours"]
-    for width, arms in changed.groupby("width"):
-        base = ours[(ours["width"] == width) & ours["seed"].isin(arms["seed"])]
-        for name, runs in [("ours", base), *arms.groupby("method", sort=False)]:
+    ours = table[table["method"] == "ours, one by one"]
+    for (data, width), arms in changed.groupby(["data", "width"]):
+        base = ours[(ours["data"] == data) & (ours["width"] == width)]
+        base = base[base["seed"].isin(arms["seed"])]
+        for name, runs in [("ours, one by one", base), *arms.groupby("method", sort=False)]:
             runs = runs[runs["removed"] <= depths[-1]]
             last = runs[runs["removed"] == depths[-1]]
-            row = {"network": f"width {width:.0f}", "changed": name, "seeds": len(last)}
+            row = {"data": data, "network": f"width {width:.0f}", "changed": name}
+            row["seeds"] = len(last)
             broken = runs["val_before"] - runs.groupby("what")["val"].shift()
             row["points lost by a removal, before tuning"] = f"{-broken.mean():.1f}"
             for depth in depths:
@@ -83,8 +102,9 @@ def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)
     table, rows = _study(table, "fair"), []
     if table.empty:
         return pd.DataFrame()
-    for method, runs in table[table["set"] == "methods"].groupby("method", sort=False):
-        row = {"method": method, "seeds": runs["seed"].nunique()}
+    methods = table[table["set"] == "methods"]
+    for (data, method), runs in methods.groupby(["data", "method"], sort=False):
+        row = {"data": data, "method": method, "seeds": runs["seed"].nunique()}
         for depth in depths:
             at = runs[runs["removed"] == (0 if method == "dense" else depth)]
             row[f"test accuracy, % ({depth} removed)"] = _range(at["test"]) if len(at) else ""
@@ -148,7 +168,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _study(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     table = results() if table is None else table
-    return table[table["study"] == study] if "study" in table else table.iloc[:0]
+    table = table[table["study"] == study] if "study" in table else table.iloc[:0]
+    return table.assign(method=table["method"].replace(FORMER))
 
 
 def _range(values: pd.Series) -> str:

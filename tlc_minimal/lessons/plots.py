@@ -7,7 +7,6 @@ import base64
 import hashlib
 import html
 import io
-import json
 from itertools import cycle
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import gaussian as g
 from ..gaussian import Gaussian
+from ..run_folder import run_of
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
@@ -167,9 +167,7 @@ def write_report(folder: str | Path) -> Path:
     FileNotFoundError if the folder holds no finished run.
     """
     folder = Path(folder)
-    if not (folder / "run.json").exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it.")
-    saved = json.loads((folder / "run.json").read_text())
+    saved = run_of(folder)
     table = pd.DataFrame(saved["rows"])
     if table["test"].isna().any():
         raise FileNotFoundError(f"{folder} holds no finished run: resume it first.")
@@ -204,14 +202,15 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     drawn, study = {}, table.get("study", pd.Series("", table.index))
     compared = (study == "fair") & (table.get("set", study) == "methods")
     rivals = table.loc[compared & (table["method"] != "dense"), "method"].unique()  # runs have it
-    wanted = {"headline": ["ours", "ours, all at once", "thrifty"], "fair": sorted(rivals)}
-    wanted["headline"] += ["published algorithm, our epochs"]
-    for name, methods in wanted.items():
+    ours = ["ours, all at once", "ours", "ours, one by one", "thrifty, all at once", "published"]
+    for name, methods in (("headline", ours), ("fair", sorted(rivals))):
         rows = table[(study == name) & table["method"].isin([*methods, "dense"])]
-        curve = rows[rows["method"] == methods[0]] if methods else rows
-        if curve.empty:
+        if rows.empty:
             continue
-        rows = rows[rows["width"] == curve["width"].max()]
+        # One line is one width and one data set: those with the most to show.
+        rows = rows[rows["width"] == rows.loc[rows["method"] != "dense", "width"].max()]
+        rows = rows[rows["data"] == rows["data"].mode()[0]]
+        methods = [m for m in methods if m in set(rows["method"])]
         runs = rows[rows["method"] != "dense"]
         figure = headline(rows, methods) if name == "headline" else curves(runs)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])

@@ -64,6 +64,8 @@ def budgets(entropies: Tensor, magnitudes: Tensor, left: Tensor, total: int) -> 
         if not short.any():
             break
         given[short], open_ = left[short], open_ & ~short
+    if not given.any():  # each share is less than one weight
+        given[irrelevance.argmin()] = 1
     return given
 
 

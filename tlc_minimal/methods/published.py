@@ -9,12 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .. import nodes
 from ..cut import can_take, cut, cut_branch, next_convolutions, owners
 from ..data import Data
 from ..gaussian import Gaussian
 from ..graph import trace
-from ..nodes import NORM, activation_nodes, bypass, insert_after, is_sum, module_of
+from ..nodes import (
+    NORM,
+    activation_nodes,
+    bypass,
+    calls,
+    finish,
+    insert_after,
+    is_sum,
+    module_of,
+    normalizes,
+)
 from ..padding import zeros_follow
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import from_batch_norm
@@ -123,7 +132,7 @@ def mask(model: fx.GraphModule, known: dict[str, Gaussian]) -> fx.GraphModule:
         for parameter in (conv.weight, norm.weight, norm.bias):
             parameter.data[~g.on] = 0
         bypass(there[name], there[name].args[0])
-    return nodes.finish(traced)
+    return finish(traced)
 
 
 def hold(model: fx.GraphModule) -> list:
@@ -168,9 +177,8 @@ def cut_constants(model: fx.GraphModule) -> fx.GraphModule:
         if chain and not (off.all() and cut_branch(traced, here, ends, shift, ones)):
             keep[0] |= off.all()  # a layer keeps one channel, if only to be there
             cut(traced, here, chain, ends, keep, shift, ones)
-        if here.users:
-            bypass(here, norm)
-    return nodes.finish(traced)
+        bypass(here, norm)
+    return finish(traced)
 
 
 def _is_normalised(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -178,5 +186,5 @@ def _is_normalised(traced: fx.GraphModule, node: fx.Node) -> bool:
     norm, conv = module_of(traced, node), node.args[0] if node.args else None
     if not isinstance(norm, NORM) or norm.weight is None:
         return False
-    alone = nodes.calls(traced, node) == nodes.calls(traced, conv) == 1
-    return alone and nodes.normalizes(traced, node, conv)
+    alone = calls(traced, node) == calls(traced, conv) == 1
+    return alone and normalizes(traced, node, conv)

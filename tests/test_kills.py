@@ -1,0 +1,239 @@
+"""A run that is killed at any moment, also inside a tuning, goes on to the same bits."""
+
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import randomize
+from torch import nn
+
+import tlc_minimal as tlc
+
+collapse, stages, train = (
+    importlib.import_module(f"tlc_minimal.{name}") for name in ("collapse", "stages", "train")
+)
+ASK = {
+    "at_once": dict(epochs=2.5, rank="gaussian", again=True),
+    "one_by_one": dict(epochs=3, rank="gaussian", rule="affine"),
+}  # fmt: skip
+CLOCK = ["seconds", "images_per_s"]
+OURS = (".part", ".state", ".json", ".safetensors", ".choice")
+
+
+def network():
+    """Two activations and a dropout: it is about what a run does, not how well."""
+    torch.manual_seed(0)
+    layers = []
+    for before, after in ((3, 4), (4, 4)):
+        layers += [nn.Conv2d(before, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
+    end = (nn.Dropout(0.2), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+    return randomize(nn.Sequential(*layers, *end), dtype=torch.float32)
+
+
+def digits():
+    return tlc.load_data("digits", size=8).subset(64)
+
+
+def run(method, data, out):
+    """Two removals, from the beginning or from where the last one stopped."""
+    how = dict(batch=16, lr=0.05, keep="all", progress=False) | ASK[method]
+    return tlc.collapse(network(), data, 2, method=method, out=out, resume=True, **how)
+
+
+class Moment:
+    """Counts the moments at which a process may die; at number ``at`` it does."""
+
+    def __init__(self, at: int, die):
+        self.at, self.die, self.seen = at, die, 0
+
+    def __call__(self):
+        self.seen += 1
+        if self.seen == self.at:
+            self.die()
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def dying(moment):
+    """``moment()`` before every training step, ranking and evaluation, and before, within and after
+    every write, rename and removal of a run's files."""
+
+    def before(function):
+        def told(*args, **kwargs):
+            moment()
+            return function(*args, **kwargs)
+
+        return told
+
+    def around(function):
+        def told(path, *args, **kwargs):
+            if path.suffix not in OURS:
+                return function(path, *args, **kwargs)
+            moment()
+            done = function(path, *args, **kwargs)
+            moment()
+            return done
+
+        return told
+
+    def halved(path, content):
+        write(path, content[: len(content) // 2])
+        moment()
+        return write(path, content)
+
+    write = Path.write_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", around(halved))
+        patch.setattr(Path, "replace", around(Path.replace))
+        patch.setattr(Path, "unlink", around(Path.unlink))
+        patch.setattr(train, "_loss", before(train._loss))
+        patch.setattr(stages, "rank_layers", before(stages.rank_layers))
+        patch.setattr(collapse, "evaluate", before(collapse.evaluate))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order, here and in a process of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def full(data, tmp_path_factory):
+    """{method: (an uninterrupted run, the number of moments in it)}"""
+    done = {}
+    for method in ASK:
+        moment = Moment(0, stop)
+        with dying(moment):
+            done[method] = run(method, data, tmp_path_factory.mktemp(method)), moment.seen
+    return done
+
+
+def check_same(again, full):
+    """Bit for bit, in memory and on disk, but for the clock."""
+    tables = [r.table.drop(columns=CLOCK) for r in (again, full)]
+    assert tables[0].equals(tables[1])
+    for a, b in ((again.linear, full.linear), (again.model, full.model)):
+        a, b = a.state_dict(), b.state_dict()
+        assert list(a) == list(b)
+        assert all(torch.equal(a[k], b[k]) and a[k].stride() == b[k].stride() for k in a)
+    files = [{p.name: p.read_bytes() for p in r.folder.iterdir()} for r in (again, full)]
+    assert set(files[0]) == set(files[1])
+    assert not [name for name in files[0] if name.endswith((".part", ".state"))]
+    assert all(v == files[1][k] for k, v in files[0].items() if k.startswith("stage_"))
+
+
+def test_there_is_a_moment_wherever_something_is_lost(full):
+    (once, many), (each, more) = full["at_once"], full["one_by_one"]
+    assert list(once.table["removed"]) == [0, 2] and list(each.table["removed"]) == [0, 1, 2]
+    assert once.table["epochs"].sum() == 2.5 and each.table["epochs"].sum() == 3
+    assert many > 10 + 5 * 5 and more > 12 + 5 * 8  # steps, and five moments a file written
+    assert {p.suffix for p in once.folder.iterdir()} == {"", ".json", ".choice", ".safetensors"}
+
+
+@pytest.mark.parametrize("method", ASK)
+def test_random_kills_cost_nothing_but_time(method, full, data, tmp_path):
+    """Twenty-five each, with a new seed every time: what fails says which one."""
+    seed, kills = random.SystemRandom().randrange(2**32), 0
+    print(f"random kills of {method}: seed {seed}")
+    dice, folders = random.Random(seed), 0
+    while kills < 25:
+        folders, told, again = folders + 1, [], None
+        while again is None:
+            moment = Moment(dice.randint(1, full[method][1]), stop)
+            try:
+                with dying(moment):
+                    again = run(method, data, tmp_path / f"{folders}")
+            except KeyboardInterrupt:
+                kills, told = kills + 1, [*told, moment.at]
+        try:
+            check_same(again, full[method][0])
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, killed at {told}") from error
+
+
+KILLED = """
+import os, sys, torch._dynamo  # loaded before there are many
+sys.path[:0] = sys.argv[1:3]
+import test_kills as t
+t.torch.set_num_threads(1)
+data, (folder, *moments) = t.digits(), sys.argv[3:]
+for i, at in enumerate(moments):
+    if not os.fork():
+        with t.dying(t.Moment(int(at), lambda: os.kill(os.getpid(), t.signal.SIGKILL))):
+            t.run("at_once", data, f"{folder}/{i}")
+        os._exit(0)
+    print(os.WTERMSIG(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_kill_9_leaves_behind_is_taken_up(full, data, tmp_path):
+    """Four processes that the system ends, one of them within a write: nothing is cleaned up."""
+    finished, there = full["at_once"]
+    seed = random.SystemRandom().randrange(2**32)
+    moments = random.Random(seed).sample(range(1, there + 1), 3)
+    moments.append(3)  # half of the first file is written, after an evaluation
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, here, here.parent, tmp_path, *map(str, moments)],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 4, done.stderr
+    assert list((tmp_path / "3").glob("*.part")), "the remains of a write"
+    for i, at in enumerate(moments):
+        try:
+            check_same(run("at_once", data, tmp_path / f"{i}"), finished)
+        except AssertionError as error:
+            raise AssertionError(f"killed at {at} of {there}") from error
+
+
+def test_a_kill_inside_a_tuning_loses_one_epoch_of_it(data, tmp_path):
+    """Ten steps in two and a half epochs; killed at the eighth, the first four are not repeated."""
+    steps = []
+
+    def eighth():
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+
+    with dying(Moment(0, stop)), pytest.MonkeyPatch.context() as patch:
+        loss = train._loss
+        patch.setattr(train, "_loss", lambda *a: (eighth(), loss(*a))[1])
+        with pytest.raises(KeyboardInterrupt):
+            run("at_once", data, tmp_path)
+        assert json.loads((tmp_path / "run.json").read_text())["rows"][1:] == []
+        assert {"stage_01.choice", "stage_01.state"} <= {p.name for p in tmp_path.iterdir()}
+        run("at_once", data, tmp_path)
+    assert len(steps) == 8 + 10 - 4
+
+
+def test_a_choice_is_made_once(data, tmp_path):
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        rank = stages.rank_layers
+        patch.setattr(stages, "rank_layers", lambda *a: (calls.append(1), rank(*a))[1])
+        with patch.context() as inner, pytest.raises(KeyboardInterrupt):
+            inner.setattr(train, "_loss", lambda *a: stop())
+            run("at_once", data, tmp_path)
+        run("at_once", data, tmp_path)
+    assert len(calls) == 2, "ranked again after each removal, and not after the kill"
