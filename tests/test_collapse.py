@@ -1,23 +1,29 @@
-"""The loop: its table, its files, and that a kill at any moment costs nothing but time."""
+"""The loop: its table, what it keeps, and that everything is checked before anything is done."""
 
+import copy
 import importlib
 import json
-import os
-import shutil
+import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import randomize
+from torch import nn
 
 import tlc_minimal as tlc
 
 module = importlib.import_module("tlc_minimal.collapse")
-SETTINGS = dict(rank="gaussian", epochs=1, lr=0.02, keep="all")
+COLUMNS = [
+    "removed", "layer", "off", "error", "val_loss", "val_before", "val", "test", "activations",
+    "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
+]  # fmt: skip
+HOW = dict(epochs=1.5, batch=50, keep="all", progress=False)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return tlc.load_data("digits", size=16).subset(200)
+    return tlc.load_data("digits", size=8).subset(200)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +34,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def finished(model, data, tmp_path_factory):
-    """An uninterrupted run of three removals, never to be written to."""
-    return tlc.collapse(model, data, 3, out=tmp_path_factory.mktemp("runs") / "full", **SETTINGS)
+    """An uninterrupted run of three removals, one by one, never to be written to."""
+    out = tmp_path_factory.mktemp("runs") / "full"
+    return tlc.collapse(model, data, 3, method="one_by_one", rank="gaussian", out=out, **HOW)
 
 
 def same(a, b):
@@ -38,34 +45,50 @@ def same(a, b):
     return list(a) == list(b) and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-def files(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
-
-
-def interrupt(monkeypatch, at: int, where=(module, "fit")):
-    """Let call number ``at`` of something in the loop be the moment that someone presses Ctrl-C."""
-    real, calls = getattr(*where), []
-
-    def stop(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == at:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(*where, stop)
+# ---- the table ----
 
 
 def test_one_row_a_removal_with_every_column(finished):
     table = finished.table
-    assert list(table["removed"]) == [0, 1, 2, 3]
-    assert set(table.columns) >= {
-        "removed", "layer", "off", "val_loss", "val_before", "val", "test", "activations", "layers",
-        "macs", "params", "epochs", "seconds",
-    }  # fmt: skip
+    assert list(table["removed"]) == [0, 1, 2, 3] and sorted(table) == sorted(COLUMNS)
     assert list(table["activations"]) == [6, 5, 4, 3]
     assert table["layer"].iloc[1:].nunique() == 3 and table["off"].between(0, 1).all()
     assert table["macs"].is_monotonic_decreasing and table["macs"].nunique() > 1
-    assert list(table["epochs"]) == [0, 1, 1, 1] and (table["seconds"].iloc[1:] > 0).all()
+    assert (table["macs_cut"] == table["macs"]).all(), "what is constant was cut at once"
+    assert list(table["epochs"]) == [0, 0.5, 0.5, 0.5] and (table["seconds"].iloc[1:] > 0).all()
+    assert math.isnan(table["images_per_s"][0]) and (table["images_per_s"][1:] > 0).all()
+
+
+def test_the_default_is_one_long_tuning_after_all_at_once(model, data, tmp_path):
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "fit", lambda *a, **k: asked.append((a, k)))
+        run = tlc.collapse(model, data, 2, out=tmp_path, progress=False)
+    ((_, _, epochs), how), *more = asked
+    assert not more and epochs == 12 and how.pop("lr") == 0.05
+    assert how.pop("state") == tmp_path / "stage_01.state" and how.pop("seed") == 1
+    assert same(how.pop("teacher"), model) and how == {"progress": None}
+    assert list(run.table["removed"]) == [0, 2] and run.table["layer"][1].count(", ") == 1
+
+
+@pytest.mark.parametrize("distil", [True, False])
+def test_the_dense_model_teaches_unless_it_must_not(distil, model, data, tmp_path, monkeypatch):
+    taught = []
+    monkeypatch.setattr(module, "fit", lambda *a, teacher, **k: taught.append(teacher))
+    how = HOW | {"distil": distil}
+    tlc.collapse(model, data, 2, method="one_by_one", rank="random", out=tmp_path, **how)
+    assert len(taught) == 2 and all((t is not None) == distil for t in taught)
+    assert all(t is None or same(t, model) for t in taught)
+
+
+def test_the_recipe_reaches_every_tuning(model, data, tmp_path, monkeypatch):
+    recipe = {"lr": 0.01, "batch": 32, "weight_decay": 0.0, "smoothing": 0.1, "schedule": "steps"}
+    asked = []
+    monkeypatch.setattr(module, "fit", lambda *a, **how: asked.append(how))
+    ask = dict(method="one_by_one", rank="random", seed=7, progress=False)
+    tlc.collapse(model, data, 2, 1, out=tmp_path, **ask, **recipe)
+    assert [{k: how[k] for k in recipe} for how in asked] == [recipe] * 2
+    assert [how["seed"] for how in asked] == [7001, 7002]
 
 
 def test_the_last_row_describes_the_model(finished, data):
@@ -92,7 +115,7 @@ def test_the_test_split_is_touched_only_after_the_last_removal(model, data, tmp_
         return tlc.evaluate(candidate, data, split)
 
     monkeypatch.setattr(module, "evaluate", watch)
-    tlc.collapse(model, data, 2, out=tmp_path / "run", **SETTINGS)
+    tlc.collapse(model, data, 2, method="one_by_one", rank="random", out=tmp_path, **HOW)
     assert splits == ["val"] * 5 + ["test"] * 3
 
 
@@ -101,7 +124,7 @@ def test_the_merged_model_computes_the_same(finished, data):
     with torch.no_grad():
         torch.testing.assert_close(finished.model(x), finished.linear(x), rtol=1e-4, atol=1e-4)
     merged = [row for row in finished.model.meta["merges"] if row["verdict"] == "merged into one"]
-    assert merged and not any(isinstance(m, torch.nn.BatchNorm2d) for m in finished.model.modules())
+    assert merged and not any(isinstance(m, nn.BatchNorm2d) for m in finished.model.modules())
 
 
 def test_the_layer_removed_is_the_one_ranked_first(finished, model, data):
@@ -110,146 +133,236 @@ def test_the_layer_removed_is_the_one_ranked_first(finished, model, data):
     assert first not in {n for n, _ in finished.linear.named_modules()}
 
 
-@pytest.mark.parametrize(
-    ("where", "at", "rows"),
-    [
-        ((module, "fit"), 2, 2),  # while tuning after the second removal
-        ((os, "replace"), 1, 0),  # the dense weights are written, but not in place
-        ((os, "replace"), 5, 2),  # the same for the second removal
-        ((os, "replace"), 6, 2),  # its weights are in place, the table does not know yet
-        ((module, "evaluate"), 9, 4),  # in the middle of the test split
-    ],
-    ids=["tuning", "first weights", "weights", "table", "test"],
-)
-def test_a_killed_run_resumes_to_the_same_table_and_the_same_bits(
-    where, at, rows, finished, model, data, tmp_path, monkeypatch
-):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt(patch, at, where)
-        with pytest.raises(KeyboardInterrupt):
-            tlc.collapse(model, data, 3, out=out, **SETTINGS)
-    table = out / "run.json"
-    assert (len(json.loads(table.read_text())["rows"]) if table.exists() else 0) == rows
-    again = tlc.collapse(model, data, 3, out=out, resume=True, **SETTINGS)
-    without_clock = [run.table.drop(columns="seconds") for run in (again, finished)]
-    assert without_clock[0].equals(without_clock[1])
-    assert same(again.linear, finished.linear)
-    assert not list(out.glob("*.part"))
-
-
-def test_a_trained_model_resumes_to_the_same_bits_too(data, tmp_path, monkeypatch):
-    """Training leaves the weights channels_last: what comes back from disk must add up the same."""
-    torch.manual_seed(0)
-    model = tlc.simple_cnn(width=4)
-    tlc.fit(model, data, 1, progress=None)
-    full = tlc.collapse(model, data, 2, out=tmp_path / "full", **SETTINGS)
-    with monkeypatch.context() as patch:
-        interrupt(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            tlc.collapse(model, data, 2, out=tmp_path / "run", **SETTINGS)
-    again = tlc.collapse(model, data, 2, out=tmp_path / "run", resume=True, **SETTINGS)
-    assert again.table.drop(columns="seconds").equals(full.table.drop(columns="seconds"))
-    assert same(again.linear, full.linear)
-
-
-def test_a_finished_run_is_read_not_repeated(finished, model, data, tmp_path, monkeypatch):
-    shutil.copytree(finished.folder, out := tmp_path / "run")
-    interrupt(monkeypatch, 1)  # nothing may be tuned any more
-    again = tlc.collapse(model, data, 3, out=out, resume=True, **SETTINGS)
-    assert again.table.equals(finished.table) and same(again.linear, finished.linear)
-
-
-def test_a_finished_run_can_go_further(finished, model, data, tmp_path):
-    shutil.copytree(finished.folder, out := tmp_path / "run")
-    further = tlc.collapse(model, data, 4, out=out, resume=True, **SETTINGS)
-    assert further.table.iloc[:4].equals(finished.table) and len(further.table) == 5
-    assert further.table["test"].notna().all()
-
-
-def test_asking_for_fewer_removals_keeps_what_is_on_disk(finished, model, data, tmp_path):
-    shutil.copytree(finished.folder, out := tmp_path / "run")
-    fewer = tlc.collapse(model, data, 1, out=out, resume=True, **SETTINGS)
-    assert fewer.table.equals(finished.table.iloc[:2])
-    assert same(fewer.linear, tlc.load_run(model, finished.folder, 1))
-    assert len(json.loads((out / "run.json").read_text())["rows"]) == 4
-
-
-def test_half_written_files_are_ignored(finished, model, data, tmp_path):
-    shutil.copytree(finished.folder, out := tmp_path / "run")
-    (out / "step_02.safetensors.part").write_bytes(b"\x10\x00")
-    (out / "run.part").write_text('{"config": {')
-    again = tlc.collapse(model, data, 3, out=out, resume=True, **SETTINGS)
-    assert again.table.equals(finished.table) and same(again.linear, finished.linear)
-
-
-def test_an_existing_run_is_not_overwritten(finished, model, data):
-    before = files(finished.folder)
-    with pytest.raises(FileExistsError, match="already holds a run: pass resume=True"):
-        tlc.collapse(model, data, 3, out=finished.folder, **SETTINGS)
-    assert files(finished.folder) == before
-
-
-@pytest.mark.parametrize(
-    "other", [dict(seed=1), dict(rule="affine"), dict(rank="tlc"), dict(epochs=2), dict(lr=0.1)]
-)
-def test_a_run_with_other_settings_is_not_resumed(other, finished, model, data):
-    before = files(finished.folder)
-    with pytest.raises(ValueError, match=f"another {next(iter(other))}: nothing was changed"):
-        tlc.collapse(model, data, 3, out=finished.folder, resume=True, **SETTINGS | other)
-    assert files(finished.folder) == before
-
-
-def test_a_run_of_another_model_or_other_data_is_not_resumed(finished, model, data):
-    other = randomize(tlc.simple_cnn(width=4), 5, torch.float32)
-    with pytest.raises(ValueError, match="another model"):
-        tlc.collapse(other, data, 3, out=finished.folder, resume=True, **SETTINGS)
-    with pytest.raises(ValueError, match="another train"):
-        tlc.collapse(model, data.subset(99), 3, out=finished.folder, resume=True, **SETTINGS)
-    with pytest.raises(ValueError, match="another model"):
-        tlc.load_run(other, finished.folder, 1)
-
-
-@pytest.mark.parametrize("remove", [7, -1])
-def test_more_removals_than_activations_are_refused(remove, model, data, tmp_path):
-    with pytest.raises(ValueError, match=f"remove={remove}, but this model has 6 activations"):
-        tlc.collapse(model, data, remove, out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_rule_is_refused_before_anything_is_written(model, data, tmp_path):
-    for wrong in (dict(rank="best"), dict(rule="best")):
-        with pytest.raises(ValueError, match="'best'"):
-            tlc.collapse(model, data, 1, out=tmp_path / "run", **SETTINGS | wrong)
-        assert not (tmp_path / "run").exists()
-
-
-def test_load_run_gives_every_step(finished, model):
-    assert same(tlc.load_run(model, finished.folder, 3), finished.linear)
-    dense = tlc.load_run(model, finished.folder, 0)
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in dense.state_dict().items())
-
-
-def test_a_folder_without_a_run_is_named(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no run"):
-        tlc.load_run(model, tmp_path, 1)
-
-
 def test_the_given_model_is_unmodified(data, tmp_path):
     torch.manual_seed(1)
-    model = randomize(tlc.resnet18(width=4), 1, torch.float32)
+    model = randomize(tlc.simple_cnn(width=2), 1, torch.float32).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    flags = {n: m.training for n, m in model.named_modules()}
-    for rule, rank in (("on_off_affine", "random"), ("published", "reference")):
-        out = tmp_path / rule
-        run = tlc.collapse(model, data.subset(60), 1, rank, rule, 0.5, out=out, keep="all")
-        assert list(run.table["activations"]) == [17, 16]
-        assert same(tlc.load_run(model, out, 1), run.linear)
+    run = tlc.collapse(model, data.subset(60), 1, 0.5, rank="random", out=tmp_path, progress=False)
+    assert same(tlc.load_run(model, tmp_path, 1), run.linear)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
-    assert flags == {n: m.training for n, m in model.named_modules()}
+    assert all(m.training for m in model.modules()) and not run.model.training
 
 
 def test_a_temporary_folder_is_made_where_none_is_given(model, data):
-    run = tlc.collapse(model, data, 0, **SETTINGS)
-    assert len(run.table) == 1 and (run.folder / "run.json").exists()
-    shutil.rmtree(run.folder)
+    run = tlc.collapse(model, data, 1, rank="random", **HOW)
+    assert len(run.table) == 2 and (run.folder / "run.json").exists()
+
+
+def test_the_home_is_a_home(model, data, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    run = tlc.collapse(model, data, 1, out="~/x/run", rank="random", **HOW)
+    assert run.folder == tmp_path / "home/x/run" and (run.folder / "run.json").exists()
+    assert same(tlc.load_run(model, "~/x/run", 1), run.linear)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
+    ask = dict(remove=np.int64(2), epochs=np.float32(1.5), seed=np.int32(0), lr=np.float64(0.02))
+    ask |= dict(method="one_by_one", rank="random", batch=np.int64(50), keep="all", progress=False)
+    run = tlc.collapse(model, data, **ask, out=tmp_path)
+    ask |= dict(remove=2, epochs=1.5, seed=0, lr=0.02, batch=50)
+    again = tlc.collapse(model, data, **ask, out=tmp_path, resume=True)
+    assert again.table.equals(run.table)
+
+
+# ---- what a folder holds is taken up ----
+
+
+def test_a_finished_run_is_read_not_repeated(finished, model, data, monkeypatch):
+    before = {p.name: p.read_bytes() for p in finished.folder.iterdir()}
+    for name in ("fit", "save_weights"):
+        monkeypatch.setattr(module, name, None)  # nothing may be tuned any more
+    how = dict(method="one_by_one", rank="gaussian", out=finished.folder, resume=True)
+    again = tlc.collapse(model, data, 3, **how, **HOW)
+    assert again.table.equals(finished.table) and same(again.linear, finished.linear)
+    assert {p.name: p.read_bytes() for p in finished.folder.iterdir()} == before
+
+
+def test_an_existing_run_is_not_overwritten(finished, model, data):
+    before = {p.name: p.read_bytes() for p in finished.folder.iterdir()}
+    how = dict(method="one_by_one", rank="gaussian", out=finished.folder)
+    with pytest.raises(FileExistsError, match="already holds a run: pass resume=True"):
+        tlc.collapse(model, data, 3, **how, **HOW)
+    assert {p.name: p.read_bytes() for p in finished.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [
+        ("seed", dict(seed=1)), ("options", dict(rule="affine")), ("options", dict(rank="tlc")),
+        ("epochs", dict(epochs=2)), ("tuning", dict(lr=0.1)), ("tuning", dict(distil=False)),
+        ("method", dict(method="at_once")), ("remove", dict(remove=2)), ("remove", dict(remove=4)),
+        ("model", {}), ("train", {}), ("data", {}),
+    ],
+)  # fmt: skip
+def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, data):
+    before = {p.name: p.read_bytes() for p in finished.folder.iterdir()}
+    ask = dict(remove=3, method="one_by_one", rank="gaussian", model=model, data=data) | HOW | other
+    if word == "model":
+        ask["model"] = randomize(tlc.simple_cnn(width=4), 5, torch.float32)
+    if word == "train":
+        ask["data"] = data.subset(99)
+    if word == "data":
+        ask["data"] = tlc.Data(**vars(data) | {"sha256": "0"})
+    with pytest.raises(ValueError, match=f"another .*{word}.*: nothing was changed"):
+        tlc.collapse(**ask, out=finished.folder, resume=True)
+    assert {p.name: p.read_bytes() for p in finished.folder.iterdir()} == before
+
+
+def test_a_tuning_that_explodes_leaves_a_run_that_can_be_read(model, data, tmp_path):
+    how = HOW | dict(lr=1e30, rank="random")
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        tlc.collapse(model, data, 1, out=tmp_path, **how)
+    assert len(json.loads((tmp_path / "run.json").read_text())["rows"]) == 1
+    with pytest.raises(ValueError, match="another tuning"):
+        tlc.collapse(model, data, 1, out=tmp_path, resume=True, **how | {"lr": 0.01})
+
+
+# ---- everything is checked before anything is trained or written ----
+
+NAN, INF = float("nan"), float("inf")
+CALLS = [
+    *[(ValueError, "remove is 1 to 6", dict(remove=n)) for n in (0, -1, 7, 99)],
+    *[(TypeError, "remove is 1 to 6", dict(remove=n)) for n in (1.5, "2", True, None, NAN, [1])],
+    *[(ValueError, "epochs is a number above 0", dict(epochs=n)) for n in (0, -1, NAN, INF)],
+    *[(TypeError, "epochs is a number above 0", dict(epochs=n)) for n in ("3", None, True)],
+    *[(ValueError, "seed is a whole number", dict(seed=n)) for n in (-1, 2**32, 2**99)],
+    *[(TypeError, "seed is a whole number", dict(seed=n)) for n in (None, 1.5, "0", True)],
+    *[(ValueError, "lr is a number above 0", dict(lr=n)) for n in (0, -1, NAN)],
+    (TypeError, "lr is a number above 0", dict(lr="x")),
+    (ValueError, "at least two images", dict(batch=1)),
+    (ValueError, "batch is a whole number", dict(batch=0)),
+    (TypeError, "batch is a whole number", dict(batch=1.5)),
+    (ValueError, "weight_decay is a number, 0", dict(weight_decay=-1)),
+    (ValueError, "smoothing is a number from 0", dict(smoothing=1)),
+    (ValueError, "no schedule 'cosin'; there are: cosine", dict(schedule="cosin")),
+    *[(ValueError, "no method .*; there are: at_once,", dict(method=m)) for m in ("best", None, 1)],
+    (ValueError, "no ranking rule 'best'; there are: tlc", dict(rank="best")),
+    (ValueError, "no rule 'off'; there are: on_off", dict(rule="off")),
+    (ValueError, "no rule 'published'; there are: on_off", dict(rule="published")),
+    (ValueError, "padding is 'first' or", dict(padding="last")),
+    (ValueError, "keep is 'fastest' or", dict(keep="most")),
+    (TypeError, "at_once takes no 'rnak'; it takes: rank", dict(rnak="tlc")),
+    (TypeError, "at_once takes no 'gradual'", dict(gradual=3)),
+    (TypeError, "random takes no 'rank'; it takes: rule", dict(method="random", rank="tlc")),
+    (TypeError, "one_by_one takes no 'again'", dict(method="one_by_one", again=True)),
+    *[(TypeError, f"at_once takes no '{k}'", {k: None}) for k in ("teacher", "state")],
+    *[(TypeError, f"{k} is True or False", {k: "no"}) for k in ("again", "distil", "progress")],
+    (TypeError, "data are a Data, as load_data gives it, not NoneType", dict(data=None)),
+    (TypeError, "data are a Data, as load_data gives it, not str", dict(data="digits")),
+    (TypeError, "a model is an nn.Module, not str", dict(model="resnet18")),
+]
+
+
+def refused(kind, words, call, model, data, folder):
+    """One sentence of the right kind, in no time, and nothing is left."""
+    model, data = call.pop("model", model), call.pop("data", data)
+    call = dict(remove=1, out=folder / "run") | call
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(kind, match=words) as caught:
+        patch.setattr(module, "fit", forbidden)
+        tlc.collapse(model, data, **call)
+    text = str(caught.value)
+    assert type(caught.value) is kind and "\n" not in text and len(text) < 300
+    assert not list(folder.iterdir()), "nothing is left behind"
+
+
+def forbidden(*args, **kwargs):
+    raise AssertionError("trained before all was checked")
+
+
+@pytest.mark.parametrize(("kind", "words", "call"), CALLS, ids=lambda v: str(v)[:40])
+def test_a_wrong_call_is_one_sentence_and_leaves_nothing(kind, words, call, model, data, tmp_path):
+    refused(kind, words, dict(call), model, data, tmp_path)
+
+
+def conv(channels, flat, classes=10):
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(flat, classes)
+    )
+
+
+class Hidden(nn.Module):
+    """Branches on the values of its input."""
+
+    def forward(self, x):
+        return x.relu() if x.sum() > 0 else x
+
+
+MODELS = {
+    "grey": (conv(1, 144), r"does not accept an example of shape \(8, 3, 8, 8\): Given groups"),
+    "another size": (conv(3, 100), r"does not accept an example of shape \(8, 3, 8, 8\): "),
+    "two classes": (conv(3, 144, 2), r"output is of shape \(8, 2\), and the data are of 10 clas"),
+    "thousand classes": (conv(3, 144, 1000), r"output is of shape \(8, 1000\), and the data are"),
+    "no classes": (nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU()), r"output is of shape \(8, 10, 8"),
+    "linear": (nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "no activation to remove"),
+    "untraceable": (Hidden(), "Hidden cannot be traced"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("method", ["at_once", "published"])
+def test_a_model_that_cannot_be_collapsed_is_refused(name, method, data, tmp_path, capfd):
+    model, words = MODELS[name]
+    before = copy.deepcopy(model.state_dict())
+    call = dict(method=method) | ({"rank": "tlc"} if method == "at_once" else {})
+    with pytest.raises(ValueError, match=words) as caught:
+        tlc.collapse(model, data, 1, out=tmp_path / "run", **call)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 300 and not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == "", "torch's own lines are not for a reader"
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("where", ["conv3.weight", "bn2.running_var"])
+def test_a_model_that_is_not_finite_is_refused_by_name(bad, where, model, data, tmp_path):
+    ruined = copy.deepcopy(model)
+    ruined.state_dict()[where].view(-1)[1] = bad
+    words = rf"{where} holds NaN or inf: train the model again"
+    refused(ValueError, words, dict(model=ruined), model, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "remove", "words"),
+    [
+        ("lacoot_without_regulariser", 1, "drops residual blocks, and this model has none"),
+        ("layer_folding", 1, "learns slopes of rectifiers, and 2 is GELU"),
+        ("published", 1, "2 follows no convolution with a batch norm"),
+        ("egp", 17, "egp can empty the 9 activations of this model"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused(method, remove, words, data, tmp_path):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10))
+    model = tlc.resnet18(width=2) if method == "egp" else plain
+    refused(ValueError, words, dict(remove=remove, method=method), model, data, tmp_path)
+
+
+@pytest.mark.parametrize("out", ["file", "file/run", "file/a/b"])
+def test_a_folder_that_cannot_be_is_refused(out, model, data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(module, "fit", forbidden)
+    words = rf"{out} cannot be written \(.*\): make room, or choose a folder that can be written"
+    with pytest.raises(OSError, match=words) as caught:
+        tlc.collapse(model, data, 1, rank="random", out=tmp_path / out)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_given_twice_is_pythons_own_error(model, data, tmp_path):
+    with pytest.raises(TypeError, match="multiple values for .*epochs"):
+        tlc.collapse(model, data, 1, 2, **{"epochs": 3}, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_are_refused_in_one_sentence(model, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="one of 2 processes, .* runs in one") as told:
+        tlc.collapse(model, data, 1, out=tmp_path / "run")
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    for alone in ("1", ""):
+        monkeypatch.setenv("WORLD_SIZE", alone)
+        tlc.collapse(model, data, 1, out=tmp_path / f"run{alone}", rank="random", **HOW)

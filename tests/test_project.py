@@ -179,7 +179,7 @@ def test_batches_of_any_size_make_the_same_layer():
     model = randomize(tlc.simple_cnn(width=4))
     names = ["relu1", "relu3", "relu4"]
     want = project(model, names, X)
-    for batch in (1, 7, 60):
+    for batch in (7, 13, 60):
         got = project(model, names, DataLoader(X, batch))
         assert got.table.removed.tolist() == want.table.removed.tolist()
         assert relative_error(got.model(X), want.model(X)) < 1e-9
@@ -354,7 +354,7 @@ def test_of_random_networks_only_what_was_named_goes():
     print("seed", seed, file=sys.stderr)  # shown if this fails
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    for _ in range(12):
+    for _ in range(8):
         blocks, width = [], 3
         for _ in range(rng.randint(2, 4)):
             stride, wide = rng.choice([1, 1, 2]), rng.choice([2, 3, 4])

@@ -197,7 +197,7 @@ def test_the_edges_of_a_recipe_are_allowed(data):
 
 @pytest.mark.parametrize("other", [None, "digits", torch.zeros(8, 3, 8, 8)])
 def test_what_are_no_data_are_named(other):
-    with pytest.raises(TypeError, match="data are a Data, as load_data gives it, not (None|str|Te"):
+    with pytest.raises(TypeError, match="data are a Data, as load_data gives it, not"):
         tlc.fit(small(), other, 1, progress=None)
 
 
@@ -325,8 +325,7 @@ def test_a_foreign_file_is_no_state(tiny, tmp_path):
     ("can", "native"),
     [
         ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True),
-        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False), ({"neon": True}, False),
-        ({}, False),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False), ({}, False),
     ],
 )  # fmt: skip
 def test_bfloat16_where_the_cpu_multiplies_it(can, native, monkeypatch):

@@ -19,6 +19,7 @@ from .measure import compare, count, latency
 from .merge import merge
 from .methods import compress
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
+from .project import project
 from .rank import rank
 from .results import record, results
 from .stages import METHODS, Method, Stage, Task

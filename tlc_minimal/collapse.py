@@ -25,7 +25,7 @@ from .stages import METHODS, Method, Stage, Task, off_share
 from .train import best_device, check_recipe, device_of, evaluate, fit, layout
 
 TUNING = {"lr": 0.02, "distil": True}
-SET_HERE = {"model", "data", "epochs", "teacher", "seed", "progress", "state"}  # of fit's arguments
+OF_FIT = ("lr", "batch", "weight_decay", "smoothing", "schedule")
 
 
 @dataclass(frozen=True)
@@ -161,16 +161,15 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}; there are: {', '.join(METHODS)}.")
     chosen: Method = METHODS[method]
-    own, of_fit = (list(signature(f).parameters.values()) for f in (chosen.stages, fit))
-    there = own[1:] + [p for p in of_fit if p.name not in SET_HERE]
-    known = {p.name: p.default for p in there} | {"distil": True, "keep": "", "progress": True}
+    own = {p.name: p.default for p in list(signature(chosen.stages).parameters.values())[1:]}
+    known = own | dict.fromkeys(OF_FIT) | {"distil": True, "keep": "fastest", "progress": True}
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{method} takes no {name!r}; it takes: {', '.join(known)}.")
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise TypeError(f"{name} is True or False, not {value!r}.")
-    of_method = {p.name: options[p.name] for p in own if p.name in options}
-    of_fit = {k: v for k, v in options.items() if k not in {*of_method, "keep", "progress"}}
+    of_method = {k: v for k, v in options.items() if k in own}
+    of_fit = {k: v for k, v in options.items() if k in (*OF_FIT, "distil")}
     tuning = TUNING | chosen.tuning | of_fit
     check_keep(options.get("keep", "fastest"))
     check_plain(model)

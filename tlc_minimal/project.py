@@ -118,8 +118,8 @@ def add(gram: Tensor, layer: nn.Module, x: Tensor, y: Tensor) -> None:
     for some, targets in zip(x.split(images), y.split(images)):
         u, targets = patches(layer, some.double()), targets.double().flatten(0, -2).T
         z = torch.cat([u, torch.ones_like(u[:, :1]), targets.reshape(groups, -1, u.shape[2])], 1)
-        for i in range(0, side, side // 4 + 1):
-            columns = slice(i, i + side // 4 + 1)
+        for i in range(0, side, 512):
+            columns = slice(i, i + 512)
             gram[:, i:, columns].baddbmm_(z[:, i:], z[:, columns].mT)
 
 

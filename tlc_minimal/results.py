@@ -42,6 +42,7 @@ def record(
     content = {"schema": SCHEMA, "what": what, "command": command, "config": config, "seed": seed}
     content |= {"device": _device(), "versions": versions, "data": data.name}
     content |= {"data_sha256": data.sha256, "commit": commit.stdout.strip() or "unknown"}
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # JSON has no NaN
     content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
     write_json(path, content)
     return path

@@ -116,7 +116,7 @@ def fit(
     device, size = accelerator.device, data.train.size
     batch = min(batch, size)
     data = data.to(device)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed := int(seed))
     generator = torch.Generator(device).manual_seed(seed)
     model.to(device, memory_format=layout(model))
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.

@@ -1,4 +1,4 @@
-"""Projection and the rivals: each takes activations out in its own way, all else is the same.
+"""TLC, projection and the rivals: each takes activations out in its own way, all else is the same.
 
 A method is one file and one line in ``METHODS``. What is shared, and what "fair" means here: the
 dense parent, the data, the budget of tuning epochs, the recipe (learning rate, distillation from
@@ -16,7 +16,10 @@ from .lacoot import lacoot_without_regulariser
 from .layer_folding import layer_folding
 from .project import project
 from .published import cut_constants, published, reference
+from .tlc import at_once, one_by_one, random
 
+METHODS["at_once"] = Method(at_once, {"lr": 0.05})
+METHODS |= {"one_by_one": Method(one_by_one), "random": Method(random)}
 METHODS["project"] = Method(project, {"lr": 0.1})
 METHODS["published"] = Method(published, {"distil": False}, cut_constants)
 METHODS |= {m.__name__: Method(m) for m in (easier, egp, layer_folding, lacoot_without_regulariser)}

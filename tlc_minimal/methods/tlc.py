@@ -1,0 +1,64 @@
+"""TLC, and chance beside it: rank, make linear, tune — all at once, or one after the other."""
+
+from torch import Tensor, fx
+
+from ..linearize import check_rule, linearize
+from ..rank import check_ranking
+from ..rank import rank as rank_layers
+from ..stages import Stage, Task, as_gaussians, as_tensors
+from ..statistics import statistics
+
+
+def at_once(
+    task: Task, rank: str = "tlc", rule: str = "on_off_affine", padding: str = "as_trained",
+    again: bool = False,
+) -> list[Stage]:  # fmt: skip
+    """The least harmful activations of the dense network, scored one at a time as in TLC (arXiv
+    2412.15077, algorithm 1), go together; one long tuning follows.
+
+    It does not see that two harmless removals may harm together: ``again`` ranks again after each
+    of them, still without tuning in between.
+    """
+    seeds = [task.seed] * (task.remove if again else 1)
+    return [removal(task, seeds, task.remove // len(seeds), rank, rule, padding)]
+
+
+def one_by_one(
+    task: Task, rank: str = "tlc", rule: str = "on_off_affine", padding: str = "as_trained"
+) -> list[Stage]:
+    """The least harmful activation goes, the network is tuned, and again (TLC, arXiv 2412.15077,
+    algorithm 1: argmin over l of L(without l) - L, L the validation loss)."""
+    seeds = range(1000 * task.seed + 1, 1000 * task.seed + 1 + task.remove)
+    return [removal(task, [seed], 1, rank, rule, padding) for seed in seeds]
+
+
+def random(task: Task, rule: str = "on_off_affine") -> list[Stage]:
+    """Chance, the opponent that every ranking has to beat: as :func:`one_by_one`, in an order that
+    the seed draws."""
+    return one_by_one(task, "random", rule)
+
+
+def removal(
+    task: Task, seeds: list[int], together: int, rank: str, rule: str, padding: str = "as_trained"
+) -> Stage:
+    """A stage that ranks once for each of ``seeds`` and takes out the first ``together`` each time,
+    by ``rule`` and ``padding`` as in :func:`linearize`. ValueError for an unknown rank or rule."""
+    check_ranking(rank)
+    check_rule(rule, padding)
+
+    def choose(network: fx.GraphModule) -> dict[str, Tensor]:
+        chosen = []
+        for seed in seeds:
+            scores = rank_layers(network, task.data, rank, rule, seed, task.progress)
+            gaussians = statistics(network, task.data)
+            chosen.append({name: gaussians[name] for name in list(scores)[:together]})
+            if len(seeds) > 1:
+                network = linearize(network, list(chosen[-1]), chosen[-1], rule, padding)
+        return as_tensors(chosen)
+
+    def change(network: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModule:
+        for gaussians in as_gaussians(decision):
+            network = linearize(network, list(gaussians), gaussians, rule, padding)
+        return network
+
+    return Stage(choose, change, task.epochs / task.remove)
