@@ -123,16 +123,6 @@ def test_ready_statistics_are_used_as_they_are():
     assert torch.equal(tlc.linearize(model, "relu3", stats)(X), tlc.linearize(model, "relu3", X)(X))
 
 
-def test_the_published_rule_zeroes_the_batch_norm_and_drops_the_activation():
-    model = randomize(tlc.simple_cnn(width=4))
-    linear = tlc.linearize(model, "relu2", X, "published")
-    off = model.bn2.bias <= 0
-    assert 0 < off.sum() < 4
-    assert not linear.bn2.weight[off].any() and not linear.bn2.bias[off].any()
-    assert torch.equal(linear.bn2.weight[~off], model.bn2.weight[~off])
-    assert linear.conv2.weight.shape == model.conv2.weight.shape
-
-
 # ---- OFF channels ----
 
 
@@ -454,7 +444,7 @@ def test_padding_does_not_move_past_a_pool_or_a_branch():
 
 
 def test_an_unknown_rule_lists_those_there_are():
-    with pytest.raises(ValueError, match="no rule 'off'; there are: on_off, .*published"):
+    with pytest.raises(ValueError, match="no rule 'off'; there are: on_off, .*thrifty"):
         tlc.linearize(chain(), "2", X, "off")
     with pytest.raises(ValueError, match="padding is 'first' or 'as_trained'"):
         tlc.linearize(chain(), "2", X, padding="last")
@@ -502,7 +492,7 @@ def test_a_batch_norm_without_running_statistics_is_refused_or_kept_right():
         assert relative_error(linear(X), by_hand(model, "2", MIXED, "on_off_affine")(X)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [*RULES, "published"])
+@pytest.mark.parametrize("rule", [*RULES, "thrifty"])
 def test_the_given_model_is_never_modified(rule):
     model = randomize(tlc.resnet18(width=4)).train()
     twin = copy.deepcopy(model)

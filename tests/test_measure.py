@@ -145,36 +145,6 @@ def test_a_batch_larger_than_the_data_begins_again():
     assert torch.equal(x[:3], data.normalize(data.train.images)) and torch.equal(x[3:], x[:2])
 
 
-def test_costs_has_a_row_for_each_call_of_the_folded_network():
-    model = randomize(tlc.resnet18(width=4), dtype=torch.float32)
-    table = measure.costs(model, X, repeats=2)
-    assert list(table) == ["name", "kind", "macs", "ms", "share"]
-    calls = [node for node in tlc.fold(model).graph.nodes if node.op.startswith("call")]
-    assert len(table) == len(calls) and table["kind"].value_counts()["Conv2d"] == 1 + 16 + 3
-    assert {"ReLU", "add", "MaxPool2d", "Linear", "flatten"} < set(table["kind"])
-    assert not set(table["kind"]) & {"BatchNorm2d", "placeholder", "output"}
-    assert {"conv1", "layer4.1.relu2", "add", "add_7"} < set(table["name"])
-    assert abs(table["share"].sum() - 100) < 1e-6 and (table["ms"] > 0).all()
-
-
-def test_costs_counts_what_count_counts_per_image():
-    model = tlc.resnet18(width=4)
-    table = measure.costs(model, X, repeats=1)
-    assert table["macs"].sum() == tlc.count(model, X)["macs"]
-    by_name = table.set_index("name")["macs"]
-    assert by_name["conv1"] == 32 * 32 * 4 * 27 and by_name["fc"] == 32 * 10
-    assert by_name["relu"] == by_name["add"] == 0
-    assert model.training
-
-
-def test_the_dearest_call_is_the_largest_convolution():
-    model = nn.Sequential(
-        nn.Conv2d(3, 96, 1), nn.ReLU(), nn.Conv2d(96, 96, 5), nn.ReLU(), nn.Conv2d(96, 2, 1)
-    )
-    table = measure.costs(model, X, repeats=5)
-    assert table["ms"].idxmax() == table["macs"].idxmax() == 2 and table.loc[2, "share"] > 50
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_graphs_are_clocked_and_what_cannot_be_captured_does_no_harm():
     x = torch.randn(2, 3, 32, 32, device="cuda")

@@ -98,7 +98,7 @@ def test_conda_environment_installs_the_same():
     assert '-c constraints.txt -e ".[course,dev]"' in (ROOT / "Makefile").read_text()
     (python,) = [Requirement(d) for d in environment["dependencies"] if "python" in d]
     said = project()["requires-python"]
-    assert python.specifier == SpecifierSet(said) and doctor.PYTHON == said
+    assert python.specifier == SpecifierSet(said) and said == doctor.PYTHON
     assert f"Python {said}" in (ROOT / "README.md").read_text()
     assert f"Python {said}" in (ROOT / "Makefile").read_text()
 
