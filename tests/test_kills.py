@@ -17,8 +17,8 @@ from torch import nn
 
 import tlc_minimal as tlc
 
-collapse, stages, train = (
-    importlib.import_module(f"tlc_minimal.{name}") for name in ("collapse", "stages", "train")
+collapse, tlc_method, train = (
+    importlib.import_module(f"tlc_minimal.{name}") for name in ("collapse", "methods.tlc", "train")
 )
 ASK = {
     "at_once": dict(epochs=2.5, rank="gaussian", again=True),
@@ -98,7 +98,7 @@ def dying(moment):
         patch.setattr(Path, "replace", around(Path.replace))
         patch.setattr(Path, "unlink", around(Path.unlink))
         patch.setattr(train, "_loss", before(train._loss))
-        patch.setattr(stages, "rank_layers", before(stages.rank_layers))
+        patch.setattr(tlc_method, "rank_layers", before(tlc_method.rank_layers))
         patch.setattr(collapse, "evaluate", before(collapse.evaluate))
         yield
 
@@ -230,8 +230,8 @@ def test_a_kill_inside_a_tuning_loses_one_epoch_of_it(data, tmp_path):
 def test_a_choice_is_made_once(data, tmp_path):
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        rank = stages.rank_layers
-        patch.setattr(stages, "rank_layers", lambda *a: (calls.append(1), rank(*a))[1])
+        rank = tlc_method.rank_layers
+        patch.setattr(tlc_method, "rank_layers", lambda *a: (calls.append(1), rank(*a))[1])
         with patch.context() as inner, pytest.raises(KeyboardInterrupt):
             inner.setattr(train, "_loss", lambda *a: stop())
             run("at_once", data, tmp_path)

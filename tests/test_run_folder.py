@@ -1,0 +1,320 @@
+"""A run's folder belongs to one process; what is damaged says so, and nothing is overwritten."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import randomize
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.files import load_weights, save_weights
+from tlc_minimal.run_folder import owned, rows_of, run_of
+
+HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
+CLOCK = ["seconds", "images_per_s"]
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    layers = []
+    for before, after in ((3, 4), (4, 4), (4, 4)):
+        layers += [nn.Conv2d(before, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
+    end = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)
+    return randomize(nn.Sequential(*layers, *end), seed, torch.float32)
+
+
+def digits():
+    return tlc.load_data("digits", size=8).subset(64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order, here and in a process of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def finished(model, data, tmp_path_factory):
+    """A run of two removals, never to be written to."""
+    return tlc.collapse(model, data, 2, out=tmp_path_factory.mktemp("runs") / "full", **HOW)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished.folder, tmp_path / "run")
+
+
+def resumed(model, data, out):
+    return tlc.collapse(model, data, 2, out=out, resume=True, **HOW)
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def sentence(caught):
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 300
+    return text
+
+
+# ---- one process at a time ----
+
+
+def test_a_process_may_enter_its_own_folder_again(tmp_path):
+    with owned(tmp_path / "a/b") as folder, owned(str(folder)) as again:
+        assert folder == again == tmp_path / "a/b"
+        assert (folder / ".owner").read_text() == str(os.getpid())
+    with owned(tmp_path / "a/b"):
+        pass
+
+
+def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(tmp_path):
+    ours = tmp_path / "run.json.0a1b2c3d.part"
+    theirs = [tmp_path / name for name in ("film.part", "stage_play.txt", "notes.part.txt")]
+    for path in (ours, *theirs):
+        path.write_text("x")
+    with owned(tmp_path):
+        assert not ours.exists() and all(path.exists() for path in theirs)
+        ours.write_text("x")
+        with owned(tmp_path):
+            assert ours.exists(), "only when the folder is entered first"
+
+
+def test_a_run_in_a_folder_of_ones_own_leaves_what_is_there(model, data, tmp_path):
+    (tmp_path / "stage_play.txt").write_text("mine")
+    (tmp_path / "stage_01").mkdir()
+    (tmp_path / "stage_01.safetensors").write_text("of a run whose table is gone")
+    tlc.collapse(model, data, 1, 0.5, rank="random", out=tmp_path, progress=False)
+    assert (tmp_path / "stage_play.txt").read_text() == "mine" and (tmp_path / "stage_01").is_dir()
+    load_weights(tmp_path / "stage_01.safetensors")
+
+
+def test_an_error_frees_the_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), owned(tmp_path):
+        raise KeyboardInterrupt
+    code = "from tlc_minimal.run_folder import owned; owned('.').__enter__(); print('mine')"
+    here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=here, text=True,
+                          capture_output=True)  # fmt: skip
+    assert said.stdout == "mine\n", said.stderr
+
+
+SECOND = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import test_run_folder as t
+t.torch.set_num_threads(1)
+t.tlc.collapse(t.network(), t.digits(), 1, 500, out=sys.argv[3], rank="random", batch=16, seed=3)
+"""
+
+
+def test_a_second_process_is_turned_away_and_a_dead_ones_folder_taken_over(model, data, tmp_path):
+    """The first one tunes for minutes; killed with -9, it leaves lock, owner and state behind."""
+    here = Path(__file__).parent
+    first = subprocess.Popen(
+        [sys.executable, "-c", SECOND, here, here.parent, tmp_path], stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    ask = dict(out=tmp_path, rank="random", batch=16, seed=3, progress=False)
+    try:
+        while not (tmp_path / "stage_01.state").exists():
+            assert first.poll() is None, "the first process ended"
+            time.sleep(0.1)
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match=f"in use by process {first.pid}: wait for"):
+                tlc.collapse(model, data, 1, 500, resume=resume, **ask)
+        with pytest.raises(BlockingIOError, match="choose another folder") as caught:
+            tlc.collapse(model, data, 2, 1, out=tmp_path)
+        sentence(caught)
+        written = (tmp_path / "stage_01.state").stat().st_mtime_ns
+        while (tmp_path / "stage_01.state").stat().st_mtime_ns == written:
+            assert first.poll() is None, "it was disturbed"
+            time.sleep(0.05)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert (tmp_path / ".owner").read_text() == str(first.pid)
+    with pytest.raises(ValueError, match="another epochs: nothing was changed"):
+        tlc.collapse(model, data, 1, 3, resume=True, **ask)
+    with owned(tmp_path):
+        assert (tmp_path / ".owner").read_text() == str(os.getpid())
+
+
+# ---- a damaged run ----
+
+BROKEN = {
+    "empty": b"",
+    "truncated": b'{"config": {"method": "one_by',
+    "not JSON": b"\xff\xfe\x00",
+    "a list": b"[1, 2]",
+    "no rows": b'{"config": {}}',
+    "rows of the wrong type": b'{"config": {}, "rows": {"removed": 0}}',
+}
+
+
+def write_rows(folder, change):
+    content = json.loads((folder / "run.json").read_text())
+    change(content)
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+FIELDS = {
+    "rows are numbers": lambda c: c.update(rows=[1, 2, 3]),
+    "no row at all": lambda c: c.update(rows=[]),
+    "a row without its test": lambda c: c["rows"][1].pop("test"),
+    "a row without its layer": lambda c: c["rows"][2].pop("layer"),
+    "a configuration without a method": lambda c: c["config"].pop("method"),
+    "a configuration without a model": lambda c: c["config"].pop("model"),
+}
+
+
+@pytest.mark.parametrize("damage", [*BROKEN, *FIELDS])
+def test_a_damaged_table_is_named_and_left_as_it_is(damage, copied, model, data):
+    if damage in BROKEN:
+        (copied / "run.json").write_bytes(BROKEN[damage])
+    else:
+        write_rows(copied, FIELDS[damage])
+    before = files(copied)
+    words = r"run\.json (is damaged|lacks a valid).*: restore it, or move it away"
+    for read in (run_of, lambda f: tlc.load_run(model, f, 1)):
+        with pytest.raises(ValueError, match=words) as caught:
+            read(copied)
+        sentence(caught)
+    with pytest.raises(ValueError, match=words + "|holds a run with another"):
+        resumed(model, data, copied)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        tlc.collapse(model, data, 2, out=copied, **HOW)
+    assert files(copied) == before
+
+
+def flipped(content):
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    return bytes(changed)
+
+
+DAMAGE = {"truncated": lambda c: c[:50], "flipped": flipped, "empty": lambda c: b""}
+
+
+@pytest.mark.parametrize("name", ["stage_01.safetensors", "stage_02.safetensors",
+                                  "stage_01.choice", "stage_02.choice"])  # fmt: skip
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_stage_is_named_and_heals_when_it_is_deleted(
+    damage, name, copied, finished, model, data
+):
+    path = copied / name
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    before = files(copied)
+    words = rf"{re.escape(name)} is damaged .*: delete it, to make it again"
+    for read in (lambda: resumed(model, data, copied), lambda: tlc.load_run(model, copied, 2)):
+        with pytest.raises(ValueError, match=words) as caught:
+            read()
+        sentence(caught)
+    assert files(copied) == before
+    if damage == "flipped":
+        path.unlink()
+        again = resumed(model, data, copied)
+        assert again.table.drop(columns=CLOCK).equals(finished.table.drop(columns=CLOCK))
+        assert same(again.linear, finished.linear) and same(again.model, finished.model)
+        assert files(copied)[name] == files(finished.folder)[name]
+
+
+def test_a_lost_stage_is_tuned_again_and_no_other(copied, finished, model, data, monkeypatch):
+    """The first of two: the second one, which was tuned after it, is only read."""
+    (copied / "stage_01.safetensors").unlink()
+    seconds = finished.table["seconds"]
+    again = resumed(model, data, copied)
+    assert same(again.linear, finished.linear)
+    assert again.table["seconds"][1] != seconds[1] and again.table["seconds"][2] == seconds[2]
+
+
+def test_weights_of_another_network_are_named(copied, model, data):
+    save_weights(tlc.simple_cnn(width=2), copied / "stage_01.safetensors")
+    before = files(copied)
+    words = r"stage_01\.safetensors holds the weights of another network: .*, or delete it"
+    for read in (lambda: resumed(model, data, copied), lambda: tlc.load_run(model, copied, 1)):
+        with pytest.raises(ValueError, match=words) as caught:
+            read()
+        sentence(caught)
+    assert files(copied) == before
+
+
+def test_without_its_table_a_run_begins_again(copied, finished, model, data):
+    (copied / "run.json").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no run: choose the folder that collapse"):
+        tlc.load_run(model, copied, 1)
+    again = tlc.collapse(model, data, 2, out=copied, **HOW)
+    assert again.table.drop(columns=CLOCK).equals(finished.table.drop(columns=CLOCK))
+
+
+# ---- load_run ----
+
+
+def test_load_run_gives_every_network(finished, model):
+    assert same(tlc.load_run(model, finished.folder, 2), finished.linear)
+    assert same(tlc.load_run(model, str(finished.folder), 0), model)
+    assert len(list(tlc.load_run(model, finished.folder, 1).parameters())) > 0
+
+
+@pytest.mark.parametrize("removed", [-1, 1.5, 3, None, "2", [1]])
+def test_what_is_not_there_is_said_with_what_is(removed, finished, model):
+    words = re.escape(f"holds networks with 0, 1, 2 activations removed, not {removed!r}.")
+    with pytest.raises(ValueError, match=words) as caught:
+        tlc.load_run(model, finished.folder, removed)
+    sentence(caught)
+
+
+def test_a_run_of_another_model_is_refused(finished):
+    for other in (network(1), tlc.simple_cnn(width=2)):
+        with pytest.raises(ValueError, match="the run of another model: give the one it began"):
+            tlc.load_run(other, finished.folder, 1)
+
+
+def test_a_folder_without_a_run_is_named(model, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"{folder} holds no run"):
+            tlc.load_run(model, folder, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_run_gives_what_is_finished(copied, finished, model):
+    write_rows(copied, lambda c: c["rows"].pop())
+    assert same(tlc.load_run(model, copied, 1), tlc.load_run(model, finished.folder, 1))
+    with pytest.raises(ValueError, match="networks with 0, 1 activations removed, not 2"):
+        tlc.load_run(model, copied, 2)
+
+
+def test_rows_are_those_of_the_same_configuration(finished, tmp_path):
+    config = run_of(finished.folder)["config"]
+    assert rows_of(tmp_path, config, resume=False) == []
+    assert len(rows_of(finished.folder, config, resume=True)) == 3
+    with pytest.raises(ValueError, match="another epochs, seed: nothing was changed"):
+        rows_of(finished.folder, config | {"epochs": 9, "seed": 5}, resume=True)

@@ -1,0 +1,269 @@
+"""Methods: all of them keep one contract; what they choose, by hand; and one of one's own."""
+
+import copy
+import importlib
+import math
+
+import pytest
+import torch
+from helpers import randomize, relative_error
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.gaussian import Gaussian
+from tlc_minimal.graph import trace
+from tlc_minimal.models import BasicBlock
+from tlc_minimal.nodes import activation_nodes
+from tlc_minimal.stages import as_gaussians, as_tensors, off_share
+
+train = importlib.import_module("tlc_minimal.train")
+CLOCK = ["seconds", "images_per_s"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*unknowns take at least")  # of project: few images
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tlc.load_data("digits", size=8).subset(64)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return randomize(tlc.resnet18(width=4), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """Two blocks, five activations."""
+    torch.manual_seed(0)
+    blocks = BasicBlock(4, 4, 1), BasicBlock(4, 8, 2)
+    stem = nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    return randomize(nn.Sequential(*stem, *blocks, *head), dtype=torch.float32)
+
+
+def perceptron(biases=(0.0, 50.0, 0.0)) -> nn.Sequential:
+    """Three hidden layers; with a bias of 50 all neurons of the second are always ON."""
+    torch.manual_seed(1)
+    layers = [nn.Flatten()]
+    for before, bias in zip((192, 12, 12), biases):
+        linear = nn.Linear(before, 12)
+        linear.bias.data += bias
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(12, 10)).eval()
+
+
+def collapse(model, data, method, remove=2, epochs=1.0, **options):
+    how = dict(batch=32, keep="all", progress=False) | options
+    return tlc.collapse(model, data, remove, epochs, method, **how)
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+# ---- the contract ----
+
+
+@pytest.fixture(scope="module")
+def columns(residual, data, tmp_path_factory):
+    return list(collapse(residual, data, "random", out=tmp_path_factory.mktemp("run")).table)
+
+
+@pytest.mark.parametrize("method", tlc.METHODS)
+def test_every_method_keeps_the_contract(method, resnet, data, columns, tmp_path):
+    before = copy.deepcopy(resnet.state_dict())
+    run = collapse(resnet, data, method, out=tmp_path)
+    table = run.table
+    assert list(table) == columns, "in this order, too"
+    assert table["removed"].iloc[0] == 0 and table["removed"].iloc[-1] == 2
+    assert (table["activations"] + table["removed"] == 17).all()
+    assert math.isclose(table["epochs"].sum(), 1.0), "the whole budget, no more"
+    for column in ("val", "val_before", "test"):
+        assert table[column].between(0, 100).all() and not table[column].isna().any()
+    assert (table["macs_cut"] <= table["macs"]).all() and table["off"].dropna().between(0, 1).all()
+    gone = [name for names in table["layer"][1:] for name in names.split(", ")]
+    assert len(set(gone)) == 2 and not set(gone) & set(activation_nodes(run.linear))
+    assert table["test"].iloc[-1] == tlc.evaluate(run.linear, data, "test").accuracy
+    finish = tlc.METHODS[method].finish(run.linear)
+    with torch.no_grad():
+        assert relative_error(run.model(data.example), finish(data.example)) < 1e-5
+        assert relative_error(finish(data.example), run.linear(data.example)) < 1e-5
+    assert tlc.count(finish, data)["macs"] == table["macs_cut"].iloc[-1]
+    assert list(resnet.state_dict()) == list(before) and not resnet.training
+    assert all(torch.equal(v, before[k]) for k, v in resnet.state_dict().items())
+    assert same(tlc.load_run(resnet, tmp_path, 2), run.linear)
+
+
+@pytest.mark.parametrize("method", tlc.METHODS)
+def test_a_seed_gives_the_same_run_even_if_it_was_killed(method, residual, data, tmp_path):
+    """Killed before its first, its third and its fourth step of tuning, wherever they fall."""
+    first, steps, loss = collapse(residual, data, method, out=tmp_path / "full"), [], train._loss
+
+    def stop(*args):
+        steps.append(1)
+        if len(steps) in (1, 3, 4):
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    ask, again = dict(out=tmp_path / "run", resume=True), None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_loss", stop)
+        while again is None:
+            try:
+                again = collapse(residual, data, method, **ask)
+            except KeyboardInterrupt:
+                assert len(steps) in (1, 3, 4)
+    assert len(steps) > 4
+    assert again.table.drop(columns=CLOCK).equals(first.table.drop(columns=CLOCK))
+    assert same(again.linear, first.linear)
+    assert not list((tmp_path / "run").glob("*.state"))
+
+
+# ---- what is chosen, by hand ----
+
+
+@pytest.mark.parametrize("method", ["one_by_one", "at_once"])
+def test_a_layer_that_is_always_on_goes_first_and_costs_nothing(method):
+    data = tlc.load_data("digits", size=8).subset(256)
+    table = collapse(perceptron(), data, method, 1).table
+    assert table["layer"][1] == "4" and table["off"][1] == 0
+    assert table["val_before"][1] == table["val"][0]
+
+
+def test_at_once_ranks_once_on_the_dense_network(residual, data):
+    first = list(tlc.rank(residual, data, seed=3))[:3]
+    table = collapse(residual, data, "at_once", 3, seed=3).table
+    assert table["layer"][1].split(", ") == [n for n in activation_nodes(trace(residual))
+                                             if n in first]  # fmt: skip
+    together = tlc.linearize(residual, first, data)
+    assert table["val_before"][1] == tlc.evaluate(together, data).accuracy
+
+
+def test_at_once_can_rank_again_after_each_removal(residual, data):
+    options = dict(rank="entropy", rule="affine")
+    table = collapse(residual, data, "at_once", 3, again=True, **options).table
+    current, gone = residual, set()
+    for _ in range(3):
+        name = next(iter(tlc.rank(current, data, "entropy", "affine")))
+        current = tlc.linearize(current, name, data, "affine")
+        gone.add(name)
+    assert set(table["layer"][1].split(", ")) == gone and len(table) == 2
+    assert table["val_before"][1] == tlc.evaluate(current, data).accuracy
+
+
+def test_one_by_one_ranks_what_was_tuned(residual, data, tmp_path):
+    table = collapse(residual, data, "one_by_one", 3, 3, out=tmp_path, rank="gaussian").table
+    for step in range(3):
+        tuned = tlc.load_run(residual, tmp_path, step)
+        assert table["layer"][step + 1] == next(iter(tlc.rank(tuned, data, "gaussian")))
+
+
+def test_chance_is_one_by_one_in_an_order_that_the_seed_draws(data):
+    ask = dict(method="random", remove=3, epochs=0.3)
+    tables = [collapse(perceptron(), data, seed=s, **ask).table for s in range(3)]
+    orders = [tuple(t["layer"])[1:] for t in tables]
+    assert len(set(orders)) > 1 and {frozenset(o) for o in orders} == {frozenset("246")}
+    ask |= dict(method="one_by_one", rank="random")
+    assert tuple(collapse(perceptron(), data, seed=1, **ask).table["layer"])[1:] == orders[1]
+
+
+def test_rule_and_padding_reach_the_surgery(data):
+    torch.manual_seed(0)
+    model, first = randomize(tlc.simple_cnn(width=4), dtype=torch.float32), {}
+    for rule, padding in (("affine", "first"), ("affine", "as_trained"), ("on_off", "first")):
+        options = dict(rank="magnitude", rule=rule, padding=padding)
+        table = collapse(model, data, "at_once", 2, 0.1, **options).table
+        names = list(tlc.rank(model, data, "magnitude"))[:2]
+        linear = tlc.linearize(model, names, data, rule, padding)
+        assert table["val_before"][1] == tlc.evaluate(linear, data).accuracy
+        assert table["macs"][1] == tlc.count(linear, data)["macs"]
+        first[rule, padding] = table["val_loss"][1]
+    assert len(set(first.values())) == 3
+
+
+# ---- decisions as tensors ----
+
+
+def gaussians(*names):
+    return {n: Gaussian(torch.arange(-1.0, i + 1), torch.ones(i + 2)) for i, n in enumerate(names)}
+
+
+def test_decisions_come_back_in_their_groups_whatever_their_names():
+    groups = [gaussians("relu", "a.b relu.mean", "x.std"), gaussians("10 relu"), gaussians("relu")]
+    there = as_tensors(groups)
+    back = as_gaussians(dict(sorted(there.items(), reverse=True)))
+    assert [set(g) for g in back] == [set(g) for g in groups]
+    for group, want in zip(back, groups):
+        for name, g in group.items():
+            assert torch.equal(g.mean, want[name].mean) and torch.equal(g.std, want[name].std)
+    assert (
+        as_gaussians({})
+        == as_gaussians({"relu": torch.empty(0)})
+        == []
+        == as_gaussians(as_tensors([]))
+    )
+
+
+def test_more_than_ten_groups_keep_their_order():
+    groups = [gaussians(f"relu{i}") for i in range(12)]
+    back = as_gaussians(dict(sorted(as_tensors(groups).items())))
+    assert [list(g) for g in back] == [[f"relu{i}"] for i in range(12)]
+
+
+def test_the_share_of_off_channels_is_of_all_that_go():
+    """(-1, 0): both OFF. (-1, 0, 1): two of three. (-1, 0, 1, 2): two of four. Six of nine."""
+    decision = as_tensors([gaussians("a", "b"), {"c": gaussians("", "", "c")["c"]}])
+    assert off_share(decision) == pytest.approx(6 / 9)
+    assert off_share({"a": torch.empty(0)}) is None
+
+
+# ---- one of one's own ----
+
+
+def test_a_method_of_ones_own_is_one_line(residual, data, tmp_path, monkeypatch):
+    """The last activations first; a stage in which nothing goes is tuned, too, and its epochs are
+    counted with the next; hooks hold while it is tuned, and no longer."""
+    held = []
+
+    def mine(task, share=0.5):
+        def hold(model):
+            held.append(model)
+            return [model.get_parameter("0.weight").register_hook(torch.zeros_like)]
+
+        def choose(model):
+            return {list(activation_nodes(model))[-1]: torch.empty(0)}
+
+        def change(model, decision):
+            return tlc.linearize(model, list(decision), tlc.statistics(model, data), "identity")
+
+        rest = task.epochs * (1 - share) / task.remove
+        start = tlc.Stage(lambda m: {}, lambda m, d: copy.deepcopy(m), task.epochs * share, hold)
+        return [start] + [tlc.Stage(choose, change, rest)] * 5
+
+    monkeypatch.setitem(tlc.METHODS, "mine", tlc.Method(mine, {"lr": 0.01, "distil": False}))
+    run = collapse(residual, data, "mine", 2, 1.0, share=0.8, weight_decay=0.0, out=tmp_path)
+    names = list(activation_nodes(trace(residual)))
+    assert list(run.table["layer"]) == ["", names[-1], names[-2]]
+    assert list(run.table["epochs"]) == pytest.approx([0, 0.9, 0.1])
+    assert [p.name for p in sorted(tmp_path.glob("stage*.safetensors"))] == [
+        f"stage_0{i}.safetensors" for i in (1, 2, 3)
+    ]
+    (model,) = held
+    assert torch.equal(model.get_parameter("0.weight"), residual.get_parameter("0.weight"))
+    assert not torch.equal(model.get_parameter("7.weight"), residual.get_parameter("7.weight"))
+    assert not model.get_parameter("0.weight")._backward_hooks
+    assert same(tlc.load_run(residual, tmp_path, 1), tlc.load_run(residual, tmp_path, 1))
+    with pytest.raises(TypeError, match="mine takes no 'rank'; it takes: share, lr"):
+        collapse(residual, data, "mine", 2, rank="tlc")
+    monkeypatch.delitem(tlc.METHODS, "mine")
+    with pytest.raises(ValueError, match="holds a run by 'mine': add it to METHODS first"):
+        tlc.load_run(residual, tmp_path, 1)
+
+
+def test_compress_warns_and_forwards(residual, data):
+    with pytest.warns(FutureWarning, match="compress is now collapse.*'one_by_one'"):
+        old = tlc.compress(residual, data, "tlc", 1, 0.5, rank="random", progress=False)
+    new = tlc.collapse(residual, data, 1, 0.5, "one_by_one", rank="random", progress=False)
+    assert old.table.drop(columns=CLOCK).equals(new.table.drop(columns=CLOCK))
