@@ -1,28 +1,56 @@
-"""The command line: what it makes, and mistakes in one sentence each."""
+"""The command line: what it makes, and mistakes in one sentence each, before anything is done."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import tlc_minimal as tlc
+from tlc_minimal import __main__ as command
+from tlc_minimal import train
 from tlc_minimal.__main__ import app, main
+from tlc_minimal.experiments import pieces
+from tlc_minimal.files import load_weights
 
 TINY = ["--remove", "1", "--network", "simple_cnn", "--width", "2", "--rank", "random",
-        "--dense-epochs", "0.5", "--epochs", "0.5"]  # fmt: skip
+        "--dense-epochs", "1.5", "--epochs", "0.5"]  # fmt: skip
 ROWS = ["accuracy, %", "activations", "layers on the longest path", "million MACs",
         "thousand parameters", "ms, batch 1", "ms, batch 128"]  # fmt: skip
 
 
 def run(*args):
     return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def mistake(monkeypatch, *args) -> str:
+    """What a person reads on stderr when the command gives up (with exit code 1)."""
+    monkeypatch.setattr(sys, "argv", ["tlc_minimal", *map(str, args)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    text = stopped.value.code
+    assert isinstance(text, str) and text.startswith("tlc_minimal: ") and "\n" not in text
+    assert len(text) < 300
+    return text
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def equal(path, other) -> bool:
+    """The same tensors, bit for bit, and the same metadata (in whatever order)."""
+    (a, about), (b, same) = load_weights(path), load_weights(other)
+    return about == same and set(a) == set(b) and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +75,29 @@ def collapsed(images, tmp_path_factory):
     return out, done.output
 
 
+@pytest.fixture
+def again(collapsed, images, tmp_path):
+    """The arguments that go on with a copy of that run."""
+    out = shutil.copytree(collapsed[0], tmp_path / "run")
+    return ["collapse", "--data", images, "--out", out, "--resume", *TINY]
+
+
+@pytest.fixture
+def nothing_trained(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("trained before all was checked")
+
+    monkeypatch.setattr(train, "_loss", forbidden)
+
+
+# ---- what it makes ----
+
+
 def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
     out, text = collapsed
     assert (out / "report.html").exists() and f"report: {out / 'report.html'}" in text
     assert [r["removed"] for r in json.loads((out / "run.json").read_text())["rows"]] == [0, 1]
+    assert (out / "dense.safetensors").exists() and not list(out.glob("*.state"))
     lines = [line for line in text.splitlines() if line.strip()][-8:]
     assert lines[0].split() == ["before", "after"]
     number = r" +[\d,]+(\.\d+)?"
@@ -68,20 +115,68 @@ def test_report_writes_it_again(collapsed):
     assert done.exit_code == 0 and (out / "report.html").read_text() == page
 
 
-def test_collapse_does_not_overwrite_a_run(collapsed, images):
+def test_collapse_does_not_overwrite_a_run(collapsed, images, monkeypatch, nothing_trained):
     out, _ = collapsed
-    before = {p: p.read_bytes() for p in out.iterdir()}
-    done = run("collapse", "--data", images, "--out", out, *TINY)
-    assert isinstance(done.exception, FileExistsError) and "--resume" in str(done.exception)
-    assert {p: p.read_bytes() for p in out.iterdir()} == before
+    before = files(out)
+    said = mistake(monkeypatch, "collapse", "--data", images, "--out", out, *TINY)
+    assert "already holds a run: add --resume, or choose another folder" in said
+    assert files(out) == before
 
 
-def test_collapse_goes_on_where_it_was(collapsed, images):
-    out, _ = collapsed
-    before = (out / "run.json").read_bytes()
-    done = run("collapse", "--data", images, "--out", out, "--resume", *TINY)
+def test_collapse_goes_on_where_it_was(again, collapsed, nothing_trained):
+    done = run(*again)
     assert done.exit_code == 0, done.output
-    assert (out / "run.json").read_bytes() == before
+    before, after = files(collapsed[0]), files(again[4])
+    assert all(after[k] == before[k] for k in before if k.startswith(("run", "stage", "dense")))
+
+
+def test_a_kill_in_the_dense_training_costs_an_epoch_at_most(
+    collapsed, images, tmp_path, monkeypatch
+):
+    steps, loss = [], train._loss
+
+    def stop(*args):
+        steps.append(1)
+        if len(steps) in (1, 2):
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(train, "_loss", stop)
+    ask = ["collapse", "--data", images, "--out", tmp_path / "run", *TINY]
+    said = mistake(monkeypatch, *ask)
+    assert "stopped. What is finished is kept" in said and "--resume" in said
+    assert "goes on from there" in mistake(monkeypatch, *ask)
+    done = run(*ask, "--resume")
+    assert done.exit_code == 0, done.output
+    names = ("dense.safetensors", "stage_01.safetensors", "stage_01.choice")
+    for name in names:
+        assert equal(tmp_path / "run" / name, collapsed[0] / name), name
+    assert not list((tmp_path / "run").glob("*.state"))
+
+
+@pytest.mark.parametrize("written", [["--out", "~/x"], ["--out=~/x"]])
+def test_the_home_is_a_home(written, images, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    done = run("collapse", "--data", images, *written, *TINY[:-4], "--dense-epochs", 0.1,
+               "--epochs", 0.1)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "home/x/report.html").exists() and not list((tmp_path / "here").iterdir())
+    assert run("report", "~/x").exit_code == 0
+
+
+def test_method_and_options_reach_the_run(images, tmp_path):
+    done = run("collapse", "--data", images, "--out", tmp_path, "--method", "one_by_one",
+               "--remove", 2, "--rank", "magnitude", "--rule", "affine", "--seed", 3, "--network", "simple_cnn",
+               "--width", 2, "--dense-epochs", 0.1, "--epochs", 0.2)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "run.json").read_text())["config"]
+    assert {k: config[k] for k in ("method", "remove", "epochs", "seed", "options")} == {
+        "method": "one_by_one", "remove": 2, "epochs": 0.2, "seed": 3,
+        "options": {"rank": "magnitude", "rule": "affine"},
+    }  # fmt: skip
 
 
 def test_doctor_prints_what_is_here():
@@ -109,56 +204,184 @@ def test_table_prints_the_records_as_markdown(tmp_path, monkeypatch):
 
 def test_help_names_every_command():
     done = run("--help")
-    for command in ("doctor", "demo", "collapse", "report", "reproduce", "bench", "table"):
-        assert command in done.output
+    for word in ("doctor", "demo", "collapse", "report", "reproduce", "bench", "table"):
+        assert word in done.output
+
+
+# ---- mistakes ----
+
+COLLAPSE = "collapse --data digits --out OUT "
+MISTAKES = [
+    (COLLAPSE + "--remove 99", "remove is 1 to 17, the model's activations, not 99"),
+    (COLLAPSE + "--remove 0", "remove is 1 to 17"),
+    (COLLAPSE + "--remove -1", "remove is 1 to 17"),
+    (COLLAPSE + "--rank best", "there is no ranking rule 'best'; there are: tlc"),
+    (COLLAPSE + "--rule off", "there is no rule 'off'; there are: on_off"),
+    (COLLAPSE + "--method tlc", "there is no method 'tlc'; there are: at_once"),
+    (COLLAPSE + "--method random --rank tlc", "random takes no 'rank'; it takes: rule"),
+    (COLLAPSE + "--method egp --remove 12", "egp can empty the 9 activations"),
+    (COLLAPSE + "--network vgg", "there is no network 'vgg'; there are: resnet18"),
+    (COLLAPSE + "--epochs 0", "epochs is a number above 0, not 0"),
+    (COLLAPSE + "--epochs -3", "epochs is a number above 0"),
+    (COLLAPSE + "--epochs nan", "epochs is a number above 0, not nan"),
+    (COLLAPSE + "--dense-epochs 0", "epochs is a number above 0"),
+    (COLLAPSE + "--seed -1", "seed is a whole number"),
+    ("collapse --data diggits --out OUT", "No data set 'diggits': give digits, mnist, cifar10 or"),
+    ("collapse --data digits --out FILE/run", "FILE/run cannot be written (Not a directory)"),
+    ("collapse --data digits --out FILE", "FILE cannot be written"),
+    ("demo --out FILE/run", "FILE/run cannot be written"),
+    ("demo --out OUT --epochs 0", "epochs is a number above 0"),
+    ("demo --out OUT --tune -1", "epochs is a number above 0"),
+    ("reproduce --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
+    ("bench --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
+    ("bench --profile smoke --only vgg --out OUT", "there is no piece 'vgg'; there are: resnet"),
+    (
+        "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT",
+        "bench --only resnet18_w4_train` first",
+    ),
+    ("report OUT", "holds no run"),
+]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return tlc.load_data("digits", size=8)
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[a for a, _ in MISTAKES])
+def test_a_mistake_is_one_sentence(
+    arguments, words, digits, tmp_path, monkeypatch, nothing_trained, capsys
+):
+    load = tlc.load_data
+    monkeypatch.setattr(tlc, "load_data", lambda name: digits if name == "digits" else load(name))
+    (tmp_path / "file").write_text("mine")
+    paths = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    for name, path in paths.items():
+        arguments, words = (text.replace(name, str(path)) for text in (arguments, words))
+    assert words in mistake(monkeypatch, *arguments.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["file"], "nothing is left behind"
+    assert (tmp_path / "file").read_text() == "mine" and not capsys.readouterr().err
+
+
+def test_a_mistake_leaves_one_line_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tlc_minimal", *COLLAPSE.replace("OUT", "out").split(), "--remove",
+         "99"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "") and not list(tmp_path.iterdir())
+    assert done.stderr == "tlc_minimal: remove is 1 to 17, the model's activations, not 99.\n"
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch, nothing_trained):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = mistake(monkeypatch, "collapse", "--data", "digits", "--out", tmp_path / "out")
+    assert "this is one of 2 processes, and a collapse runs in one" in said
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the folder of another run ----
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("option", "words"),
     [
-        ("collapse --data diggits --out OUT", "data set 'diggits'"),
-        ("collapse --data digits --out OUT --network vgg", "there is no network 'vgg'"),
-        ("reproduce --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
-        ("bench --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
-        (
-            "bench --profile smoke --only vgg --out OUT",
-            "there is no piece 'vgg'; there are: resnet",
-        ),
-        (
-            "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT",
-            "bench --only resnet18_w4_train` first",
-        ),
-        ("report OUT", "holds no run"),
+        (["--epochs", 3], "another epochs"), (["--seed", 1], "another seed"),
+        (["--remove", 2], "another remove"), (["--rank", "magnitude"], "another options"),
+        (["--method", "one_by_one"], "another method"), (["--dense-epochs", 2], "another epochs"),
+        (["--width", 4], "dense.safetensors holds the weights of another network"),
+        (["--network", "resnet18"], "dense.safetensors holds the weights of another network"),
     ],
-)
-def test_a_mistake_is_one_sentence(arguments, words, tmp_path, monkeypatch):
-    out = str(tmp_path / "out")
-    monkeypatch.setattr(sys, "argv", ["tlc", *arguments.replace("OUT", out).split()])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    message = str(stopped.value)
-    assert message.startswith("tlc_minimal: ") and words in message and "\n" not in message
-    assert not (tmp_path / "out").exists(), "nothing is left behind"
+    ids=lambda v: str(v)[:40],
+)  # fmt: skip
+def test_a_run_with_other_settings_is_not_resumed(
+    option, words, again, monkeypatch, nothing_trained
+):
+    before = files(again[4])
+    assert words in mistake(monkeypatch, *again, *option)
+    assert files(again[4]) == before
 
 
-def test_a_mistake_leaves_no_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tlc_minimal", "report", "nowhere"],
-        cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
-    )  # fmt: skip
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "nowhere holds no run" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+def test_other_data_are_not_taken_for_the_same(again, images, tmp_path, monkeypatch):
+    other = shutil.copytree(images, tmp_path / "other")
+    shutil.copy(other / "train/dark/0.png", other / "train/light/0.png")
+    again[2] = other
+    before = files(again[4])
+    assert "another data" in mistake(monkeypatch, *again)
+    assert files(again[4]) == before
 
 
-def test_a_new_demo_begins_again_and_removes_nothing_else(tmp_path, monkeypatch):
-    (tmp_path / "run.json").write_text('{"rows": []}')
+@pytest.mark.parametrize("name", ["dense.safetensors", "stage_01.safetensors", "stage_01.choice"])
+def test_damaged_weights_are_named_and_heal_when_they_are_deleted(
+    name, again, collapsed, monkeypatch
+):
+    out = again[4]
+    (out / name).write_bytes((out / name).read_bytes()[:-3])
+    before = files(out)
+    assert f"{out / name} is damaged" in mistake(monkeypatch, *again)
+    assert files(out) == before
+    (out / name).unlink()
+    done = run(*again)
+    assert done.exit_code == 0 and equal(out / name, collapsed[0] / name)
+
+
+def test_a_damaged_table_is_named(again, monkeypatch, nothing_trained):
+    (again[4] / "run.json").write_text('{"config": {')
+    before = files(again[4])
+    for ask in (again, ["report", again[4]]):
+        assert "run.json is damaged" in mistake(monkeypatch, *ask)
+    assert files(again[4]) == before
+
+
+@pytest.fixture
+def demo(digits, monkeypatch, tmp_path):
+    """The demo, with a network and digits that take a moment."""
+    small, load, real = digits.subset(20), tlc.load_data, command._collapse
+    monkeypatch.setattr(tlc, "load_data", lambda name: small if name == "digits" else load(name))
+
+    def tiny(network, width, data, *args, **how):
+        real("simple_cnn", 2, data, *args, **how | {"remove": 1})
+
+    monkeypatch.setattr(command, "_collapse", tiny)
+    return ["demo", "--out", tmp_path, "--epochs", 0.1, "--tune", 0.1]
+
+
+def test_a_demo_adds_to_a_folder_and_is_read_the_second_time(demo, tmp_path, monkeypatch):
     (tmp_path / "mine.safetensors").write_text("mine")
-    small, collapse = tlc.load_data("digits", size=8).subset(20), tlc.collapse
-    monkeypatch.setattr(tlc, "load_data", lambda name: small)
-    monkeypatch.setattr(tlc, "collapse", lambda *a, **k: collapse(*a, **k | {"remove": 1}))
-    done = run("demo", "--out", tmp_path, "--epochs", 0.1, "--tune", 0.1)
+    done = run(*demo)
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "run.json").read_text())["rows"]) == 2
     assert (tmp_path / "mine.safetensors").read_text() == "mine"
     assert "ms, batch 128" in done.output and (tmp_path / "report.html").exists()
+    before = files(tmp_path)
+    monkeypatch.setattr(pieces, "fit", None)
+    monkeypatch.setattr(train, "_loss", None)
+    done = run(*demo)
+    assert done.exit_code == 0, done.output
+    after = files(tmp_path)
+    assert all(after[k] == before[k] for k in before if k.startswith(("run", "stage", "dense")))
+
+
+@pytest.mark.parametrize("other", ["a collapse", "a command", "another demo", "a begun command"])
+def test_a_demo_in_another_runs_folder_refuses_and_changes_nothing(
+    other, demo, images, tmp_path, monkeypatch
+):
+    if other == "a collapse":
+        data = tlc.load_data("digits")
+        tlc.collapse(tlc.simple_cnn(width=2), data, 2, 0.1, rank="random", out=tmp_path)
+    elif other == "another demo":
+        assert run(*demo[:-1], 0.2).exit_code == 0
+    else:
+        ask = ["collapse", "--data", images, "--out", tmp_path, *TINY]
+        if other == "a command":
+            assert run(*ask).exit_code == 0
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(command.tlc, "collapse", lambda *a, **k: 1 / 0)
+                assert "division" in mistake(patch, *ask)
+    before = files(tmp_path)
+    monkeypatch.setattr(train, "_loss", None)
+    words = "another epochs, seed, data" if other == "a begun command" else "nothing was changed"
+    assert words in mistake(monkeypatch, *demo)
+    assert files(tmp_path) == before

@@ -25,7 +25,8 @@ def run(tmp_path_factory):
     data = tlc.load_data("digits", size=16).subset(60)
     torch.manual_seed(0)
     model = randomize(tlc.simple_cnn(width=2), dtype=torch.float32)
-    return tlc.collapse(model, data, 1, "random", epochs=0.1, out=tmp_path_factory.mktemp("run"))
+    how = dict(rank="random", out=tmp_path_factory.mktemp("run"), progress=False)
+    return tlc.collapse(model, data, 1, 0.1, **how)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from .files import cannot_write, read_json
 
 FIELDS = {"config": dict, "rows": list}  # of run.json, and what these two hold at least
-CONFIG = {"method", "remove", "epochs", "seed", "options", "model"}
+CONFIG = {"method", "remove", "epochs", "seed", "options", "tuning", "model"}
 ROW = {"removed", "layer", "test", "epochs", "seconds"}
 
 

@@ -172,7 +172,10 @@ def write_report(folder: str | Path) -> Path:
     if table["test"].isna().any():
         raise FileNotFoundError(f"{folder} holds no finished run: resume it first.")
     table["macs"] /= 1e6
-    config = [f"{k} = {v}" for k, v in saved["config"].items() if k not in ("model", "data")]
+    config = saved["config"] | saved["config"]["options"] | saved["config"]["tuning"]
+    for left_out in ("options", "tuning", "model", "data"):
+        config.pop(left_out, None)
+    config = [f"{k} = {v}" for k, v in config.items()]
     parts = [HEAD, f"<p>{html.escape(', '.join(config))}</p>"]
     if (folder / "compare.json").exists():
         both = pd.read_json(folder / "compare.json", orient="index")
