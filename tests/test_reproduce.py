@@ -14,7 +14,7 @@ from tlc_minimal.experiments.reproduce import plan, reproduce
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
     width=2, images=60, dense=0.5, each=0.5, seeds=(0, 1), ablation_seeds=(0,), remove=2,
-    ablation_depth=1, depths=(1, 2), strong=(2, 60),
+    depth=1, depths=(2,), strong=(2, 60),
 )  # fmt: skip
 
 
@@ -45,7 +45,8 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 44
+    assert {p.stem for p in done[1].iterdir()} == planned
+    assert len(planned) == 48
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -81,33 +82,51 @@ def test_the_control_is_tuned_as_long_and_loses_nothing(done):
     assert row["macs"] == dense["macs"]
 
 
+def config_of(done, name):
+    """What a piece's record and its run say of it."""
+    record = json.loads((done[1] / f"{name}.json").read_text())["config"]
+    return record, json.loads((done[0] / name / "run.json").read_text())["config"]
+
+
 def test_each_choice_reaches_the_run_that_goes_at_once(done):
-    for arm, change in headline.AT_ONCE.items():
+    for arm, (longer, options) in headline.AT_ONCE.items():
         name = f"headline_w2_once_{arm.split(',')[0].replace(' ', '_')}_seed0"
-        config = json.loads((done[1] / f"{name}.json").read_text())["config"]
-        run = json.loads((done[0] / name / "run.json").read_text())["config"]
-        changed = {k: v for k, v in change.items() if k in ("rank", "rule")}
-        expected = {"rank": "tlc", "rule": "on_off_affine"} | changed
-        assert {k: config[k] for k in expected} == {k: run[k] for k in expected} == expected
-        assert run["again"] == change.get("again", False)
-        assert run["epochs"] == 1 * TINY.each * change.get("longer", 1)
-        assert run["lr"] == config["lr"] == headline.LR_AT_ONCE
+        record, run = config_of(done, name)
+        assert record["how"] == run["method"] == "at_once"
+        assert record["options"] == run["options"] == options
+        assert record["epochs"] == run["epochs"] == TINY.depth * TINY.each * longer
+        assert run["tuning"] == {"lr": 0.05, "distil": True}
+
+
+def test_the_published_algorithm_has_no_teacher_and_is_cut_at_the_end(done):
+    for name, options in (("published", {}), ("published_one", {"set_rule": False})):
+        record, run = config_of(done, f"headline_w2_{name}_seed1")
+        assert run["method"] == "published" and run["options"] == options == record["options"]
+        assert run["tuning"] == {"lr": 0.02, "distil": False}
+        first, *_, last = rows_of(done, f"headline_w2_{name}_seed1")
+        assert last["macs"] == first["macs"] == first["macs_cut"] >= last["macs_cut"]
+        assert last["removed"] == TINY.depth and last["epochs"] <= record["epochs"]
+
+
+def test_projection_takes_a_layer_with_its_activation(done):
+    first, last = rows_of(done, "headline_w2_project01_seed0")
+    assert (first["layers"], last["layers"]) == (18, 17) and last["error"] > 0
+    assert last["macs"] < first["macs"] and first["error"] is None
 
 
 def test_an_ablation_changes_one_choice(done):
-    for arm, change in headline.ARMS.items():
-        path = done[1] / f"headline_w2_ablation_{arm.replace(' ', '_')}_seed0.json"
-        config = json.loads(path.read_text())["config"]
-        run = json.loads((done[0] / path.stem / "run.json").read_text())["config"]
-        for key, ours in headline.OURS.items():
-            assert config[key] == run[key] == change.get(key, ours)
-        assert all(run[key] == value for key, value in change.items())
+    usual = {"lr": 0.02, "distil": True}
+    for arm, options in headline.ARMS.items():
+        record, run = config_of(done, f"headline_w2_ablation_{arm.replace(' ', '_')}_seed0")
+        assert record["how"] == run["method"] == "one_by_one" and record["options"] == options
+        assert run["options"] == {k: v for k, v in options.items() if k not in usual}
+        assert run["tuning"] == usual | {k: v for k, v in options.items() if k in usual}
 
 
 def test_arms_that_differ_in_one_choice_differ(done):
     """A choice that is written down but not used would leave the network as it was."""
     ours = rows_of(done, "headline_w2_curve_seed0")[1]
-    for arm in ("on_off", "affine", "identity", "not_distilled", "gradual", "padding_first"):
+    for arm in ("on_off", "affine", "identity", "not_distilled", "padding_first"):
         row = rows_of(done, f"headline_w2_ablation_{arm}_seed0")[1]
         assert any(row[k] != ours[k] for k in ("layer", "val_before", "val_loss")), arm
 
@@ -163,8 +182,9 @@ def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path,
     (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path / "runs", folder=tmp_path)
     again, before = json.loads(path.read_text())["rows"], rows_of(done, what)
     for a, b in zip(again, before, strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {
-            k: v for k, v in b.items() if k != "seconds"
+        clock = ("seconds", "images_per_s")
+        assert {k: v for k, v in a.items() if k not in clock} == {
+            k: v for k, v in b.items() if k not in clock
         }
 
 
@@ -175,33 +195,36 @@ def test_every_profile_plans_every_study_once(profile):
     assert len(set(names)) == len(names) and all(p.minutes > 0 for p in pieces)
     assert {p.config["study"] for p in pieces} == set(command.STUDIES)
     assert all("method" in p.config and "width" in p.config for p in pieces)
-    assert ("headline_w64_published_seed0" in names) == (profile == "paper")
+    assert ("headline_w64_published_long_seed0" in names) == (profile == "paper")
 
 
 def test_the_published_algorithm_keeps_its_schedule():
-    (piece,) = [p for p in headline.plan("paper") if p.what == "headline_w64_published_seed0"]
+    what = "headline_w64_published_long_seed0"
+    (piece,) = [p for p in headline.plan("paper") if p.what == what]
     c = piece.config
-    assert (c["rank"], c["rule"], c["epochs_each"], c["lr"]) == ("reference", "published", 160, 0.1)
-    assert (c["schedule"], c["weight_decay"], c["distil"]) == ("steps", 1e-4, False)
+    assert (c["how"], c["epochs"], c["remove"]) == ("published", 160 * 12, 12)
+    assert c["options"] == {
+        "lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0
+    }  # fmt: skip
 
 
 def test_the_published_schedule_runs(done, tmp_path, monkeypatch, capsys):
     """What only the paper profile has, on a tiny network: 160 epochs for one removal."""
     monkeypatch.setitem(headline.PROFILES, "paper", TINY)
-    only = "headline_w2_published_seed0"
+    only = "headline_w2_published_long_seed0"
     (path,) = reproduce("paper", **HERE, only=only, out=done[0], folder=tmp_path)
     if not torch.cuda.is_available():
         assert "No GPU is here" in capsys.readouterr().out
     content = json.loads(path.read_text())
     assert content["epochs"] == 160 and [r["removed"] for r in content["rows"]] == [0, 1]
-    run = json.loads((done[0] / only / "run.json").read_text())["config"]
-    assert (run["schedule"], run["weight_decay"], run["smoothing"]) == ("steps", 1e-4, 0.0)
+    tuning = json.loads((done[0] / only / "run.json").read_text())["config"]["tuning"]
+    assert (tuning["schedule"], tuning["weight_decay"], tuning["smoothing"]) == ("steps", 1e-4, 0)
 
 
 def test_the_curve_to_twelve_stays_within_250_epochs():
     s = headline.PROFILES["paper"]
     one_at_a_time = at_once = 12 * s.each
-    assert s.ablation_depth == 12 and s.dense + one_at_a_time + at_once <= 250
+    assert s.depth == 12 and s.dense + one_at_a_time + at_once <= 250
 
 
 def test_an_unknown_profile_lists_those_there_are():

@@ -1,5 +1,6 @@
 """Command line: doctor, demo, collapse, report, reproduce, bench, table."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -129,11 +130,14 @@ def main() -> None:
         app()
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise SystemExit(f"tlc_minimal: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(
-            "tlc_minimal: stopped. What is finished is kept: the same command goes on from there "
-            "(`collapse` with --resume)."
-        ) from None
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            print(
+                "tlc_minimal: stopped. What is finished is kept: the same command goes on from "
+                "there (`collapse` with --resume).",
+                file=sys.stderr,
+            )
+        raise
 
 
 if __name__ == "__main__":
