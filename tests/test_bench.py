@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tlc_minimal as tlc
+from tlc_minimal.experiments import pieces
 from tlc_minimal.nodes import activation_nodes
 
 bench = importlib.import_module("tlc_minimal.experiments.bench")
@@ -88,7 +89,7 @@ def test_merged_for_the_batch_that_is_clocked_and_as_accurate_as_its_run(
 
 
 def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatch, capsys):
-    for name in ("fit", "collapse", "latency", "load_data"):
+    for name in ("trained", "collapse", "latency", "load_data"):
         monkeypatch.setattr(bench, name, forbid)
     before = {p: p.read_bytes() for folder in done for p in folder.rglob("*.*") if p.is_file()}
     assert bench.bench("smoke", "digits", "", *done) == []
@@ -101,7 +102,7 @@ def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatc
 
 
 def test_a_lost_record_is_clocked_again_without_training(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "fit", forbid)
+    monkeypatch.setattr(pieces, "fit", forbid)
     monkeypatch.setattr(bench, "collapse", forbid)
     written = bench.bench("smoke", "digits", "resnet18_w2", done[0], tmp_path)
     assert [p.name for p in written] == ["bench_resnet18_w2.json"]
@@ -111,7 +112,7 @@ def test_a_lost_record_is_clocked_again_without_training(done, tmp_path, monkeyp
 
 
 def test_an_interrupted_training_goes_on_from_the_dense_weights(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "fit", forbid)
+    monkeypatch.setattr(pieces, "fit", forbid)
     shutil.copy(done[0] / "resnet18_w2.safetensors", tmp_path)
     bench.bench("smoke", "digits", "resnet18_w2_train", tmp_path, tmp_path)
     old, new = (

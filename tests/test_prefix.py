@@ -34,6 +34,22 @@ class Excite(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class InPlace(nn.Module):
+    """What lies in front of an activation is written over behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.narrow = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)
+        self.widen = nn.Conv2d(4, 6, 1)
+        self.last, self.fc = nn.Conv2d(6, 5, 3, 2), nn.Linear(5, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        scale = self.widen(torch.relu(self.narrow(x.mean((2, 3), keepdim=True))))
+        x = x.addcmul_(x, scale)
+        return self.fc(torch.relu(self.last(x)).mean((2, 3)))
+
+
 def collapsed(data):
     """A network that already lost some: Affine, Ones and cut channels are in it."""
     model = randomize(tlc.resnet18(width=4), dtype=torch.float32)
@@ -46,6 +62,7 @@ MODELS = {
     "simple_cnn": lambda data: tlc.simple_cnn(width=4),
     "collapsed": collapsed,
     "excite": lambda data: Excite(),
+    "in place": lambda data: InPlace(),
     "mobilenet_v2": lambda data: mobilenet_v2(num_classes=10, width_mult=0.25),
 }
 

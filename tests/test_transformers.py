@@ -129,7 +129,8 @@ def test_explained_and_collapsed(name, tmp_path):
     before = copy.deepcopy(model.state_dict())
     table = tlc.explain(model, data, [a.name for a in tlc.find_layers(model, data)], "affine")
     assert table["layers merged"].sum() < table["layers"].sum()
-    run = tlc.collapse(model, data, 2, rule="affine", epochs=0.5, keep="all", progress=False)
+    how = {"method": "one_by_one", "rule": "affine", "keep": "all", "progress": False}
+    run = tlc.collapse(model, data, 2, epochs=1.0, **how)
     there = len(tlc.find_layers(model, data))
     assert list(run.table["activations"]) == [there, there - 1, there - 2]
     assert tlc.count(run.model, data)["layers"] == tlc.count(model, data)["layers"] - 2

@@ -151,7 +151,7 @@ def fit(
                 group["lr"] = lr * rate(step / steps, steps)
             optimizer.zero_grad(set_to_none=True)
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
-            x = x.contiguous(memory_format=layout(model))
+            x = x.contiguous(memory_format=layout(model)) if x.ndim == 4 else x
             with torch.autocast(device.type, enabled=precision(device) is torch.bfloat16,
                                 dtype=torch.bfloat16):  # fmt: skip
                 loss = _loss(wrapped(x), y, smoothing, teacher, x)

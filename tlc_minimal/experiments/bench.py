@@ -7,6 +7,7 @@
 import gc
 import json
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,15 @@ from torchvision.models import mobilenet_v2, vgg16_bn
 
 from ..collapse import collapse, load_run
 from ..data import Data, load_data
-from ..files import load_weights, save_weights
 from ..fold import fold
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
 from ..results import FOLDER, record, this_command
 from ..run_folder import run_of
-from ..train import best_device, fit
+from ..train import best_device
 from ..train import profile as default_profile
+from .pieces import trained
 
 BUILD = {
     "resnet18": resnet18,
@@ -125,12 +126,6 @@ def verdict(rows: pd.DataFrame) -> str:
 
 def _train(name: str, plan: Plan, data: Data, out: Path, folder: Path) -> list[Path]:
     """The dense network, then its collapse; both are taken up where they were."""
-    if not (out / f"{name}.safetensors").exists():
-        torch.manual_seed(0)
-        model = BUILD[plan.network](len(data.classes), **plan.options)
-        losses = fit(model, data, plan.dense_epochs, plan.lr, progress=f"dense {name}")
-        print(f"{name}: loss {' '.join(f'{loss:.2f}' for loss in losses)}", flush=True)
-        save_weights(model, out / f"{name}.safetensors")
     how = (plan.steps[-1], plan.steps[-1] * plan.epochs, "one_by_one", 0, out / name)
     collapse(_dense(name, plan, data, out), data, *how, resume=True, lr=plan.lr / 5)
     return []
@@ -177,9 +172,8 @@ def _race(in_two: dict[int, nn.Module], x: torch.Tensor) -> list[dict]:
 
 
 def _dense(name: str, plan: Plan, data: Data, out: Path) -> nn.Module:
-    model = BUILD[plan.network](len(data.classes), **plan.options)
-    load_weights(out / f"{name}.safetensors", into=model)
-    return model.to(best_device(), memory_format=torch.channels_last).eval()
+    build = partial(BUILD[plan.network], len(data.classes), **plan.options)
+    return trained(out / f"{name}.safetensors", build, data, plan.dense_epochs, 0, lr=plan.lr)
 
 
 def _is_trained(plan: Plan, run: Path) -> bool:

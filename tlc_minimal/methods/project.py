@@ -7,6 +7,8 @@ programming, too.
 """
 
 import warnings
+from math import inf
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, fx
@@ -15,6 +17,7 @@ from tqdm.auto import tqdm
 from ..graph import example_of, find_shapes, trace
 from ..nodes import activation_nodes
 from ..project import project as project_layers
+from ..refuse import check_number
 from ..runs import find_runs
 from ..stages import Stage, Task
 from ..train import evaluate
@@ -32,6 +35,9 @@ def project(
     ``trial`` images; the chosen ones are fitted to ``images``, one after the other.
     ValueError if no set of stretches has ``remove`` activations: it names the numbers there are.
     """
+    for name, value in (("kernel", kernel), ("images", images), ("trial", trial)):
+        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
+    check_number("ridge", ridge, Real, lambda r: 0 <= r < inf, "a number, 0 or above")
     if task.data is not None:  # else a finished run is read, and nothing to be refused
         there = best_sets(len(activation_nodes(task.model)), dict.fromkeys(found(task, kernel), 0))
         if task.remove not in there:
