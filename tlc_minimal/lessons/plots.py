@@ -23,7 +23,7 @@ from ..gaussian import Gaussian
 from ..run_folder import run_of
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"
 ON, OFF = COLOURS[1], COLOURS[0]
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
 # accuracy in percent, share of MACs left in percent where one is printed. Sources: arXiv 2412.15077
