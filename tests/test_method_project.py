@@ -1,16 +1,22 @@
 """method="project": the choice of stretches against brute force, and layers that really go."""
 
+import dataclasses
+import importlib
 import itertools
 import random
+import warnings
 
+import pandas as pd
 import pytest
 import torch
 from helpers import randomize, relative_error
+from torchvision.models import mobilenet_v2
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
-from tlc_minimal.methods.project import best_sets, found
-from tlc_minimal.stages import Task
+from tlc_minimal.methods.project import best_sets, fit_alone, found, milliseconds
+from tlc_minimal.prefix import Swap, swapped_losses
+from tlc_minimal.readers import Split
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +36,11 @@ def run(model, data):
 
 
 def by_hand(count, costs):
-    """Every set of stretches between which an activation stays: {how many go: least sum}."""
-    least = {}
+    """Every set of stretches between which an activation stays."""
     for size in range(len(costs) + 1):
         for chosen in itertools.combinations(sorted(costs), size):
             if all(a[1] < b[0] for a, b in itertools.pairwise(chosen)):
-                gone = sum(j - i for i, j in chosen)
-                cost = sum(costs[s] for s in chosen)
-                least[gone] = min(cost, least.get(gone, float("inf")))
-    return least
+                yield chosen
 
 
 def test_the_best_sets_are_those_of_brute_force():
@@ -49,22 +51,57 @@ def test_the_best_sets_are_those_of_brute_force():
         every = list(itertools.combinations(range(count + 1), 2))
         some = dice.sample(every, min(len(every), dice.randint(0, 8)))
         costs = {stretch: dice.uniform(-1, 3) for stretch in some}
-        best, wanted = best_sets(count, costs), by_hand(count, costs)
-        assert {n: pytest.approx(c) for n, c in wanted.items()} == {
-            n: cost for n, (cost, _) in best.items()
+        brings = {stretch: dice.uniform(-1, 3) for stretch in some}
+        total = lambda numbers, chosen: sum(numbers[s] for s in chosen)
+        sets = [(total(costs, c), total(brings, c), c) for c in by_hand(count, costs)]
+        least = {}
+        for cost, _, chosen in sets:
+            gone = sum(j - i for i, j in chosen)
+            least[gone] = min(cost, least.get(gone, float("inf")))
+        found_sets = best_sets(count, costs)
+        assert {n: pytest.approx(c) for n, c in least.items()} == {
+            n: cost for n, (cost, _) in found_sets.items()
         }, f"seed {seed}"
-        for n, (cost, chosen) in best.items():
+        for n, (cost, chosen) in found_sets.items():
             assert n == sum(j - i for i, j in chosen) and set(chosen) <= set(costs)
-            assert cost == pytest.approx(sum(costs[s] for s in chosen))
+            assert cost == pytest.approx(total(costs, chosen))
+        best = best_sets(count, costs, brings) if some else {}
+        for amount in [dice.uniform(-1, 4) for _ in range(5)] if some else []:
+            least = min((c for c, b, _ in sets if b >= amount), default=None)
+            there = min((c for b, (c, _) in best.items() if b >= amount), default=None)
+            assert least is there is None or least == pytest.approx(there), f"seed {seed}"
 
 
 def test_a_residual_network_has_a_stretch_for_each_row_of_whole_blocks(data):
     resnet = trace(tlc.resnet18(width=2)).eval()
-    stretches = found(Task(resnet, data, 17, 1.0, 0), 3)
     # Activation 0 is the stem's; block b has activations 2b + 1 (inside) and 2b + 2 (behind it).
     blocks = [(2 * a + 1, 2 * b + 2) for a in range(8) for b in range(a, 8)]
-    assert set(blocks) <= set(stretches)
-    assert all(j - i <= 3 for i, j in found(Task(resnet, data, 3, 1.0, 0), 3))
+    assert set(blocks) <= set(found(resnet, data, 17, 3))
+    assert all(j - i <= 3 for i, j in found(resnet, data, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: tlc.resnet18(width=2), lambda: mobilenet_v2(num_classes=10, width_mult=0.1)]
+)
+def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
+    torch.manual_seed(0)
+    network = trace(randomize(build(), dtype=torch.float32)).eval()
+    names, runs = (
+        [layer.name for layer in tlc.find_layers(network, data)],
+        found(network, data, 3, 3),
+    )
+    some = {s: runs[s] for s in sorted(runs)[::5]}
+    layers = fit_alone(network, some, data, 100, 1e-2)
+    swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in some.items()}
+    loss = swapped_losses(network, swaps, data, 20, "", False)
+    few = dataclasses.replace(data, val=Split(*(part[:20] for part in data.val)))
+    assert loss[""] == pytest.approx(tlc.evaluate(network, few).loss, rel=1e-4)
+    for i, j in some:
+        with warnings.catch_warnings(action="ignore"):  # 100 images are few
+            alone = tlc.project(network, names[i:j], data, images=100, ridge=1e-2).model
+        assert loss[i, j] == pytest.approx(tlc.evaluate(alone, few).loss, rel=1e-3), (i, j)
+        fewer = tlc.count(network, data)["macs"] - tlc.count(alone, data)["macs"]
+        assert some[i, j].macs == fewer
 
 
 def test_layers_go_with_their_activations(run, model, data):
@@ -94,10 +131,75 @@ def test_what_is_removed_is_the_cheapest_set(run, model, data):
         if j - i <= 3:
             tried = tlc.project(model, names[i:j], data, images=100).model
             costs[i, j] = tlc.evaluate(tried, data).loss - before
-    cost, chosen = best_sets(6, costs)[3]
-    assert by_hand(6, costs)[3] == pytest.approx(cost)
+    three = [c for c in by_hand(6, costs) if sum(j - i for i, j in c) == 3]
+    chosen = min(three, key=lambda c: sum(costs[s] for s in c))
     gone = [name for i, j in chosen for name in names[i:j]]
     assert run.table["layer"].iloc[-1].split(", ") == gone
+
+
+def test_a_share_of_the_macs_is_a_target(model, data, tmp_path):
+    options = {"trial": 100, "progress": False, "out": tmp_path / "run"}
+    run = tlc.collapse(model, data, epochs=0.5, method="project", macs=0.6, **options)
+    first, last = run.table.to_dict("records")
+    assert 0.2 * first["macs"] < last["macs"] <= 0.6 * first["macs"] and last["epochs"] == 0.5
+    again = tlc.load_run(model, run.folder, last["removed"])
+    with torch.no_grad():
+        assert torch.equal(again(data.example), run.linear(data.example))
+    with pytest.raises(ValueError, match=r"can leave 0\.\d+ of the MACs, not 0.001: ask less"):
+        tlc.collapse(model, data, method="project", macs=0.001, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_speedup_is_a_target(model, data, monkeypatch):
+    """By a clock that counts layers: how fast this machine is must not decide."""
+    module = importlib.import_module("tlc_minimal.methods.project")
+    layers = lambda network: tlc.count(network, data)["layers"]
+
+    def clock(models, x):
+        times = [layers(network) for network in models.values()]
+        return pd.DataFrame({"ms": times, "speedup": [times[0] / t for t in times]})
+
+    monkeypatch.setattr(module, "latency", clock)
+    options = {"trial": 100, "progress": False, "epochs": 0.1, "method": "project"}
+    run = tlc.collapse(model, data, speedup=1.6, **options)
+    first, last = run.table.to_dict("records")
+    assert first["layers"] / last["layers"] >= 1.6
+    with pytest.raises(ValueError, match=r"about \d\.\d times as fast on this machine, not 50"):
+        tlc.collapse(model, data, speedup=50, **options)
+
+
+def test_the_clock_sees_that_one_layer_is_faster_than_six(data):
+    network = trace(tlc.simple_cnn(width=16)).eval()
+    runs = found(network, data, 6, 3)
+    layers = fit_alone(network, runs, data, 20, 1.0)
+    saved = {s: milliseconds(network, run, layers[s]) for s, run in runs.items()}
+    assert saved[max(saved, key=lambda s: s[1] - s[0])] > 0
+
+
+@pytest.mark.parametrize(
+    ("remove", "options", "message"),
+    [
+        (None, {}, "one target, remove=, macs= or speedup=, not none"),
+        (2, {"macs": 0.5}, "one target, .* not remove and macs"),
+        (None, {"macs": 0.5, "speedup": 2}, "one target, .* not macs and speedup"),
+        (None, {"macs": 30}, "macs is a share of the MACs, of 0 to 1, not 30"),
+        (None, {"speedup": 1}, "speedup is a number above 1, not 1"),
+        (None, {"speedup": "2"}, "speedup is a number above 1, not '2'"),
+        (2, {"trial": 0}, "trial is a whole number of at least 1, not 0"),
+        (2, {"ridge": float("nan")}, "ridge is a number, 0 or above, not nan"),
+    ],
+)
+def test_targets_that_are_none_are_refused_in_a_sentence(
+    remove, options, message, model, data, tmp_path
+):
+    with pytest.raises((TypeError, ValueError), match=message):
+        tlc.collapse(model, data, remove, method="project", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_methods_need_a_number(model, data):
+    with pytest.raises(TypeError, match="remove is 1 to 6, the model's activations, not None"):
+        tlc.collapse(model, data)
 
 
 def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp_path):

@@ -11,7 +11,9 @@ from tlc_minimal.experiments.tables import (
     fair,
     headline,
     markdown,
+    projected,
     total_epochs,
+    untuned,
 )
 
 
@@ -86,6 +88,44 @@ def test_data_sets_are_not_mixed(table, data, tmp_path):
     assert shown.loc[("other", "ours, all at once", "8"), "against dense"] == "-10.00"
     assert shown.loc[("digits", "ours, all at once", "8"), "against dense"] == "-2.00"
     assert shown.loc[("other", "ours, all at once", "8"), "against tuned on"] == ""
+
+
+def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_path):
+    end = {"removed": 12, "macs": 5e5, "layers": 6, "activations": 5, "val_before": 60.0}
+    for seed in (0, 1):
+        dense = {"study": "headline", "width": 4, "dense": f"headline_w4_dense_seed{seed}"}
+        for method, content, epochs in (
+            ("ours, projected", [*rows(80), end | {"test": 75.0 + seed, "epochs": 7}], 7),
+            ("from scratch, the same shape", [end | {"test": 70.0, "epochs": 17}], 17),
+        ):
+            config = dense | {"method": method, "share": 0.25}
+            what = f"{method}{seed}"
+            tlc.record(what, data, config, seed, content, 1.0, epochs, "c", tmp_path)
+    shown = projected(pd.concat([table, tlc.results(tmp_path)])).set_index("method")
+    small = ["ours, projected", "from scratch, the same shape"]
+    assert list(shown.index) == ["dense", *small]
+    assert list(shown["epochs"]) == ["10", "17", "17"], "a control has no dense part"
+    assert list(shown["test accuracy, %"])[1:] == ["75.50 (75.00–76.00)", "70.00"]
+    assert list(shown["against dense"]) == ["+0.00", "-9.50", "-15.00"]
+    assert list(shown["validation before tuning, %"]) == ["", "60.00", ""]
+    assert list(shown["layers"]) == ["18", "6", "6"]
+
+
+def test_every_trial_before_tuning_has_a_row(data, tmp_path):
+    one = {"removed": 12, "macs": 5e5, "val": 50.0}
+    trials = [one | {"rule": "affine"}] + [
+        one | {"rule": "projected", "error": 0.5} | more
+        for more in ({"images": 500}, {"ridge": 1.0}, {"kernel": 1}, {"augmented": True})
+    ]
+    config = {"study": "headline", "width": 4, "method": "untuned"}
+    for seed in (0, 1):
+        tlc.record(f"untuned{seed}", data, config, seed, trials, 1.0, 0, "c", tmp_path)
+    shown = untuned(tlc.results(tmp_path))
+    assert list(shown["rule"]) == [
+        "affine", "projected, images 500", "projected, ridge 1", "projected, kernel 1",
+        "projected, augmented images",
+    ]  # fmt: skip
+    assert set(shown["seeds"]) == {2} and list(shown["relative error"])[:2] == ["", "0.50"]
 
 
 def test_epochs_up_to_a_removal(table):

@@ -43,7 +43,7 @@ class Run:
 def collapse(
     model: nn.Module,
     data: Data,
-    remove: int,
+    remove: int | None = None,
     epochs: float = 12,
     method: str = "at_once",
     seed: int = 0,
@@ -53,6 +53,7 @@ def collapse(
 ) -> Run:
     """Take ``remove`` activations out of a trained model and tune what is left.
 
+    ``remove``: how many; ``method="project"`` takes ``macs`` or ``speedup`` in its place.
     ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project; published, easier and
     the other rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
     get the same recipe (the dense model teaches), choose on the validation split, and see the test
@@ -101,7 +102,7 @@ def collapse(
             left = activation_nodes(current)
             gone = [n for n in names if n not in left]
             label = f"{label}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}" if progress else None
-            length = stage.epochs * max(1, len(gone))
+            length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
             fit(
@@ -177,7 +178,8 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     if not (most := len(activation_nodes(traced))):
         raise ValueError("this model has no activation to remove: it is linear already.")
     words = f"1 to {most}, the model's activations"
-    check_number("remove", remove, Integral, lambda n: 1 <= n <= most, words)
+    if remove is not None or "macs" not in own:
+        check_number("remove", remove, Integral, lambda n: 1 <= n <= most, words)
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
     bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
     if bad:

@@ -1,7 +1,8 @@
-"""The validation loss without each activation, one at a time: what is in front of it runs once."""
+"""The validation loss without each of many parts, one at a time: what is in front runs once."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,40 +11,65 @@ from tqdm.auto import tqdm
 
 from .data import Data
 from .graph import trace
+from .nodes import activation_nodes
 from .train import device_of
 
 
-class Without(fx.Interpreter):
-    """Runs a network; at every activation in ``lines`` also the rest of it, with the line in its
-    place, whose output is then in ``outputs``: n activations cost about n / 2 passes, not n."""
+class Swap(NamedTuple):
+    """What takes the place of all that lies between two nodes: a map of ``entry``'s value."""
 
-    def __init__(self, traced: fx.GraphModule, lines: dict[str, Callable[[Tensor], Tensor]]):
+    entry: fx.Node
+    end: fx.Node
+    map: Callable[[Tensor], Tensor]
+
+
+class Without(fx.Interpreter):
+    """Runs a network; wherever one of ``swaps`` ends also the rest of it, with the swap made, whose
+    output is then in ``outputs``: n swaps cost about n / 2 passes, not n."""
+
+    def __init__(self, traced: fx.GraphModule, swaps: dict[Hashable, Swap]):
         super().__init__(traced)
-        self.lines, self.rest, self.outputs = lines, fx.Interpreter(traced), {}
+        self.swaps, self.rest, self.outputs = swaps, fx.Interpreter(traced), {}
+        entries = {swap.entry for swap in swaps.values()}
+        for dropped in self.user_to_last_uses.values():
+            dropped[:] = [node for node in dropped if node not in entries]
 
     def run_node(self, node: fx.Node):
-        if node.target in self.lines:
-            # What was dropped because nobody needs it again need only be known as done.
-            done = dict.fromkeys(n for n in node.graph.nodes if n < node)
-            line = self.lines[node.target](self.env[node.args[0]])
-            # A copy, because the rest may work in place.
-            known = dict(zip(self.env, copy.deepcopy(list(self.env.values()))))
-            self.outputs[node.target] = self.rest.run(initial_env=done | known | {node: line})
+        for key, swap in self.swaps.items():
+            if swap.end is node:
+                done = dict.fromkeys(n for n in node.graph.nodes if n < node)
+                # Copies, because the rest may work in place.
+                later = {n: v for n, v in self.env.items() if any(node < u for u in n.users)}
+                known = dict(zip(later, copy.deepcopy(list(later.values()))))
+                new = swap.map(self.env[swap.entry])
+                self.outputs[key] = self.rest.run(initial_env=done | known | {node: new})
         return super().run_node(node)
 
 
-@torch.no_grad()
 def losses(
     model: nn.Module, lines: dict[str, Callable], data: Data, progress: bool = False
 ) -> dict[str, float]:
     """{activation: mean cross-entropy in nats on the validation split with ``lines[activation]`` in
     its place}, and under "" that of the model itself, in eval mode, as ``evaluate`` takes it."""
-    run, device = Without(trace(model, share=True).eval(), lines), device_of(model)
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    total, batches = {}, list(zip(data.val.images.split(500), data.val.labels.split(500)))
-    for x, y in tqdm(batches, desc="rank", disable=not progress, leave=False):
+    traced = trace(model, share=True).eval()
+    there = activation_nodes(traced)
+    swaps = {name: Swap(there[name].args[0], there[name], line) for name, line in lines.items()}
+    return swapped_losses(traced, swaps, data, len(data.val.labels), "rank", progress)
+
+
+@torch.no_grad()
+def swapped_losses(
+    traced: fx.GraphModule, swaps: dict[Hashable, Swap], data: Data, images: int,
+    title: str, progress: bool,
+) -> dict[Hashable, float]:  # fmt: skip
+    """{key: mean cross-entropy in nats on the first ``images`` of the validation split with that
+    swap made}, and under "" that of the network itself; it is in eval mode."""
+    run, device = Without(traced, swaps), device_of(traced)
+    dtype = next((p.dtype for p in traced.parameters()), torch.float32)
+    total, (xs, ys) = {}, (part[:images].split(250) for part in data.val)
+    for x, y in tqdm(list(zip(xs, ys)), title, disable=not progress, leave=False):
         run.outputs[""] = run.run(data.normalize(x.to(device)).to(dtype))
-        for name, out in run.outputs.items():
+        for key, out in run.outputs.items():
             loss = F.cross_entropy(out.float(), y.to(device), reduction="sum")
-            total[name] = total.get(name, 0.0) + loss
-    return {name: float(loss) / len(data.val.labels) for name, loss in total.items()}
+            total[key] = total.get(key, 0.0) + loss
+    return {key: float(loss) / min(images, len(data.val.labels)) for key, loss in total.items()}

@@ -4,8 +4,8 @@ The best line for a channel is a regression of f(z) on z; the best *layer* for a
 (MATHS, section 7): the kernel W and bias b that minimise |W * x + b - y|² + ridge |W|², summed over
 images and pixels, x what the collapsed network has at that place, y what the dense one has behind
 the run. ReplaceMe (arXiv 2505.02819) has the case of one matrix for transformer blocks,
-T = (M'M)⁻¹ M'(L - Y): M an MLP's output, Y the stream it is added to, L the stream blocks later.
-Here it is the same regression with taps, a bias and a ridge, from the collapsed network's own x.
+T = (M'M + alpha I)⁻¹ M'(L - Y) in its code: M an MLP's output, Y the stream it is added to, L the
+stream blocks later. Here the regression has taps and a bias, and x is the collapsed network's own.
 """
 
 import math
@@ -134,25 +134,27 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
     return x.reshape(layer.groups, layer.weight[0].numel(), -1)
 
 
-def solve(gram: Tensor, taps: int, ridge: float) -> tuple[Tensor, ...]:
+def solve(gram: Tensor, taps: int, ridge: float, where) -> tuple[Tensor, ...]:
     """Of a Gram matrix, which it uses up: the kernel (groups, taps, out); mean and variance of what
     the kernel makes and the mean of the target, each (channels,); the relative error. All float64.
 
-    ValueError for what is not finite or has no single solution.
+    ValueError that says ``where``, for what is not finite or has no single solution.
     """
     sums = torch.cat([gram[:, taps, : taps + 1], gram[:, taps + 1 :, taps]], 1)[..., None]
     if not (sums.isfinite().all() and gram.diagonal(dim1=1, dim2=2).isfinite().all()):
-        raise ValueError("values are not finite, the model or the data hold NaN.")
+        raise ValueError(f"{where}: values are not finite, the model or the data hold NaN.")
     rows, means = sums[0, taps].clone(), sums / sums[0, taps]
+    square = gram[:, :taps, :taps].diagonal(dim1=1, dim2=2).mean()
     covariance = gram.baddbmm_(means, sums.mT, alpha=-1)  # times rows
     uu, uy = covariance[:, :taps, :taps], covariance[:, taps + 1 :, :taps].mT
     total = covariance[:, taps + 1 :, taps + 1 :].diagonal(dim1=1, dim2=2).sum()
-    ridge = ridge * uu.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-100)  # not 0 for a constant
+    variance = uu.diagonal(dim1=1, dim2=2).mean()
+    ridge = ridge * variance.clamp_min(1e-9 * square + 1e-100)  # a constant has none, but rounding
     uu.diagonal(dim1=1, dim2=2).add_(ridge)
     root, failed = torch.linalg.cholesky_ex(uu)
     scale = root.diagonal(dim1=1, dim2=2)
     if failed.any() or scale.min() <= 1e-7 * scale.max():
-        raise ValueError("some taps follow from others, give a ridge above 0.")
+        raise ValueError(f"{where}: some taps follow from others, give a ridge above 0.")
     kernel = torch.cholesky_solve(uy, root)
     fitted, shrunk = (kernel * uy).sum(1), ridge * kernel.square().sum(1)
     error = (total - (fitted + shrunk).sum()).clamp_min(0) / total.clamp_min(1e-100)
@@ -163,10 +165,7 @@ def solve(gram: Tensor, taps: int, ridge: float) -> tuple[Tensor, ...]:
 def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Tensor) -> float:
     """Let the run's last node call the layer, or its norm; returns the relative error."""
     layer, before, end, name = run.layer, run.entry, run.end, f"{run.removed[0]}_layer"
-    try:
-        kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge)
-    except ValueError as problem:
-        raise ValueError(f"{run}: {problem}") from problem
+    kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge, run)
     layer.weight = nn.Parameter(kernel.mT.reshape(layer.weight.shape).to(like))
     layer.bias = None if run.norm else nn.Parameter((target - mean).to(like))
     put_module(traced, name, layer)

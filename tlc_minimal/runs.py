@@ -29,6 +29,7 @@ class Run(NamedTuple):
     norm: type | None  # of batch norm, if there was one
     pixels: int  # (or tokens) of an image at the end
     saved: int  # multiplications, if the new layer is as large as the largest that it replaces
+    macs: int  # multiply-accumulates an image that the new layer saves
 
     def __str__(self) -> str:
         return f"{name_of(self.entry)} to {name_of(next(iter(self.end.users)))}"
@@ -91,14 +92,15 @@ def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int
         layer = _convolution(entry, modules, before, after, kernel)
     taps = lambda layer: layer.weight[0, 0].numel()
     macs = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node])
-    saved = sum(macs(old, node) for node, old in layers.items())
-    saved -= macs(layer, end) // taps(layer) * max(map(taps, layers.values()))
+    all_macs, new_macs = sum(macs(old, node) for node, old in layers.items()), macs(layer, end)
+    saved = all_macs - new_macs // taps(layer) * max(map(taps, layers.values()))
     normed = any(isinstance(module, NORM) for module in modules.values())
     normed = normed and (layer.weight.ndim > 2 or len(after) == 2)  # of tokens it takes no features
     norm = NORM[dims - 1] if normed else None
-    pixels = math.prod(after) // len(layer.weight) // shapes[next(iter(traced.graph.nodes))][0]
+    images = shapes[next(iter(traced.graph.nodes))][0]
+    pixels, fewer = math.prod(after) // len(layer.weight) // images, (all_macs - new_macs) // images
     removed = [node.target for node in nodes if node in gone]
-    return Run(entry, end, nodes, removed, layer, norm, pixels, saved)
+    return Run(entry, end, nodes, removed, layer, norm, pixels, saved, fewer)
 
 
 def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> nn.Module:

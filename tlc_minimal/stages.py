@@ -18,7 +18,7 @@ class Task(NamedTuple):
 
     model: fx.GraphModule  # the dense network, traced
     data: Data
-    remove: int
+    remove: int | None  # None: the method has another target
     epochs: float  # of tuning, all stages together
     seed: int
     progress: bool = False
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
     choose: Callable[[fx.GraphModule], dict[str, Tensor]]
     change: Callable[[fx.GraphModule, dict[str, Tensor]], fx.GraphModule]
-    epochs: float
+    epochs: float | None
     hold: Callable[[nn.Module], list] = lambda model: []
 
 

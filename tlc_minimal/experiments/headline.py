@@ -1,8 +1,9 @@
 """The headline: how many of its 17 activations a ResNet-18 loses on CIFAR-10, and at what price.
 
 In order of importance: throughput, the dense network, twelve activations at once and by the
-published algorithm beside the control that loses none, other numbers and other choices at once, one
-at a time, one choice changed, the strong stem, the clock.
+published algorithm beside the control that loses none, projected to shares of the multiplications
+beside networks of that size trained from scratch, other numbers and other choices at once, one at a
+time, one choice changed, the strong stem, the clock.
 """
 
 import copy
@@ -16,10 +17,12 @@ from torch import nn
 
 from ..collapse import Run, collapse
 from ..data import Data
+from ..linearize import linearize
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..methods.published import SCHEDULE
 from ..models import resnet18
+from ..project import project
 from ..stages import METHODS
 from ..train import best_device, evaluate, fit
 from .pieces import Piece, trained
@@ -38,20 +41,30 @@ class Size(NamedTuple):
     remove: int  # one at a time
     depth: int  # removals of the comparison and of the ablation
     depths: tuple[int, ...]  # others, all at once
+    shares: tuple[float, ...]  # of the MACs, that projections leave
     strong: tuple[int, int | None]  # width and images of the strong stem
     speed: float  # images a second in training, for the plan's estimates
 
 
+SHARES = (0.22, 0.28, 0.5)  # the first one as a convolution a stage, the second as all at once has
 PROFILES = {
-    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (4, 300), 300),
-    "laptop": Size(16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), (8, 20_000), 2_500),
-    "paper": Size(64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), (64, None), 30_000),
+    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), (4, 300), 300),
+    "laptop": Size(
+        16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), SHARES, (8, 20_000), 2_500
+    ),
+    "paper": Size(
+        64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, (64, None), 30_000
+    ),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
     "twice as long, all at once": (2, {}),
     "ranked again, all at once": (1, {"again": True}),
     "thrifty, all at once": (1, {"rule": "thrifty"}),
     "random ranking, all at once": (1, {"rank": "random"}),
+}
+CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
+    "scratch": "from scratch, the same shape",
+    "narrow": "from scratch, a narrower ResNet-18",
 }
 ARMS = {  # one choice changed, one at a time
     "random ranking": {"rank": "random"},
@@ -78,7 +91,7 @@ def plan(profile: str) -> list[Piece]:
         config["dense_epochs"] = s.dense
         size = images or 45_000
         # Ranking and testing cost about half an epoch a removal.
-        passes = length * size + config.get("remove", 0) * size / 2
+        passes = length * size + (config.get("remove") or 0) * size / 2
         what = f"headline_w{width}_{name}_seed{seed}"
         minutes = max(0.1, passes / s.speed / 60)
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
@@ -86,8 +99,8 @@ def plan(profile: str) -> list[Piece]:
     def collapses(name, seed, method, how="at_once", remove=s.depth, each=s.each, dense=start,
                   options=None, **sizes):  # fmt: skip
         config = {"dense": f"{dense}_dense_seed{seed}", "how": how, "remove": remove}
-        config |= {"epochs": remove * each, "options": options or {}}
-        add(name, seed, method, _collapse, remove * each, **sizes, **config)
+        config |= {"epochs": (remove or s.depth) * each, "options": options or {}}
+        add(name, seed, method, _collapse, config["epochs"], **sizes, **config)
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
     for seed in s.seeds:
@@ -95,9 +108,24 @@ def plan(profile: str) -> list[Piece]:
     for seed in s.seeds:
         collapses(f"once{s.depth:02d}", seed, "ours, all at once")
         collapses("published", seed, "published", "published")
-        collapses(f"project{s.depth:02d}", seed, "ours, projected", "project")
         parent, epochs = f"{start}_dense_seed{seed}", s.depth * s.each
         add("tuned_on", seed, "tuned on", _tuned_on, epochs, dense=parent, epochs=epochs)
+    for share in s.shares:
+        name = f"project_{100 * share:.0f}"
+        for seed in s.seeds:
+            size = {"share": share, "options": {"macs": share}}
+            collapses(name, seed, "ours, projected", "project", None, **size)
+            like, config = pieces[-1], {"dense": f"{start}_dense_seed{seed}", "share": share}
+            config["epochs"] = s.dense + s.depth * s.each
+            for control, method in CONTROLS.items():
+                run = partial(_from_scratch, like, control)
+                add(f"{control}_{100 * share:.0f}", seed, method, run, config["epochs"], **config)
+    for seed in s.seeds:
+        name = f"project{s.depth:02d}"
+        collapses(name, seed, "ours, projected per activation", "project")
+        like = next(p for p in pieces if p.config["method"] == "ours, projected" and p.seed == seed)
+        config = {"dense": f"{start}_dense_seed{seed}", "share": like.config["share"]}
+        add("untuned", seed, "untuned", partial(_untuned, like), 2, **config)
     for seed in s.seeds:
         for n in s.depths:
             collapses(f"once{n:02d}", seed, "ours, all at once", remove=n)
@@ -156,6 +184,64 @@ def _tuned_on(piece: Piece, data: Data, out: Path):
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     fit(model, data, epochs, lr, **how)
     return [{"removed": 0, "epochs": epochs, **_scores(model, data), **count(model, data)}], epochs
+
+
+def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
+    """A network as large as what the piece ``like`` makes, trained for as many epochs as the dense
+    one and the tuning had together, by the same teacher."""
+    small, teacher = _run(like, data, out).linear, dense_network(piece, data, out)
+    torch.manual_seed(piece.seed)
+    model = reset(small) if control == "scratch" else narrower(small, piece.config["width"], data)
+    epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
+    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
+    fit(model, data, epochs, **how)
+    left, all_of_them = (count(network, data)["activations"] for network in (small, teacher))
+    row = {"removed": all_of_them - left, "epochs": epochs}
+    return [row | _scores(model, data) | count(model, data)], epochs
+
+
+def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
+    """The activations that the piece ``like`` takes out, by every rule, and by projections of all
+    kinds: what is left before any tuning."""
+    model, names = dense_network(piece, data, out), _run(like, data, out).table["layer"].iloc[-1]
+    names, rows = names.split(", "), []
+    augmented = data.augment(data.train.images[:4000], torch.Generator().manual_seed(piece.seed))
+    images = [n for n in (500, 1000, 2000, 4000, 16_000) if n < data.train.size]
+    trials = [{"images": n} for n in [*images, data.train.size]]
+    trials += [{"ridge": 10.0**k} for k in range(-6, 1)] + [{"kernel": k} for k in (1, 5)]
+    for rule in ("identity", "on_off", "on_off_affine", "thrifty", "affine"):
+        linear = linearize(model, names, data, rule)
+        rows.append({"removed": len(names), "rule": rule, **_scored(linear, data)})
+    for trial in [*trials, {"augmented": True}]:
+        given = augmented if "augmented" in trial else data
+        options = {k: v for k, v in trial.items() if k != "augmented"}
+        small, table = project(model, names, given, **options)
+        row = {"removed": len(names), "rule": "projected", "error": float(table["error"].mean())}
+        rows.append(row | trial | _scored(small, data))
+    return rows, 0.0
+
+
+def _scored(network: nn.Module, data: Data) -> dict[str, float]:
+    return {"val": evaluate(network, data).accuracy, **count(network, data)}
+
+
+def reset(network: nn.Module) -> nn.Module:
+    """A copy with fresh weights."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
+def narrower(network: nn.Module, width: int, data: Data) -> nn.Module:
+    """The widest ResNet-18 below ``width`` with no more MACs than ``network``."""
+    most = count(network, data)["macs"]
+    for fewer in range(width - 1, 0, -1):
+        model = resnet18(len(data.classes), fewer)
+        if count(model, data)["macs"] <= most:
+            return model
+    raise ValueError(f"no ResNet-18 has as few as {most} MACs: project less.")
 
 
 def _clock(at_once: list[Piece], piece: Piece, data: Data, out: Path):

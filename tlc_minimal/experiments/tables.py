@@ -3,13 +3,15 @@
 import pandas as pd
 
 from ..results import results
-from .headline import AT_ONCE
+from .headline import AT_ONCE, CONTROLS
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
-CURVES = ("dense", "tuned on", "ours, all at once", "ours, projected", "published")
+CURVES = ("dense", "tuned on", "ours, all at once", "published")
+CURVES += ("ours, projected per activation",)
 CURVES += (*AT_ONCE, "published, one by one")
 CURVES += ("ours, one by one", "published, its epochs")
 CURVES += ("dense, strong stem", "ours, one by one, strong stem")
+SMALL = ("dense", "ours, all at once", "ours, projected", *CONTROLS.values())
 FORMER = {  # what the records made before today's names call a method
     "ours": "ours, one by one",
     "dense, tuned on": "tuned on",
@@ -54,6 +56,71 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Layers that go, beside the controls of their size: a row a share of the MACs and method, mean
+    over the seeds (and range); ``table`` as in :func:`headline`."""
+    table, rows = _study(table, "headline"), []
+    if "share" not in table:
+        return pd.DataFrame()
+    all_at_once = (table["method"] == "ours, all at once") & (table["removed"] == 12)
+    for (data, width), runs in table.groupby(["data", "width"], sort=False):
+        dense = runs[runs["method"] == "dense"]
+        shown = runs[runs["share"].notna() & (runs["removed"] > 0) & runs["method"].isin(SMALL)]
+        if shown.empty:
+            continue
+        shown = pd.concat([dense, runs[all_at_once & runs.index.isin(runs.index)], shown])
+        shown = shown.assign(
+            share=-shown["share"].fillna(1.0), order=shown["method"].map(SMALL.index)
+        )
+        for (_, _, method), at in shown.groupby(["share", "order", "method"]):
+            epochs = [total_epochs(table, row) for row in at.to_dict("records")]
+            before = at["val_before"] if method.startswith("ours") else pd.Series(dtype=float)
+            rows.append(
+                {
+                    "data": data,
+                    "network": f"width {width:.0f}",
+                    "method": method,
+                    "seeds": len(at),
+                    "million MACs": _range(at["macs"] / 1e6),
+                    "layers": _range(at["layers"], 0),
+                    "activations": _range(at["activations"], 0),
+                    "validation before tuning, %": _range(before) if before.notna().any() else "",
+                    "test accuracy, %": _range(at["test"]),
+                    "against dense": _against(at, dense),
+                    "epochs": f"{sum(epochs) / len(epochs):g}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What is left before any tuning, by every rule and by projections of all kinds: a row each,
+    mean over the seeds (and range); ``table`` as in :func:`headline`."""
+    table, rows = _study(table, "headline"), []
+    table = table[table["method"] == "untuned"]
+    if table.empty:
+        return pd.DataFrame()
+    options = [name for name in ("images", "ridge", "kernel", "augmented") if name in table]
+    for (data, width, rule, *values), at in table.groupby(
+        ["data", "width", "rule", *options], sort=False, dropna=False
+    ):
+        chosen = [f"{n} {v:g}" for n, v in zip(options, values) if n != "augmented" and v == v]
+        chosen += ["augmented images"] * (dict(zip(options, values)).get("augmented") is True)
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width:.0f}",
+                "rule": ", ".join([rule, *chosen]),
+                "seeds": len(at),
+                "removed of 17": _range(at["removed"], 0),
+                "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
+                "relative error": _range(at["error"]) if at["error"].notna().any() else "",
+                "validation before tuning, %": _range(at["val"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _against(runs: pd.DataFrame, others: pd.DataFrame) -> str:
     """The mean difference in test accuracy, over the seeds that both have; "" without any."""
     both = runs.merge(others, on="seed")
@@ -63,7 +130,8 @@ def _against(runs: pd.DataFrame, others: pd.DataFrame) -> str:
 def total_epochs(table: pd.DataFrame, row: dict) -> float:
     """All epochs behind a row of the headline: of the dense network, and of every removal up to
     this one."""
-    if not isinstance(row.get("dense"), str):  # the dense network itself
+    alone = row["method"].startswith("from scratch")
+    if alone or not isinstance(row.get("dense"), str):  # the dense network itself
         return float(row["run_epochs"])
     parent = table[table["what"] == row["dense"]]
     run = table[(table["what"] == row["what"]) & (table["removed"] <= row["removed"])]
@@ -157,7 +225,7 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-TABLES = {t.__name__: t for t in (headline, ablation, fair, chain, speed)}
+TABLES = {t.__name__: t for t in (headline, projected, untuned, ablation, fair, chain, speed)}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -172,6 +240,8 @@ def _study(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     return table.assign(method=table["method"].replace(FORMER))
 
 
-def _range(values: pd.Series) -> str:
-    spread = f" ({values.min():.2f}–{values.max():.2f})" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+def _range(values: pd.Series, digits: int = 2) -> str:
+    number = lambda x: f"{x:.{digits}f}"
+    least, most = number(values.min()), number(values.max())
+    alone = len(values) == 1 or least == most
+    return number(values.mean()) + ("" if alone else f" ({least}–{most})")

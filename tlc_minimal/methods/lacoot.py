@@ -33,7 +33,7 @@ def lacoot_without_regulariser(task: Task) -> list[Stage]:
 
     if task.data is not None:  # else a finished run is read, and nothing to be refused
         nearest(task.model)
-    return [Stage(nearest, drop, task.epochs / task.remove)]
+    return [Stage(nearest, drop, None)]
 
 
 def blocks(traced: fx.GraphModule) -> dict[str, tuple[fx.Node, fx.Node]]:
