@@ -35,16 +35,24 @@ def doctor() -> None:
 @app.command()
 def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
-    data = tlc.load_data("digits")
-    print(f"{data}\nResNet-18, width 8, on {tlc.best_device()}: 12 of its 17 ReLUs go at once")
-    _collapse("resnet18", 8, data, epochs, out, resume=True, remove=12, epochs=tune)
+    data, size = tlc.load_data("digits"), f"ResNet-18, width 8, on {tlc.best_device()}"
+    print(
+        f"{data}\n{size}: one convolution for each run of layers, until 30 % of the MACs are left"
+    )
+    how = {"remove": None, "macs": 0.3, "method": "project", "epochs": tune}
+    _collapse("resnet18", 8, data, epochs, out, resume=True, **how)
+    print("next: `make lab` opens the course, notebooks/00_tour.ipynb first")
 
 
 @app.command()
 def collapse(
     data: Annotated[str, Option(help="digits, mnist, cifar10, or a folder of images")],
     out: Annotated[Path, Option(help="folder for the run and its report")],
-    remove: int = 12,
+    remove: Annotated[
+        int | None, Option(help="default: 12, where no other target is given")
+    ] = None,
+    macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
+    speedup: Annotated[float | None, Option(help="for project: how many times as fast")] = None,
     method: Annotated[str, Option(help=", ".join(tlc.METHODS))] = "at_once",
     network: Annotated[str, Option(help="resnet18 or simple_cnn")] = "resnet18",
     width: int = 16,
@@ -56,7 +64,9 @@ def collapse(
     resume: Annotated[bool, Option(help="go on with an interrupted run")] = False,
 ) -> None:
     """Train a network (once), collapse it, and write a report."""
-    choices = {k: v for k, v in (("rank", rank), ("rule", rule)) if v is not None}
+    choices = {"rank": rank, "rule": rule, "macs": macs, "speedup": speedup}
+    choices = {k: v for k, v in choices.items() if v is not None}
+    remove = 12 if remove is None and macs is speedup is None else remove
     how = {"remove": remove, "epochs": epochs, "method": method, "seed": seed}
     _collapse(network, width, tlc.load_data(data), dense_epochs, out, resume, **how, **choices)
 
@@ -86,8 +96,8 @@ def table() -> None:
 
 
 def _collapse(
-    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool, remove: int,
-    epochs: float, method: str = "at_once", seed: int = 0, **choices,
+    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool,
+    remove: int | None, epochs: float, method: str = "at_once", seed: int = 0, **choices,
 ) -> None:  # fmt: skip
     """Train, collapse, report, and print the four counts and the milliseconds before and after."""
     if network not in NETWORKS:

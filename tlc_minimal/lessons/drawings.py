@@ -1,0 +1,67 @@
+"""A network drawn as what an image meets in it: a bar a layer, as long as its multiplications."""
+
+import math
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import nn
+
+from ..graph import example_of, find_shapes, trace
+from ..nodes import ACTIVATION, CONV, module_of
+from .plots import COLOURS
+
+
+def towers(models: dict[str, nn.Module], example) -> Figure:
+    """The networks side by side, input on top: a bar a convolution or linear layer, its length the
+    MACs for one image, hatched where it lies beside the longest path; a line under what an
+    activation follows. ``example``: an input batch, or anything that has or yields one."""
+    figure, axes = plt.subplots(
+        1, len(models), sharex=True, sharey=True, figsize=(2.9 * len(models), 4.6), squeeze=False
+    )
+    for ax, (label, model) in zip(axes[0], models.items()):
+        bars = layers(model, example)
+        for y, (_, macs, beside, active) in enumerate(bars):
+            hatch = "////" if beside else ""
+            ax.barh(y, macs / 1e6, color=COLOURS[beside], alpha=0.6, height=0.7, hatch=hatch)
+            if active:
+                ax.plot([0, macs / 1e6], [y + 0.46] * 2, color="black", linewidth=1.6)
+        deep = sum(not beside for _, _, beside, _ in bars)
+        ax.set(title=f"{label}: {deep} layers", xlabel="million MACs", yticks=[])
+        ax.grid(False)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylabel("from the input down")
+    return figure
+
+
+def layers(model: nn.Module, example) -> list[tuple[str, int, bool, bool]]:
+    """(name, MACs, beside the longest path?, an activation behind it?) of every layer in order."""
+    traced = trace(model).eval()
+    shapes = find_shapes(traced, example_of(example)[:1])
+    nodes, deep, last = list(traced.graph.nodes), {}, {}
+    for node in nodes:  # how many layers there are up to a node, and which one was the last
+        best = max(node.all_input_nodes, key=lambda n: deep[n], default=None)
+        is_layer = isinstance(module_of(traced, node), CONV)
+        deep[node] = (deep[best] if best else 0) + is_layer
+        last[node] = (node, last.get(best)) if is_layer else last.get(best)
+    path, chain = set(), last[nodes[-1]]
+    while chain:
+        path.add(chain[0])
+        chain = chain[1]
+    found = []
+    for node in nodes:
+        layer = module_of(traced, node)
+        if isinstance(layer, CONV):
+            macs = layer.weight[0].numel() * math.prod(shapes[node])
+            found.append((node.target, macs, node not in path, _activated(traced, node)))
+    return found
+
+
+def _activated(traced, node) -> bool:
+    """Whether an activation comes before the next layer."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if isinstance(module_of(traced, node), ACTIVATION):
+            return True
+        if isinstance(module_of(traced, node), CONV):
+            return False
+    return False
