@@ -196,15 +196,21 @@ def test_reproduce_with_no_budget_says_what_there_is_to_do(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_table_prints_the_records_as_markdown(tmp_path, monkeypatch):
+def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     (tmp_path / "data/results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     data = replace(tlc.load_data("digits", size=8).subset(10), name="mnist")
     row = {"removed": 5, "test": 87.5, "macs": 1e6, "params": 1000, "activations": 1}
     tlc.record("first", data, {"width": 4, "method": "tlc"}, 0, [row], 60.0, 1, "command")
-    done = run("table")
-    assert done.exit_code == 0 and "<!-- chain -->\n\n| data | network |" in done.output
-    assert "| mnist | width 4 | tlc |" in done.output and "87.50" in done.output
+    page = tmp_path / "data/results/README.md"
+    page.write_text("Text.\n<!-- chain -->\nold\n<!-- /chain -->\nMore.\n")
+    assert run("table").exit_code == 0
+    filled = page.read_text()
+    assert filled.startswith("Text.\n<!-- chain -->\n\n| data | network |") and "old" not in filled
+    assert "| mnist | width 4 | tlc |" in filled and "87.50" in filled
+    assert (
+        filled.endswith("|\n\n<!-- /chain -->\nMore.\n") and not (tmp_path / "README.md").exists()
+    )
 
 
 def test_help_names_every_command():
@@ -346,7 +352,8 @@ def demo(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(tlc, "load_data", lambda name: small if name == "digits" else load(name))
 
     def tiny(network, width, data, *args, **how):
-        real("simple_cnn", 2, data, *args, **how | {"remove": 1, "macs": None})
+        how = {k: v for k, v in how.items() if k != "macs"} | {"remove": 1}
+        real("simple_cnn", 2, data, *args, **how)
 
     monkeypatch.setattr(command, "_collapse", tiny)
     return ["demo", "--out", tmp_path, "--epochs", 0.1, "--tune", 0.1]

@@ -15,7 +15,7 @@ from .doctor import report as doctors_report
 from .experiments.bench import bench
 from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
-from .experiments.tables import TABLES, markdown
+from .experiments.tables import fill
 from .measure import usual_batches
 from .models import NETWORKS
 from .refuse import check_alone
@@ -85,12 +85,14 @@ app.command()(bench)
 
 @app.command()
 def table() -> None:
-    """The README's tables of recorded results, as Markdown, and its pictures (data/results)."""
+    """Make the tables and pictures of README.md and data/results anew from the records."""
     from .lessons.plots import readme_pictures  # only here: matplotlib is slow to load
 
     folder = find_folder()
-    for name, make in TABLES.items():
-        print(f"<!-- {name} -->\n\n{markdown(make())}\n\n<!-- /{name} -->\n")
+    for page in (folder.parents[1] / "README.md", folder / "README.md"):
+        if page.exists():
+            page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+            print(f"filled: {page}")
     for path in readme_pictures(tlc.results(), folder):
         print(f"drawn: {path.name}")
 

@@ -1,4 +1,4 @@
-"""The README's tables, made from the records: a test holds text and records together."""
+"""The tables of README and data/results, made from the records: a test holds them together."""
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ CURVES += ("ours, projected per activation",)
 CURVES += (*AT_ONCE, "published, one by one")
 CURVES += ("ours, one by one", "published, its epochs")
 CURVES += ("dense, strong stem", "ours, one by one, strong stem")
-SMALL = ("dense", "ours, all at once", "ours, projected", *CONTROLS.values())
+SMALL = ("dense", "published", "ours, all at once", "ours, projected", *CONTROLS.values())
 FORMER = {  # what the records made before today's names call a method
     "ours": "ours, one by one",
     "dense, tuned on": "tuned on",
@@ -62,13 +62,13 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
     table, rows = _study(table, "headline"), []
     if "share" not in table:
         return pd.DataFrame()
-    all_at_once = (table["method"] == "ours, all at once") & (table["removed"] == 12)
+    twelve = table["method"].isin(["published", "ours, all at once"]) & (table["removed"] == 12)
     for (data, width), runs in table.groupby(["data", "width"], sort=False):
         dense = runs[runs["method"] == "dense"]
         shown = runs[runs["share"].notna() & (runs["removed"] > 0) & runs["method"].isin(SMALL)]
         if shown.empty:
             continue
-        shown = pd.concat([dense, runs[all_at_once & runs.index.isin(runs.index)], shown])
+        shown = pd.concat([dense, runs[twelve[runs.index]], shown])
         shown = shown.assign(
             share=-shown["share"].fillna(1.0), order=shown["method"].map(SMALL.index)
         )
@@ -81,7 +81,7 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "network": f"width {width:.0f}",
                     "method": method,
                     "seeds": len(at),
-                    "million MACs": _range(at["macs"] / 1e6),
+                    "million MACs": _range(at["macs_cut"].fillna(at["macs"]) / 1e6),
                     "layers": _range(at["layers"], 0),
                     "activations": _range(at["activations"], 0),
                     "validation before tuning, %": _range(before) if before.notna().any() else "",
@@ -226,6 +226,16 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 TABLES = {t.__name__: t for t in (headline, projected, untuned, ablation, fair, chain, speed)}
+
+
+def fill(page: str) -> str:
+    """A page with the tables that it marks (<!-- headline --> … <!-- /headline -->) made anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in page:
+            before, rest = page.split(begin, 1)
+            page = f"{before}{begin}\n\n{markdown(make())}\n\n{end}{rest.split(end, 1)[1]}"
+    return page
 
 
 def markdown(table: pd.DataFrame) -> str:
