@@ -55,21 +55,27 @@ def find_runs(
     for node in sorted(gone, key=nodes.index):
         if any(node in run.nodes for run in runs):
             continue
-        found = []
+        found = {}  # places by how many activations go between them
         for end in ends[node]:
             for entry in [n for n in entries[end] if n in entries[node] and n is not node]:
-                inside = [n for n in nodes if entry in entries[n] and end in ends[n] and n != entry]
+                between = nodes[nodes.index(entry) + 1 : nodes.index(end) + 1]
+                inside = [n for n in between if entry in entries[n] and end in ends[n]]
                 within = {entry, *inside}
                 if not all(within.issuperset(n.all_input_nodes) for n in inside):
                     continue  # a path leads out that does not pass the end
                 if all(within.isdisjoint(run.nodes[:-1]) and run.end not in inside for run in runs):
-                    try:
-                        found.append(_run(traced, gone, entry, inside, shapes, kernel))
-                    except ValueError as problem:
-                        left[node.target] = f"{node.target} stays: {problem}"
-        if found:
+                    found.setdefault(len(gone.intersection(inside)), []).append((entry, inside))
+        best = []
+        for entry, inside in (pair for many in sorted(found, reverse=True) for pair in found[many]):
+            if best and len(gone.intersection(inside)) < len(best[0].removed):
+                break
+            try:
+                best.append(_run(traced, gone, entry, inside, shapes, kernel))
+            except ValueError as problem:
+                left[node.target] = f"{node.target} stays: {problem}"
+        if best:
             left.pop(node.target, None)
-            runs.append(max(found, key=lambda run: (len(run.removed), run.saved, len(run.nodes))))
+            runs.append(max(best, key=lambda run: (run.saved, len(run.nodes))))
     return sorted(runs, key=lambda run: nodes.index(run.entry)), left
 
 

@@ -1,9 +1,9 @@
 """Lesson 07's records: networks without batch norm, and other architectures with one.
 
 Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same
-rule, and by ``tlc`` with the other rule. Halfway and at the end a record also says what the merged
-network costs, and how much faster than the dense one it ran in the same race. The text, the
-transformers and the network without any norm come first.
+rule, by ``tlc`` with the other rule, and by projection. Halfway and at the end a record also says
+what the merged network costs, and how much faster than the dense one it ran in the same race. The
+text, the transformers and the network without any norm come first.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,7 @@ class Network(NamedTuple):
     speed: float  # inputs a second in training on one quiet core, for the plan
     data: str | Callable[[], Data] = "cifar10"
     tune: float = 0.02  # the learning rate of tuning
+    projected: int | None = None  # activations that go with a projection; None: half the MACs go
 
 
 class Size(NamedTuple):
@@ -96,13 +97,13 @@ def mobilenet(data: Data, width: int) -> nn.Module:
 # Between convolutions cutting is what pays, and merging is for the clock to decide.
 MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), "fastest")
 WITHOUT_NORM = {
-    "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text),
-    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 700),
+    "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text, projected=1),
+    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 700, projected=6),
     # Without any norm 0.02 breaks even the dense network in the first steps of a short tuning.
     "vgg11": Network(
         lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, *CONV, 6, 0.02, 2000, tune=0.004
     ),
-    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 600),
+    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 600, projected=6),
 }
 OTHERS = {
     "simple_cnn": Network(lambda d, w: simple_cnn(len(d.classes), w), 16, *CONV, 5, 0.1, 2000),
@@ -147,7 +148,13 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
         minutes = epochs * (images or 7_000) / network.speed / size.speed / 60
         what = f"beyond_{name}_{rank}_{rule}_seed{seed}"
         pieces.append(Piece(what, data, seed, config, _collapse, minutes, images))
-    return pieces
+    # Of an MLP a matrix is left; between convolutions the multiplications are the target.
+    most = network.projected
+    target = {"remove": min(most, size.most)} if most else {"macs": 0.5}
+    config = {k: v for k, v in config.items() if k not in ("rank", "remove")}
+    config |= {"method": "projected", "rule": "project", "epochs": remove * size.each, **target}
+    what = f"beyond_{name}_project_seed{seed}"
+    return [*pieces, Piece(what, data, seed, config, _project, minutes, images)]
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
@@ -160,13 +167,28 @@ def _collapse(piece: Piece, data: Data, out: Path):
     rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
     stops = sorted({len(rows) // 2, len(rows) - 1})
     merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}
+    return _with_clock(rows, model, merged, data), float(run.table["epochs"].sum())
+
+
+def _project(piece: Piece, data: Data, out: Path):
+    model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
+    how = {k: c[k] for k in ("remove", "macs") if k in c}
+    run = collapse(
+        model, data, epochs=c["epochs"], method="project", seed=piece.seed, out=folder, resume=True,
+        lr=c["tune_lr"], progress=False, **how,
+    )  # fmt: skip
+    return _with_clock(run.table.to_dict("records"), model, {1: run.model}, data), c["epochs"]
+
+
+def _with_clock(rows: list[dict], model: nn.Module, merged: dict[int, nn.Module], data: Data):
+    """Rows of a table, some with counts and milliseconds of their merged networks."""
     for i, network in merged.items():
         rows[i] |= {f"{k}_merged": v for k, v in count(network, data).items()}
     for batch in usual_batches(best_device()):
         x = first_images(data, batch, best_device())
         for i, timed in latency({"dense": model, **merged}, x).drop("dense").iterrows():
             rows[i] |= {f"{k}_{batch}": float(v) for k, v in timed.items()}
-    return rows, float(run.table["epochs"].sum())
+    return rows
 
 
 def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
