@@ -4,92 +4,74 @@ Corruptions are in the style of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903
 strengths of its five severities, on batches of bytes. Not the published files: compare with ours.
 """
 
-import io
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
 
 from ..data import Data
 from ..gaussian import Gaussian
-from ..readers import Split
+from ..readers import read_digits, resize
 from ..train import device_of
 
 
-def gaussian_noise(x: Tensor, std: float, generator) -> Tensor:
+def gaussian_noise(x: Tensor, std: float) -> Tensor:
     """Adds independent normal noise of standard deviation ``std``."""
-    return x + std * torch.randn(x.shape, generator=generator, device=x.device)
+    return transforms.gaussian_noise(x, 0.0, std)
 
 
-def shot_noise(x: Tensor, photons: float, generator) -> Tensor:
+def shot_noise(x: Tensor, photons: float) -> Tensor:
     """Counts photons: Poisson of mean ``photons`` x, so bright pixels are the noisy ones."""
-    return torch.poisson(x * photons, generator) / photons
+    return torch.poisson(x * photons) / photons
 
 
-def gaussian_blur(x: Tensor, std: float, generator) -> Tensor:
+def gaussian_blur(x: Tensor, std: float) -> Tensor:
     """Averages over neighbours with a Gaussian of ``std`` pixels, cut off at four of them."""
-    from torchvision.transforms.v2 import functional as transforms  # slow to import
-
-    side = 2 * math.ceil(4 * std) + 1
-    return transforms.gaussian_blur(x, [side, side], [std, std])
+    return transforms.gaussian_blur(x, 2 * [2 * math.ceil(4 * std) + 1], 2 * [std])
 
 
-def contrast(x: Tensor, factor: float, generator) -> Tensor:
-    """Pulls every pixel towards the mean of its image and channel, to ``factor`` of the way."""
+def contrast(x: Tensor, factor: float) -> Tensor:
+    """Pulls every pixel towards the mean of its image and channel, to ``factor`` of the way
+    (torchvision's contrast: towards the mean of the grey image)."""
     return x.mean((2, 3), keepdim=True).lerp(x, factor)
 
 
-def brightness(x: Tensor, shift: float, generator) -> Tensor:
-    """Raises the value (the largest channel) by ``shift``, hue and saturation as they were."""
+def brightness(x: Tensor, shift: float) -> Tensor:
+    """Raises the value (the largest channel) by ``shift``, hue and saturation as they were
+    (torchvision's brightness: times a factor)."""
     value = x.amax(1, keepdim=True)
     raised = (value + shift).clamp(max=1)
     return torch.where(value > 0, x * raised / value.clamp_min(1e-6), raised)
 
 
-def jpeg(x: Tensor, quality: float, generator) -> Tensor:
+def jpeg(x: Tensor, quality: int) -> Tensor:
     """Saves each image as JPEG of that quality, and loads it again."""
-    images = _bytes(x).cpu()
-    for image in images if x.shape[1] == 3 else images[:, 0]:
-        file = io.BytesIO()
-        pixels = image.permute(1, 2, 0) if x.shape[1] == 3 else image
-        Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=int(quality))
-        pixels.copy_(torch.from_numpy(np.array(Image.open(file))))
-    return images.to(x.device) / 255
+    return transforms.jpeg(_bytes(x), quality) / 255
 
 
-def pixelate(x: Tensor, share: float, generator) -> Tensor:
+def pixelate(x: Tensor, share: float) -> Tensor:
     """Replaces each pixel by the mean of its block, for blocks in ``share`` as many rows as pixels
-    (shrinking and enlarging with a box filter)."""
+    (shrinking and enlarging with a box filter, which torchvision has for single pictures only)."""
     for dim in (2, 3):
         side, blocks = x.shape[dim], max(1, int(share * x.shape[dim]))
-        block = ((torch.arange(side, device=x.device) + 0.5) * blocks / side).long()
+        block = ((torch.arange(side) + 0.5) * blocks / side).long()
         size = block.bincount()[block].view(-1, *[1] * (3 - dim))
         sums = torch.zeros_like(x).index_add(dim, block, x)
         x = sums.index_select(dim, block) / size
     return x
 
 
-class Corruption(NamedTuple):
-    """``apply(x, level, generator)`` on values in [0, 1], and its level at severities 1 to 5."""
-
-    apply: Callable
-    levels: tuple[float, ...]
-
-
-CORRUPTIONS = {
-    "gaussian_noise": Corruption(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": Corruption(shot_noise, (500, 250, 100, 75, 50)),
-    "gaussian_blur": Corruption(gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
-    "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "brightness": Corruption(brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "jpeg": Corruption(jpeg, (80, 65, 58, 50, 40)),
-    "pixelate": Corruption(pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+CORRUPTIONS = {  # a function of values in [0, 1] and a level, and its levels at severities 1 to 5
+    "gaussian_noise": (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": (shot_noise, (500, 250, 100, 75, 50)),
+    "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": (brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "jpeg": (jpeg, (80, 65, 58, 50, 40)),
+    "pixelate": (pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
 }
 
 
@@ -105,28 +87,18 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
     if severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"a severity is 1, 2, 3, 4 or 5, not {severity!r}.")
     apply, levels = CORRUPTIONS[name]
-    generator = torch.Generator(images.device).manual_seed(seed)
-    return _bytes(apply(images / 255, levels[severity - 1], generator))
-
-
-def corrupted(data: Data, name: str, severity: int, seed: int = 0) -> Data:
-    """The same data with a corrupted test split; errors as in :func:`corrupt`."""
-    images = corrupt(data.test.images, name, severity, seed)
-    return replace(data, test=Split(images, data.test.labels))
+    with torch.random.fork_rng([]):  # torchvision draws from the default generator
+        torch.default_generator.manual_seed(seed)
+        return _bytes(apply(images.cpu() / 255, levels[severity - 1])).to(images.device)
 
 
 def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Tensor]:
     """Images of none of the classes, as large as those of ``data``: {name: uint8 (N, C, H, W)}.
 
     "digits" (all 1,797 of scikit-learn, unless the data are digits), "photographs" (``count``
-    random pieces of its two photographs), "noise" (``count`` of uniform noise). ImportError that
-    names the extra if scikit-learn is missing.
+    random pieces of its two photographs), "noise" (``count`` of uniform noise).
     """
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError:
-        raise ImportError('the photographs need scikit-learn: pip install ".[course]".') from None
-    from ..readers import read_digits, resize
+    from sklearn.datasets import load_sample_images
 
     _, channels, height, width = data.test.images.shape
     generator, found = torch.Generator().manual_seed(seed), {}
@@ -136,9 +108,8 @@ def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Te
     photos = torch.stack([torch.from_numpy(p.copy()) for p in load_sample_images().images])
     sides = zip(photos.shape[1:3], (height, width))
     corners = [torch.randint(side - cut + 1, (count,), generator=generator) for side, cut in sides]
-    pieces = [
-        photos[i % 2, y : y + height, x : x + width] for i, (y, x) in enumerate(zip(*corners))
-    ]
+    places = enumerate(zip(*corners))
+    pieces = [photos[i % 2, y : y + height, x : x + width] for i, (y, x) in places]
     pieces = torch.stack(pieces).permute(0, 3, 1, 2)
     if channels == 1:
         pieces = pieces.float().mean(1, keepdim=True).round().byte()
@@ -169,10 +140,10 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> pd.DataF
         raise ValueError(f"confidence and correct are vectors of one length, not {shapes}.")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence is a probability, 0 to 1: take the softmax first.")
-    index = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
-    table = pd.DataFrame({"bin": index, "confidence": confidence, "accuracy": correct.double()})
-    points = table.groupby("bin").mean()
-    return points.assign(share=table.groupby("bin").size() / len(table))
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct.double()})
+    edges = np.linspace(0, 1, bins + 1)
+    each = table.groupby(pd.cut(table["confidence"], edges, labels=False, include_lowest=True))
+    return each.mean().assign(share=each.size() / len(table)).rename_axis("bin")
 
 
 def calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
@@ -184,16 +155,17 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> fl
 
 def auroc(known: Tensor, unknown: Tensor) -> float:
     """P(a known input scores above an unknown one), ties counting one half, 0 to 1: the area under
-    the ROC curve, as a rank statistic (Mann and Whitney 1947). ``known`` (N,), ``unknown`` (M,).
+    the ROC curve. ``known`` (N,), ``unknown`` (M,).
 
     With the largest softmax probability as the score, it is the detector of Hendrycks and Gimpel
     (arXiv 1610.02136). ValueError if one is empty or holds NaN.
     """
     if not (len(known) and len(unknown)) or known.isnan().any() or unknown.isnan().any():
         raise ValueError("auroc needs scores of both kinds, none of them NaN.")
-    ordered = unknown.sort().values
-    below, up_to = (torch.searchsorted(ordered, known, right=right) for right in (False, True))
-    return float((below + up_to).double().mean()) / (2 * len(unknown))
+    from sklearn.metrics import roc_auc_score
+
+    is_known = torch.arange(len(known) + len(unknown)) < len(known)
+    return float(roc_auc_score(is_known, torch.cat([known, unknown])))
 
 
 def assess(
@@ -214,16 +186,16 @@ def assess(
             confidence, predicted = probabilities(model, data, images).max(1)
             correct = predicted == labels.cpu()
             known.setdefault(label, confidence)  # the first condition is the clean one
-            row = {"model": label, "kind": kind, "inputs": name, "severity": severity}
-            row |= {"test": 100 * float(correct.double().mean())}
-            row |= {"confidence": 100 * float(confidence.mean())}
-            rows.append(row | {"ece": 100 * calibration_error(confidence, correct)})
+            about = {"model": label, "kind": kind, "inputs": name, "severity": severity}
+            scores = {"test": correct.double().mean(), "confidence": confidence.mean()}
+            scores["ece"] = calibration_error(confidence, correct)
+            rows.append(about | {what: 100 * float(score) for what, score in scores.items()})
     for name, images in (unknown or {}).items():
         for label, model in models.items():
             confidence = probabilities(model, data, images).amax(1)
-            row = {"model": label, "kind": "unknown", "inputs": name}
-            row |= {"confidence": 100 * float(confidence.mean())}
-            rows.append(row | {"auroc": 100 * auroc(known[label], confidence)})
+            about = {"model": label, "kind": "unknown", "inputs": name}
+            scores = {"confidence": confidence.mean(), "auroc": auroc(known[label], confidence)}
+            rows.append(about | {what: 100 * float(score) for what, score in scores.items()})
     return pd.DataFrame(rows)
 
 

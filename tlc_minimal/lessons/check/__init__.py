@@ -1,6 +1,5 @@
-"""The exercises' checks, one file a lesson; `check.name(your_answer)` in the notebooks."""
+"""The exercises' checks, one file a lesson; ``check.name(my_function)`` in the notebooks."""
 
-from .compare import compare
 from .lesson00 import macs, share_off, two_linear_layers
 from .lesson01 import batch_norm, biased_variance, merge_tallies, output_std, residual_sum
 from .lesson02 import best_line, cost_on, layer_entropy, on_is_cheaper, p_on

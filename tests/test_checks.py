@@ -1,0 +1,195 @@
+"""The exercises' checks take every right answer and name every known mistake, in one sentence."""
+
+import ast
+import functools
+import inspect
+import json
+import math
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.lessons import check
+from tlc_minimal.lessons.check.exercise import Exercise
+
+CHECKS = {name: e for name, e in vars(check).items() if isinstance(e, Exercise)}
+MISTAKES = [(name, cause) for name, e in CHECKS.items() for cause in e.mistakes]
+STYLES = {"list": lambda t: t.tolist(), "numpy": lambda t: t.numpy(), "tensor": lambda t: t}
+LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+each_check = pytest.mark.parametrize("name", CHECKS)
+
+
+@functools.cache
+def solutions() -> dict:
+    """{name of a check: the solution in its lesson}, functions and calls of the folded cells."""
+    found = {}
+    for path in LESSONS:
+        bell = lambda x: torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        space = {"torch": torch, "math": math, "tlc": tlc, "product": product}
+        space |= {"Phi": torch.special.ndtr, "phi": bell}
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if "solution" in cell["metadata"].get("tags", []):
+                tree = ast.parse("".join(cell["source"]))
+                functions = [part for part in tree.body if isinstance(part, ast.FunctionDef)]
+                exec(compile(ast.Module(functions, []), path.name, "exec"), space)
+                for call in ast.walk(tree):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("check."):
+                        found[call.func.attr] = space[call.args[0].id]
+    return found
+
+
+def batch_norm(x, gamma, beta, eps):
+    return F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
+
+
+def fold(weight, bias, norm):
+    """Reads the layer off: what comes out for 0 is the bias, for each basis vector a column."""
+    if norm.training:
+        raise ValueError("eval first")
+    out = norm(F.linear(torch.cat([torch.zeros(1, 3), torch.eye(3)]), weight, bias))
+    return (out[1:] - out[0]).T, out[0]
+
+
+def compose(w1, w2, s1):
+    """Reads the kernel off: its taps are what the last output answers to an impulse."""
+    n = len(w1) + s1 * (len(w2) - 1)
+    return F.conv1d(F.conv1d(torch.eye(n)[:, None], w1[None, None], None, s1), w2[None, None])[
+        :, 0, 0
+    ]
+
+
+def inside(n, k1, s1, p1, k2, s2, p2):
+    """By trying: where the kernel of the pair whose padding has moved agrees with the pair."""
+    dice = torch.Generator().manual_seed(0)
+    w1, w2, x = (torch.randn(1, 1, k, generator=dice).double() for k in (k1, k2, n))
+    pair = F.conv1d(F.conv1d(x, w1, torch.ones(1).double(), s1, p1), w2, None, s2, p2)
+    moved = F.conv1d(F.conv1d(x, w1, torch.ones(1).double(), s1, p1 + s1 * p2), w2, None, s2)
+    right = ((moved - pair).abs() < 1e-9).flatten().nonzero().flatten().tolist()
+    assert right == list(range(right[0], right[-1] + 1))
+    return right[0], right[-1] + 1
+
+
+def mean_gelu(mean, std):
+    """By the library's quadrature, not in closed form."""
+    slope, shift = tlc.gaussian.best_affine(mean.double(), std.double(), nn.GELU())
+    return slope * mean + shift
+
+
+SECOND_OPINIONS = {
+    "batch_norm": batch_norm,
+    "biased_variance": lambda x: x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square(),
+    "on_is_cheaper": lambda z: (torch.relu(z) - z).norm(dim=1) < torch.relu(z).norm(dim=1),
+    "folded_batch_norm": fold,
+    "composed_kernel": compose,
+    "merged_inside": inside,
+    "layer_norm": lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps),
+    "mean_gelu": mean_gelu,
+    "one_matrix": lambda w1, b1, a, b, w2, b2: (w2 @ a.diag() @ w1, w2 @ (a * b1 + b) + b2),
+    "auroc": lambda k, u: roc_auc_score([1] * len(k) + [0] * len(u), torch.cat([k, u])),
+    "beyond_chance": lambda on, other: cohen_kappa_score(on, other),
+}
+
+
+def passes(name, answer, capsys):
+    CHECKS[name](answer)
+    assert capsys.readouterr().out == "correct\n"
+
+
+def refused(name, answer) -> str:
+    """What the check says, which is one line and one sentence."""
+    with pytest.raises(AssertionError) as told:
+        CHECKS[name](answer)
+    sentence = str(told.value)
+    assert re.fullmatch(r"[^\n]+\.", sentence) and not re.search(r"[.!?] [A-Z]", sentence)
+    return sentence
+
+
+def test_every_check_has_its_exercise_and_every_exercise_its_check():
+    assert len(CHECKS) == 42 and set(solutions()) == set(CHECKS)
+
+
+@each_check
+@pytest.mark.parametrize("style", STYLES)
+def test_the_lessons_solution_is_right_in_every_style(name, style, capsys):
+    def answer(*case):
+        out = solutions()[name](*case)
+        several = isinstance(out, tuple)
+        values = [STYLES[style](torch.as_tensor(v)) for v in (out if several else [out])]
+        return values if several else values[0]
+
+    passes(name, answer, capsys)
+
+
+@pytest.mark.parametrize("name", SECOND_OPINIONS)
+def test_another_way_to_the_same_answer_is_right(name, capsys):
+    passes(name, SECOND_OPINIONS[name], capsys)
+
+
+@pytest.mark.parametrize(("name", "cause"), MISTAKES)
+def test_a_mistake_is_told_its_cause_and_not_the_answer(name, cause):
+    sentence = refused(name, CHECKS[name].mistakes[cause])
+    assert sentence.endswith(f"; likely cause: {cause}.")
+    right = "".join(ast.unparse(ast.parse(inspect.getsource(CHECKS[name].right)).body[0].body[-1]))
+    parts = (
+        ast.unparse(e) for e in ast.walk(ast.parse(right)) if isinstance(e, ast.BinOp | ast.Call)
+    )
+    assert not [part for part in parts if len(part) > 4 and part in cause]
+
+
+@each_check
+def test_what_is_no_answer(name):
+    assert "no answer yet" in refused(name, lambda *_: None)
+    assert "no answer yet" in refused(name, lambda *_: ...)
+    assert "a number is expected, not object" in refused(name, lambda *_: object())
+    assert "likely cause" not in refused(name, lambda *_: 12345.0)
+    with pytest.raises(TypeError, match="your function itself, not 12345"):
+        CHECKS[name](12345)
+
+
+@each_check
+def test_one_cases_answer_is_no_answer(name):
+    """Whoever copies the expected numbers out of the message is not done."""
+    first = CHECKS[name].right(*CHECKS[name].cases()[0])
+    refused(name, lambda *_: first)
+
+
+def test_the_message_says_call_place_and_both_numbers():
+    wrong = check.dirac.mistakes["the middle is right for one padding only"]
+    wrong.__name__ = "my_dirac"
+    begin = "my_dirac(2, 5, 1) gave 0 at [0, 0, 1, 1], expected 1; likely cause: "
+    assert refused("dirac", wrong).startswith(begin)
+    assert "gave shape (2,), expected one number" in refused("share_off", lambda m: torch.ones(2))
+    assert "gave 1 values, expected 3" in refused("over_seeds", lambda v: [v.mean()])
+    assert "as value 3 of 3" in refused("over_seeds", lambda v: (v.mean(), v.min(), v.min()))
+    assert "expected a ValueError" in refused(
+        "folded_batch_norm", lambda w, b, n: fold(w, b, n.eval())
+    )
+
+
+def test_an_error_of_the_learners_own_is_theirs_to_see():
+    def answer(mean):
+        raise ValueError("my own")
+
+    with pytest.raises(ValueError, match="my own"):
+        check.share_off(answer)
+
+
+def test_an_answer_may_change_its_arguments(capsys):
+    centred = lambda x: x.sub_(x.mean((0, 2, 3), keepdim=True)).square_().mean((0, 2, 3))
+    taken = lambda a, b: check.over_seeds.right(torch.tensor([a.pop(s) - b.pop(s) for s in [*a]]))
+    for name, answer in (("biased_variance", centred), ("paired_difference", taken)):
+        passes(name, answer, capsys)
+        passes(name, answer, capsys)  # on arguments that are whole again
+
+
+def test_the_norm_of_the_fold_hides_nothing():
+    (_, _, norm), _ = check.folded_batch_norm.cases()
+    for key, value in nn.BatchNorm1d(4).state_dict().items():
+        assert not value.ndim or not torch.isclose(value, norm.state_dict()[key]).any()

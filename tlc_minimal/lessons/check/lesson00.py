@@ -1,0 +1,49 @@
+"""Checks of lesson 00, a tour."""
+
+from .exercise import exercise
+
+
+@exercise((5, 16, 4, 8, 6), (3, 3, 8, 32, 32))
+def macs(kernel, c_in, c_out, height, width):
+    """Multiply-accumulates of a square convolution on a map of height x width."""
+    return kernel**2 * c_in * c_out * height * width
+
+
+macs.mistakes = {
+    "a square kernel has more taps than its side is long": lambda k, i, o, h, w: k * i * o * h * w,
+    "every input channel has products of its own": lambda k, i, o, h, w: k**2 * o * h * w,
+    "this is the price of one output pixel": lambda k, i, o, h, w: k**2 * i * o,
+    "a bias is no multiplication": lambda k, i, o, h, w: (k**2 * i + 1) * o * h * w,
+}
+
+
+@exercise(([-2.0, -0.5, 0.0, 0.1, 0.2, 0.3, 1.0, 3.0],), ([0.0, 0.0, -1.0, 2.0],))
+def share_off(mean):
+    """The share in percent of channels that are OFF: their mean is 0 or below."""
+    return 100 * (mean <= 0).double().mean()
+
+
+share_off.mistakes = {
+    "this is the share of ON channels": lambda mean: 100 * (mean > 0).double().mean(),
+    "a mean of exactly 0 counts as OFF": lambda mean: 100 * (mean < 0).double().mean(),
+    "this is a fraction, not percent": lambda mean: (mean <= 0).double().mean(),
+    "this is how many there are, not their share": lambda mean: (mean <= 0).sum(),
+}
+
+W1, B1, W2, B2 = [[1.0, 2.0], [0.0, 3.0]], [1.0, -2.0], [[2.0, -1.0], [1.0, 4.0]], [0.5, 5.0]
+
+
+@exercise((W1, B1, W2, B2), (W2, B2, W1, B1))
+def two_linear_layers(w1, b1, w2, b2):
+    """Weight and bias of the second linear layer after the first."""
+    return w2 @ w1, w2 @ b1 + b2
+
+
+two_linear_layers.mistakes = {
+    "the layers are swapped": lambda w1, b1, w2, b2: (w1 @ w2, w1 @ b2 + b1),
+    "the two weights are in the wrong order": lambda w1, b1, w2, b2: (w1 @ w2, w2 @ b1 + b2),
+    "the first bias is forgotten": lambda w1, b1, w2, b2: (w2 @ w1, b2),
+    "the second layer acts on the first bias, too": lambda w1, b1, w2, b2: (w2 @ w1, b1 + b2),
+    "the second bias is forgotten": lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1),
+    "* is no matrix product": lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2),
+}

@@ -1,0 +1,122 @@
+"""Checks of lesson 04, a first collapse."""
+
+import torch
+from torch import nn
+from torch.special import ndtr
+
+from ... import Data, evaluate, find_layers, linearize, simple_cnn
+from ...readers import Split
+from .exercise import exercise
+
+
+def _small_task(layer):
+    """A narrow net with drawn batch-norm parameters, and drawn images: enough to score a layer."""
+    dice = torch.Generator().manual_seed(4)
+    draw = lambda high, *shape: torch.randint(high, shape, generator=dice)
+    sizes = {"train": 40, "val": 30, "test": 30}
+    splits = {k: Split(draw(256, n, 1, 8, 8).byte(), draw(10, n)) for k, n in sizes.items()}
+    about = dict(mean=torch.full((3,), 0.5), std=torch.full((3,), 0.5), flip=False, crop=0)
+    data = Data("drawn", **splits, **about, classes=tuple("0123456789"), sha256="")
+    model = simple_cnn(10, 2).eval()
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=dice)
+    return model, layer, data
+
+
+@exercise(lambda: _small_task("relu3"), lambda: _small_task("relu4"))
+def layer_score(model, name, data):
+    """Increase of the validation loss when one activation becomes linear."""
+    return _increase("loss", "val", model, name, data)
+
+
+def _increase(what, split, model, name, data):
+    after, before = (evaluate(m, data, split) for m in (linearize(model, name, data), model))
+    return getattr(after, what) - getattr(before, what)
+
+
+layer_score.mistakes = {
+    "this is the increase on train, not on val": lambda *given: _increase("loss", "train", *given),
+    "this is the increase on test, not on val": lambda *given: _increase("loss", "test", *given),
+    "the loss before is not subtracted": lambda m, n, d: evaluate(linearize(m, n, d), d).loss,
+    "the difference is the wrong way round": lambda *given: -_increase("loss", "val", *given),
+    "this is what is lost in accuracy": lambda *given: -_increase("accuracy", "val", *given),
+}
+
+
+@exercise(([1.0, -2.0, 0.3, -0.1], [0.5, 1.5, 2.0, 1.2]), ([-1.0, 2.0], [0.8, 1.6]))
+def against_state(mean, std):
+    """Mean over the channels of the probability to act against one's state."""
+    return _smaller(ndtr(mean / std)).mean()
+
+
+def _smaller(p):
+    return torch.minimum(p, 1 - p)
+
+
+against_state.mistakes = {
+    "averaged first, but each channel has its state": lambda m, s: _smaller(ndtr(m / s).mean()),
+    "this is the mean of P(ON), also where a neuron is ON": lambda m, s: ndtr(m / s).mean(),
+    "this is to act as the state says": lambda m, s: 1 - against_state.right(m, s),
+    "divided by the variance, not the std": lambda m, s: against_state.right(m, s**2),
+}
+
+
+def _called_twice(*more):
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Linear(3, 5), relu, nn.Linear(5, 4), relu, *more)
+    return model, torch.zeros(1, 3)
+
+
+@exercise(_called_twice, lambda: _called_twice(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+def activations_left(model, x):
+    """The number of activations that can be removed; the net calls one ReLU module twice."""
+    return len(find_layers(model, x))
+
+
+activations_left.mistakes = {
+    "modules were counted, but every call is an activation": lambda model, x: sum(
+        isinstance(m, nn.ReLU) for m in model.modules()
+    ),
+    "channels were counted, but an activation is a whole layer of neurons": lambda model, x: sum(
+        layer.channels for layer in find_layers(model, x)
+    ),
+    "all layers were counted, the linear ones as well": lambda model, x: len(model),
+}
+
+
+@exercise(([97.0, 91.0, 98.5, 96.0],), ([80.0, 82.0, 87.0],))
+def over_seeds(values):
+    """Mean, lowest and highest over the seeds."""
+    return values.mean(), values.min(), values.max()
+
+
+over_seeds.mistakes = {
+    "mean ± standard deviation is not the range": lambda v: (
+        (v.mean(), v.mean() - v.std(), v.mean() + v.std())
+    ),
+    "this is the median, not the mean": lambda v: (v.median(), v.min(), v.max()),
+    "lowest and highest are swapped": lambda v: (v.mean(), v.max(), v.min()),
+    "the order is mean, lowest, highest": lambda v: (v.min(), v.mean(), v.max()),
+}
+
+
+@exercise(
+    ({0: 97.0, 1: 91.0, 2: 95.0}, {2: 94.0, 0: 98.0, 1: 90.0}),
+    ({0: 90.0, 3: 92.0}, {3: 91.0, 0: 93.0}),
+)
+def paired_difference(a, b):
+    """Mean, lowest and highest of a - b within a seed; a and b {seed: accuracy}."""
+    return over_seeds.right(torch.tensor([a[seed] - b[seed] for seed in a]))
+
+
+def _summary(accuracies):
+    return torch.stack(over_seeds.right(torch.tensor(list(accuracies.values()))))
+
+
+paired_difference.mistakes = {
+    "paired by position, but the seeds of b come in another order": lambda a, b: (
+        paired_difference.right(a, dict(zip(a, b.values())))
+    ),
+    "the sign, for a minus b was asked for": lambda a, b: paired_difference.right(b, a),
+    "summarised before subtracting": lambda a, b: _summary(a) - _summary(b),
+}

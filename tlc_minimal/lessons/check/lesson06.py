@@ -1,0 +1,141 @@
+"""Checks of lesson 06, a fair comparison."""
+
+import math
+from itertools import product
+
+import torch
+from torch.special import ndtr
+
+from ...gaussian import entropy
+from .exercise import exercise
+
+Z = [[3.0, -1.0, 2.0, -5.0], [-1.0, -2.0, 1.0, 1.0], [-0.5, -3.0, 4.0, 2.0], [-0.1, -1.0, 1.0, 0.5]]
+
+
+@exercise((Z,), (Z[1:],))
+def state_entropy(z):
+    """Entropy in bits of a layer's states, counted on samples z (N, channels)."""
+    return entropy(_rate(z)).mean()
+
+
+def _rate(z):
+    return (z > 0).double().mean(0)
+
+
+def _no_limit(z):
+    p = _rate(z)
+    return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
+
+
+def _of_gaussians(z):
+    return entropy(ndtr(z.mean(0) / z.std(0, correction=0))).mean()
+
+
+state_entropy.mistakes = {
+    "0 · log 0, where a neuron never changes its state": _no_limit,
+    "this is the entropy of Gaussians, but states are counted": _of_gaussians,
+    "a natural logarithm, which counts in nats": lambda z: state_entropy.right(z) * math.log(2),
+    "the entropy of the mean, not the mean of the entropies": lambda z: entropy(_rate(z).mean()),
+    "the sum over the neurons instead of their mean": lambda z: entropy(_rate(z)).sum(),
+    "one number for each neuron, not one for the layer": lambda z: entropy(_rate(z)),
+}
+
+
+@exercise(([5.0, 0.0, 1.0, 2.0], [3.0, 4.0, 2.0, 4.5]), ([1.0, 3.0, -1.0], [2.0, 0.0, 1.5]))
+def wasserstein(x, y):
+    """Wasserstein-2 distance of two samples on a line, of equal size."""
+    return _distance(_gaps(x, y))
+
+
+def _gaps(x, y, other_way=False):
+    return x.sort().values - y.sort(descending=other_way).values
+
+
+def _distance(gaps):
+    return gaps.square().mean().sqrt()
+
+
+wasserstein.mistakes = {
+    "paired as they came, not in their order on the line": lambda x, y: _distance(x - y),
+    "paired the longest way, one sorted upwards and one downwards": lambda x, y: _distance(
+        _gaps(x, y, other_way=True)
+    ),
+    "this is Wasserstein-1, without squares": lambda x, y: _gaps(x, y).abs().mean(),
+    "the root is missing": lambda x, y: _gaps(x, y).square().mean(),
+    "the mean is missing, so this grows with the sample": lambda x, y: (
+        _gaps(x, y).square().sum().sqrt()
+    ),
+    "only the means were compared": lambda x, y: (x.mean() - y.mean()).abs(),
+}
+
+
+@exercise(
+    ([71.0, 64.0, 68.0, 75.0], [69.5, 63.0, 65.0, 74.0]), ([80.0, 81.0, 79.0], [81.0, 81.5, 79.5])
+)
+def paired_t(a, b):
+    """The paired t of two methods' accuracies, seed by seed."""
+    return _t((a - b).mean(), (a - b).std(), len(a))
+
+
+def _t(mean, std, n):
+    return mean / (std / n**0.5)
+
+
+paired_t.mistakes = {
+    "not paired, so that the seeds' own spread is still in it": lambda a, b: _t(
+        (a - b).mean(), (a.var() + b.var()).sqrt(), len(a)
+    ),
+    "this is the spread of one seed, not of their mean": lambda a, b: (
+        (a - b).mean() / (a - b).std()
+    ),
+    "the standard deviation of a sample divides by n - 1": lambda a, b: _t(
+        (a - b).mean(), (a - b).std(correction=0), len(a)
+    ),
+    "divided by the variance, not the standard deviation": lambda a, b: _t(
+        (a - b).mean(), (a - b).var(), len(a)
+    ),
+    "the sign, for a minus b was asked for": lambda a, b: paired_t.right(b, a),
+}
+
+
+@exercise(([2.0, 1.0, 3.0, -1.0, 1.5],), ([-0.5, -2.0, -1.0],))
+def sign_flip(d):
+    """Two-sided p of the mean difference, when every sign could as well be the other."""
+    return _extreme(d).mean()
+
+
+def _means(d):
+    patterns = torch.tensor(list(product((1.0, -1.0), repeat=len(d))))
+    return (patterns * d).mean(1)
+
+
+def _extreme(d, room=1e-6):
+    return (_means(d).abs() > d.mean().abs() - room).double()
+
+
+sign_flip.mistakes = {
+    "one-sided, but as far below 0 counts, too": lambda d: (
+        (_means(d) > d.mean() - 1e-6).double().mean()
+    ),
+    "a mean just as far from 0 counts, too": lambda d: _extreme(d, room=-1e-6).mean(),
+    "this is the number of patterns, not their share": lambda d: _extreme(d).sum(),
+    "there are more than n patterns": lambda d: _extreme(d).sum() / len(d),
+    "these are the patterns that are less extreme": lambda d: 1 - _extreme(d).mean(),
+}
+
+
+@exercise(([1.0, -0.5, 2.0, 0.2], 3.0), ([0.5, 0.7, 0.1], 4.0))
+def seeds_needed(d, t):
+    """The smallest number of seeds at which a difference such as d's reaches t."""
+    return math.ceil((t * d.std() / d.mean()) ** 2)
+
+
+seeds_needed.mistakes = {
+    "t grows with the root of n only": lambda d, t: math.ceil(t * d.std() / d.mean()),
+    "rounded down, but so few do not reach t": lambda d, t: int((t * d.std() / d.mean()) ** 2),
+    "not a whole number of seeds": lambda d, t: (t * d.std() / d.mean()) ** 2,
+    "the variance, not the standard deviation": lambda d, t: seeds_needed.right(d, t * d.std()),
+    "the standard deviation of a sample divides by n - 1": lambda d, t: math.ceil(
+        (t * d.std(correction=0) / d.mean()) ** 2
+    ),
+}
