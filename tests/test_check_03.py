@@ -153,7 +153,7 @@ def test_right_answers_pass(name, capsys):
         assert capsys.readouterr().out == "correct\n"
 
 
-@pytest.mark.parametrize(("name", "answer", "cause"), WRONG, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("name", "answer", "cause"), WRONG, ids=[f"{n}-{c}" for n, _, c in WRONG])
 def test_wrong_answers_are_named(name, answer, cause):
     with pytest.raises(AssertionError, match=f"Likely cause: .*{cause}"):
         getattr(check, name)(answer)
