@@ -1,7 +1,15 @@
-"""What several test files need: networks whose batch norms hide nothing."""
+"""What several test files need: small networks whose batch norms hide nothing, and comparisons."""
 
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.models import BasicBlock
+
+CLOCK = ["seconds", "images_per_s"]  # the columns of a run that no seed decides
 
 
 def randomize(model: nn.Module, seed: int = 0, dtype=torch.float64) -> nn.Module:
@@ -25,3 +33,63 @@ def randomize(model: nn.Module, seed: int = 0, dtype=torch.float64) -> nn.Module
 def relative_error(got, want) -> float:
     """Euclidean norm of the difference over that of the expected value."""
     return ((got - want).norm() / want.norm()).item()
+
+
+def chain(count: int, seed: int = 0, dropout: float = 0.0) -> nn.Sequential:
+    """So many 3x3 convolutions of four channels, each with batch norm and ReLU."""
+    torch.manual_seed(seed)
+    layers = []
+    for before in (3, *[4] * (count - 1)):
+        layers += [nn.Conv2d(before, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU()]
+    end = (nn.Dropout(dropout), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+    return randomize(nn.Sequential(*layers, *end), seed, torch.float32)
+
+
+def residual(classes: int = 10, width: int = 4, stem: str = "strong") -> nn.Sequential:
+    """Two blocks, five activations, for images of 16x16; the paper's stem halves them first."""
+    blocks = BasicBlock(width, width, 1), BasicBlock(width, 2 * width, 2)
+    conv = nn.Conv2d(3, width, 3, 1 if stem == "strong" else 2, 1, bias=False)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, classes)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), *blocks, *head)
+
+
+def perceptron(biases=(0.0, 50.0, 0.0)) -> nn.Sequential:
+    """Three hidden layers; with a bias of 50 all neurons of the second are always ON."""
+    torch.manual_seed(1)
+    layers = [nn.Flatten()]
+    for before, bias in zip((192, 12, 12), biases):
+        linear = nn.Linear(before, 12)
+        linear.bias.data += bias
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(12, 10)).eval()
+
+
+def digits(images: int, size: int = 8) -> tlc.Data:
+    return tlc.load_data("digits", size=size).subset(images)
+
+
+def same(a: nn.Module | dict, b: nn.Module | dict) -> bool:
+    """The same tensors, bit for bit."""
+    a, b = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
+    return list(a) == list(b) and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def kept(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Its weights as they are now."""
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def files(folder) -> dict[str, bytes | None]:
+    """What is in a folder; None is a folder in it."""
+    return {p.name: p.read_bytes() if p.is_file() else None for p in sorted(folder.iterdir())}
+
+
+@contextmanager
+def refused(kind: type[Exception], words: str, *folders):
+    """An error of this kind, in one short line; and nothing in the folders changes."""
+    before = [files(folder) for folder in folders]
+    with pytest.raises(kind, match=words) as caught:
+        yield
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300, caught.value
+    assert [files(folder) for folder in folders] == before
