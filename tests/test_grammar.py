@@ -5,6 +5,7 @@
 """
 
 import itertools
+import random
 from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import randomize, relative_error
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,7 +24,7 @@ from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.linearize import RULES
 from tlc_minimal.nodes import channel_dim
 
-EXAMPLES = 120
+EXAMPLES = 500
 
 # ---- the words: what an instruction can be ----
 
@@ -602,6 +603,9 @@ def refused(case: Case, error: ValueError) -> Counter:
     if "running statistics" in str(error):
         assert any(o.kind == "norm" and not o.options["running"] for o in words(case.ops))
         return Counter({"refused: no running statistics": 1})
+    if "take the statistics of this model" in str(error):
+        assert case.one_by_one  # what was removed before has cut channels of this one
+        return Counter({"refused: statistics of another model": 1})
     raise error
 
 
@@ -682,10 +686,13 @@ def one_thread():
 
 
 def test_any_network_stays_what_it_is(one_thread):
-    """Linearised is the affine map by hand, merged is linearised; and the draw is not vacuous."""
-    seen = Counter()
+    """Linearised is the affine map by hand, merged is linearised; and the draw is not vacuous.
+    Every run draws other networks; a case that fails belongs below from then on."""
+    seen, number = Counter(), random.SystemRandom().randrange(2**32)
+    print(f"seed {number}")
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+    @seed(number)
+    @settings(max_examples=EXAMPLES, deadline=None, database=None)
     @given(cases())
     def holds(case):
         seen.update(contract(case))
@@ -693,3 +700,35 @@ def test_any_network_stays_what_it_is(one_thread):
     holds()
     rare = {fact: n for fact, n in seen.items() if n < 2 and not fact.startswith("refused")}
     assert not rare and len(seen) >= 17, seen
+
+
+plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bias=True, mode="zeros")
+FOUND = {
+    "two affine maps in a row, in front of a layer": Case(
+        ops=[
+            op("conv", (0,), into=3, out=4, kernel=(3, 3), **plain),
+            op("pool", (1,), name="Max", dims=2, function=False, settings={"kernel_size": 2}),
+            op("act", (2,), name="relu", style="module"),
+            op("act", (3,), name="leaky_relu", style="module"),
+            op("conv", (4,), into=4, out=5, kernel=(3, 3), **plain),
+        ],
+        shape=(3, 13, 13), removed=[0, 1], rule="affine", padding="as_trained", states="mixed",
+        one_by_one=False, seed=0,
+    ),
+    "statistics of a network that had more channels": Case(
+        ops=[
+            op("conv", (0,), into=3, out=4, kernel=(1, 1), **plain),
+            op("act", (1,), name="relu6", style="module"),
+            op("conv", (2,), into=4, out=4, kernel=(1, 1), **plain | {"groups": 4}),
+            op("act", (3,), name="silu", style="module"),
+            op("conv", (4,), into=4, out=2, kernel=(1, 1), **plain),
+        ],
+        shape=(3, 6, 6), removed=[1, 0], rule="on_off_affine", padding="as_trained",
+        states="mixed", one_by_one=True, seed=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_wrong_once(name):
+    contract(FOUND[name])

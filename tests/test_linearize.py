@@ -533,3 +533,88 @@ def test_tokens_are_not_channels_even_where_they_are_as_many():
     linear = tlc.linearize(model, "2", x, "on_off_affine")
     assert linear(x).shape == model(x).shape
     assert tlc.merge(linear, x)(x).shape == model(x).shape
+
+
+# ---- constants that are none ----
+
+
+def attack(path):
+    """conv, ReLU, ``path``, then a layer: what is OFF goes only if ``path`` lets it."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+            self.b = nn.Conv2d(6, 5, 3, padding=1)
+
+        def forward(self, x):
+            return self.b(path(F.relu(self.bn(self.a(x)))))
+
+    torch.manual_seed(0)
+    return randomize(Net())
+
+
+MIXES = {
+    "channels are normalised by their neighbours": lambda z: F.local_response_norm(z, 3),
+    "a softmax counts the channels": lambda z: z.softmax(1),
+    "the mean of all is added, hardly": lambda z: torch.add(z, z.mean(1, True), alpha=1e-7),
+    "they are turned round": lambda z: z.flip(1),
+    "they are sorted": lambda z: z.sort(1).values,
+    "they are shuffled": lambda z: z.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2),
+    "they are shifted": lambda z: z.roll(1, 1),
+    "they are summed up": lambda z: z.cumsum(1),
+    "noise saturates": lambda z: z.sum(1, True).clamp(5e6, 6e6).expand(-1, 6, -1, -1),
+    "only what is large is mixed": lambda z: z * (z.amax(1, True) < 50),
+    "pixels and channels change places": lambda z: z.transpose(1, 2)[:, :6],
+    "noise": lambda z: F.dropout(z, 0.5, True),
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_what_mixes_channels_loses_none(name):
+    """Whatever is between: a channel is cut only where nothing else can tell that it is gone."""
+    model = attack(MIXES[name])
+    linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
+    assert linear.a.out_channels == 6 == linear.b.in_channels and hasattr(linear, "relu1_affine")
+    torch.manual_seed(1)
+    want = by_hand(model, "relu1", MIXED, "on_off_affine")(100 * X)
+    torch.manual_seed(1)
+    assert relative_error(linear(100 * X), want) < 1e-12
+
+
+PASSES = {
+    "a global mean": (lambda z: z.mean((2, 3)), 3),
+    "one pixel": (lambda z: z[:, :, 0, 0], 3),
+    "twice the square": (lambda z: 2 * z**2, 3),
+    "a clamp, which may saturate": (lambda z: z.clamp(0.2, 0.5), 3),
+    "pooled, in front of zeros": (lambda z: F.max_pool2d(z, 2), 4),
+    "pooled with zeros": (lambda z: F.avg_pool2d(z, 3, 1, 1), 4),
+    "resized": (lambda z: F.adaptive_avg_pool2d(z, 5), 4),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_constants_are_followed_through_what_leaves_channels_alone(name):
+    path, stay = PASSES[name]
+    model = attack(path)
+    if stay == 3:  # what zeros are put around needs one more channel, of ones
+        model.b = nn.Linear(6, 5) if path(X).ndim == 2 else nn.Conv2d(6, 5, 3)
+        model.double()
+    linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
+    assert linear.a.out_channels == 3 and linear.b.weight.shape[1] == stay
+    assert relative_error(linear(X), by_hand(model, "relu1", MIXED, "on_off_affine")(X)) < 1e-12
+
+
+def test_a_constant_goes_into_the_mean_of_the_norm_behind():
+    """So that tuning goes on as it was: no bias to learn appears in front of a batch norm."""
+    model = chain(last_bias=False).append(randomize(nn.BatchNorm2d(5)))
+    linear = tlc.linearize(model, "2", {"2": MIXED})
+    assert getattr(linear, "3").bias is None
+    assert not torch.equal(getattr(linear, "4").running_mean, model[4].running_mean)
+    assert relative_error(linear(X), by_hand(model, "2", MIXED, "on_off_affine")(X)) < 1e-12
+
+
+def test_what_is_frozen_stays_frozen():
+    model = chain(bn=False).requires_grad_(False)
+    linear = tlc.linearize(model, "1", {"1": MIXED}, "on_off_affine")
+    assert not any(p.requires_grad for p in linear.parameters())

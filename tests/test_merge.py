@@ -1,5 +1,6 @@
 """Merged equals unmerged: random BN statistics, every rule, subsets of layers, odd sizes."""
 
+import importlib
 import os
 import random
 import subprocess
@@ -13,12 +14,12 @@ from helpers import randomize, relative_error
 from torch import nn
 
 import tlc_minimal as tlc
-from tlc_minimal import fuse, kernels
 from tlc_minimal.clock import race
 from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.linearize import RULES
-from tlc_minimal.merge import describe, plan
-from tlc_minimal.modules import Bordered
+from tlc_minimal.table import describe
+
+module = importlib.import_module("tlc_minimal.merge")
 
 X = torch.randn(4, 3, 32, 32, dtype=torch.float64)
 MODELS = {
@@ -103,76 +104,43 @@ def test_linear_layers_merge():
     assert relative_error(merged(x), linear(x)) < 1e-10
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_padding_as_trained_is_merged_with_its_border(rule):
-    """One convolution inside, the pair on the border: exact there, too, at any size."""
-    linear, _ = _collapsed("resnet18 strong", rule, 1, torch.float64, padding="as_trained")
-    merged = tlc.merge(linear, torch.randn(2, 3, 32, 32), keep="all")
-    for size in (32, 27, 8, 3):
-        x = torch.randn(2, 3, size, size).double()
-        assert relative_error(merged(x), linear(x)) < 1e-10
-    if rule == "affine":
-        assert any(isinstance(m, Bordered) for m in merged.modules())
-
-
-def test_a_map_that_is_all_border_is_left_in_two():
+@pytest.mark.parametrize("keep", ["all", "fastest"])
+def test_what_pads_in_between_stays_two_and_says_so(keep):
     model = randomize(tlc.resnet18(width=4))
     linear = tlc.linearize(model, ["layer1.0.relu1", "layer4.1.relu1"], X, "affine", "as_trained")
-    merged = tlc.merge(linear, X, keep="all")
-    verdicts = {row["second"]: row["verdict"] for row in merged.meta["merges"]}
-    assert verdicts["layer1.0.conv2"] == "merged into one"  # 16 x 16
-    assert verdicts["layer4.1.conv2"] == "left in two: the border is all of this map"  # 2 x 2
+    merged = tlc.merge(linear, X, keep)
+    rows = {(row["first"], row["second"]): row for row in merged.meta["merges"]}
+    assert set(rows) == {(f"layer{n}.conv1", f"layer{n}.conv2") for n in ("1.0", "4.1")}
+    for row in rows.values():
+        assert row["verdict"] == "left in two: zeros are put between them"
+        assert row["one_macs"] == row["two_macs"] and "ms" not in describe(row)
 
 
-@pytest.mark.parametrize("keep", ["all", "fastest"])
-@pytest.mark.parametrize("padding", ["first", "as_trained"])
-def test_a_plan_is_printed_before_and_costs_no_second_composition(
-    monkeypatch, capsys, keep, padding
-):
-    model = randomize(tlc.resnet18(width=4), dtype=torch.float32)
-    names = ["layer1.0.relu1", "layer2.0.relu1", "layer4.1.relu1"]  # the last one: all border
-    linear = tlc.linearize(model, names, X.float(), "affine", padding)
-    work, compose = [], kernels.compose
-
-    def counted(first, second):
-        if first.weight.device.type != "meta":
-            work.append(first)
-        return compose(first, second)
-
-    monkeypatch.setattr(kernels, "compose", counted)
-    tlc.merge(linear, X, keep)
-    once = len(work)
-    work.clear()
+def test_the_table_says_what_became_of_every_layer(capsys):
+    """Cut, gone, merged, left and why; MACs as they are counted."""
+    model = randomize(tlc.resnet18(width=4, stem="strong"))
+    names = ["layer1.0.relu1", "layer1.1.relu1", "layer2.1.relu1", "layer3.1.relu2"]
+    layers = {x.name: x.channels for x in tlc.find_layers(model, X)}
+    mixed = lambda n: torch.tensor([1.0, -1.0]).repeat(n // 2).double()
+    stats = {n: tlc.Gaussian(mixed(layers[n]), mixed(layers[n]).abs()) for n in names}
+    stats[names[1]] = tlc.Gaussian(-torch.ones(4).double(), torch.ones(4).double())
+    before = tlc.explain(model, X)
+    linear = tlc.linearize(model, names, stats, padding="first").eval()
+    merged = tlc.merge(linear, X, "all", verbose=True)
+    table = module.table(model, linear, merged, X)
+    assert list(table.index) == [
+        n for n, m in model.named_modules() if hasattr(m, "weight") and m.weight.ndim > 1
+    ]
+    assert list(before["MACs"]) == list(before["MACs merged"]) == list(table["MACs"])
+    for model_, column in ((model, "MACs"), (merged, "MACs merged")):
+        assert tlc.count(model_, X)["macs"] == table[column].sum()
+    what = table["what"]
+    assert what["layer1.0.conv1"] == "4 → 2 channels; merged into layer1.0.conv2"
+    assert what["layer1.1.conv1"] == what["layer1.1.conv2"] == "gone: its branch is a constant"
+    for name in ("layer4.0.conv1", "layer4.0.shortcut.0"):
+        assert what[name].startswith("layer3.1.relu2_affine is in front, which no layer takes in")
     printed = capsys.readouterr().out
-    merged = tlc.merge(linear, X, keep, verbose=True)
-    assert not printed and len(work) == once == (3 if padding == "first" else 2)
-    verdicts = "\n".join(describe(row) for row in merged.meta["merges"])
-    assert capsys.readouterr().out == f"{plan(linear, X).to_string()} \n\n{verdicts}\n"
-
-
-@pytest.mark.parametrize("seed", range(200))
-def test_inside_and_border_together_are_the_pair(seed):
-    """Bordered against two modules: kernels, strides, dilations, groups, sizes, dimensions."""
-    dice = random.Random(seed)
-    torch.manual_seed(seed)
-    dims = dice.choice([1, 2, 3])
-    draw = lambda low, high: tuple(dice.randint(low, high) for _ in range(dims))
-    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
-    groups = dice.choice([1, 2])
-    first = conv(2, 4, draw(1, 4), draw(1, 3), draw(0, 3), draw(1, 2), groups=groups).double()
-    second = conv(4, 2, draw(1, 4), draw(1, 3), draw(0, 2), draw(1, 2), groups=groups).double()
-    x = torch.randn(2, 2, *draw(4, 13)).double()
-    try:
-        want = second(first(x))
-    except RuntimeError:
-        return  # kernels that are larger than the map
-    try:
-        both = Bordered(kernels.read(first), kernels.read(second))
-    except ValueError as error:
-        assert "pads more than its kernel reaches" in str(error)
-        return
-    assert both(x).shape == want.shape
-    assert relative_error(both(x), want) < 1e-12 or not want.numel()
+    assert all(describe(row) in printed for row in merged.meta["merges"])
 
 
 def test_two_residual_blocks_in_a_row_and_a_shortcut_with_an_affine_map():
@@ -188,7 +156,7 @@ def test_two_residual_blocks_in_a_row_and_a_shortcut_with_an_affine_map():
 def test_fastest_keeps_what_the_clock_prefers():
     model = randomize(tlc.resnet18(width=4), dtype=torch.float32)
     names = ["layer1.0.relu1", "layer3.0.relu1"]
-    linear = tlc.linearize(model, names, torch.randn(4, 3, 32, 32), "affine")
+    linear = tlc.linearize(model, names, torch.randn(4, 3, 32, 32), "affine", "first")
     merged = tlc.merge(linear, torch.randn(1, 3, 32, 32), keep="fastest")
     assert merged.meta["merges"]
     for row in merged.meta["merges"]:
@@ -210,8 +178,8 @@ def test_fastest_keeps_what_the_clock_prefers():
 def test_one_is_faster_if_it_wins_three_rounds_of_four(monkeypatch, one, faster):
     """A busy machine slows down whole rounds: here from 10 to 70 ms."""
     two, row, layer = [10, 20, 30, 40, 50, 60, 70], {}, nn.Linear(2, 2)
-    monkeypatch.setattr(fuse, "race", lambda runs, device: [two, one])
-    assert fuse.is_faster(layer, layer, torch.ones(1, 2), row) == faster
+    monkeypatch.setattr(module, "race", lambda runs, device: [two, one])
+    assert module.is_faster(layer, layer, torch.ones(1, 2), row) == faster
     assert row == {"two_ms": 40, "one_ms": one[3]}
 
 

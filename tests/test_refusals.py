@@ -149,8 +149,7 @@ def test_other_paddings_are_left_alone_and_said_so(mode):
         small = tlc.merge(linear, x, keep="all")
         assert relative_error(small(x), linear(x)) < 1e-10
         assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules()), "norms fold"
-        why = tlc.explain(linear, x)["why"].iloc[0]
-        assert f"pads with {mode}" in why
+        assert f"pads with {mode}" in tlc.explain(linear, x)["what"]["3"]
 
 
 def test_an_even_kernel_with_same_padding_is_left_alone_and_said_so():
@@ -160,7 +159,7 @@ def test_an_even_kernel_with_same_padding_is_left_alone_and_said_so():
     linear = tlc.linearize(model.eval(), "1", X.double(), "affine", "first")
     small = tlc.merge(linear, X, keep="all")
     assert relative_error(small(X.double()), linear(X.double())) < 1e-10
-    assert "one side more" in tlc.explain(linear, X)["why"].iloc[0]
+    assert "one side more" in tlc.explain(linear, X)["what"]["2"]
 
 
 def test_what_feeds_two_is_left_alone_and_said_so():
@@ -176,8 +175,8 @@ def test_what_feeds_two_is_left_alone_and_said_so():
     small = merged(Fork().eval())  # and its outputs, whatever holds them, are compared
     assert isinstance(small.a, nn.Conv2d) and set(small(X)[1]) == {"c", "d"}
     table = tlc.explain(Fork().eval(), X)
-    assert list(table["layers"]) == [3] and list(table["layers merged"]) == [3]
-    assert table["why"].iloc[0] == "a feeds b, c"
+    assert list(table.index) == ["a", "b", "c"] and (table["MACs"] == table["MACs merged"]).all()
+    assert list(table["what"]) == ["", "a feeds b, c", "a feeds b, c"]
 
 
 def test_a_convolution_called_twice_is_left_alone_and_said_so():
@@ -191,19 +190,15 @@ def test_a_convolution_called_twice_is_left_alone_and_said_so():
 
     model = Twice().eval()
     assert relative_error(merged(model)(X), model(X)) < 1e-6
-    assert "b is called more than once" in tlc.explain(model, X)["why"].iloc[0]
+    assert tlc.explain(model, X)["what"]["b"] == "b is called more than once"
 
 
 def test_branches_that_meet_at_a_sum_and_stay_two_say_why():
     model, x = randomize(tlc.resnet18(width=4, stem="strong")), X.double()
-    segment = "layer2.0.conv2 … layer2.0.shortcut.0"
-    why = tlc.explain(model, x)["why"]
-    a, b = segment.split(" … ")
-    assert why[segment] == f"{a} and {b} meet at a sum, with different inputs"
-    linear = tlc.linearize(model, "layer2.0.relu1", x, "affine")
-    segment = segment.replace("conv2", "conv1")
-    why = tlc.explain(linear, x)["why"]
-    assert why[segment] == f"{a} keeps a border, and {b} cannot join it at the sum"
-    linear = tlc.linearize(model, "layer2.0.relu1", x, "affine", "first")
-    table = tlc.explain(linear, x)
-    assert table["why"][segment] == "" and table["layers merged"][segment] == 1
+    first, second, shortcut = (f"layer2.0.{n}" for n in ("conv1", "conv2", "shortcut.0"))
+    what = tlc.explain(model, x)["what"]
+    assert what[second] == f"{second} and {shortcut} meet at a sum, with different inputs"
+    what = tlc.explain(model, x, "layer2.0.relu1", "affine")["what"]
+    assert what[second] == "zeros are put between them"
+    what = tlc.explain(model, x, "layer2.0.relu1", "affine", "first")["what"]
+    assert what[first] == what[shortcut] == f"merged into {second}" and what[second] == ""

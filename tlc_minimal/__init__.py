@@ -10,13 +10,12 @@ if sys.orig_argv[-3:] == ["-m", "tlc_minimal", "doctor"]:  # it runs where nothi
 
 from .collapse import Run, collapse, load_run
 from .data import Data, load_data
-from .explain import explain
 from .fold import fold
 from .gaussian import Gaussian
 from .graph import Layer, find_layers
 from .linearize import linearize
 from .measure import compare, count, latency
-from .merge import merge
+from .merge import explain, merge
 from .methods import compress
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .project import project

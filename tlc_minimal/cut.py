@@ -1,34 +1,44 @@
-"""Surgery on the neighbours of an activation: cut channels out of them, or scale them."""
+"""Channels that have become constant are cut out of the layers on both sides, physically.
+
+Which layers read a channel, and where, is not derived. What lies between an activation and a layer
+is *run*, twice, on noise of very different size, its OFF channels at their constants. They are cut
+only if what becomes of them is the same number in both runs, bit for bit in float64, and if the run
+without them gives all the rest unchanged. So no channel can pass for constant by accident: one that
+carries noise and happens to saturate is still there in the run without the OFF channels, and then
+there is one more than there should be; and what mixes channels, counts them or orders them gives
+something else as soon as some are missing.
+"""
+
+import copy
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from . import kernels
+from .channels import add_bias, scale, slope_and_shift, thin
 from .modules import LEAVES, Affine, BiasMap, Ones
 from .nodes import (
     ACTIVATION,
     CONV,
     DROPOUT,
     NORM,
+    alone,
     bypass,
     calls,
     channel_dim,
     insert_after,
+    is_padded,
     is_sum,
+    keeps_size,
     module_of,
     normalizes,
     only_user,
     put_module,
     resize,
+    shape_of,
 )
-from .padding import keeps_size
 
-POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 PASSIVE = (nn.Identity, *ACTIVATION, *DROPOUT)
-FLATTEN = (torch.flatten, "flatten")
-CHANNELWISE = (nn.Identity, *DROPOUT, *POOL)
-CHANNELWISE_FUNCTIONS = {F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout}
 
 
 def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:
@@ -50,24 +60,28 @@ def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.
     return conv, norm
 
 
-def next_convolutions(traced: fx.GraphModule, node: fx.Node, flat: bool = False) -> list[fx.Node]:
-    """All convolutions that take the channels of ``node`` as theirs, through pooling and the like;
-    [] if anything else takes them. ``flat``: they were flattened on the way."""
-    ends = []
+def readers(traced: fx.GraphModule, node: fx.Node, path=()) -> list[tuple[fx.Node, list[fx.Node]]]:
+    """Every layer that takes what ``node`` makes, and the nodes on the way there, which have one
+    input and no weights; [] if anything else takes it, or a layer that cannot lose an input."""
+    found = []
     for user in node.users:
         module = module_of(traced, user)
         if isinstance(module, CONV):
-            last = flat or channel_dim(traced, user) == -1
-            further = [user] if isinstance(module, nn.Linear) == last else []
-        elif _keeps_channels(traced, user):
-            flattens = isinstance(module, nn.Flatten) or user.target in FLATTEN
-            further = next_convolutions(traced, user, flat or flattens)
-        else:
+            single = calls(traced, user) == 1 == getattr(module, "groups", 1)
+            further = [(user, [*path])] * single
+        elif user.op == "output" or len(user.all_input_nodes) > 1 or _has_say(module):
             further = []
+        else:
+            further = readers(traced, user, (*path, user))
         if not further:
             return []
-        ends += further
-    return ends
+        found += further
+    return found
+
+
+def _has_say(module: nn.Module | None) -> bool:
+    """Whether a module holds tensors, or is an activation, which has statistics of its channels."""
+    return module is not None and (isinstance(module, ACTIVATION) or bool(module.state_dict()))
 
 
 def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
@@ -94,150 +108,144 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     return []
 
 
-def can_take(traced: fx.GraphModule, ends: list[fx.Node]) -> bool:
-    """Whether all these convolutions can do with fewer input channels."""
-    alone = [calls(traced, end) == 1 for end in ends]
-    return bool(ends) and all(alone) and all(_groups(module_of(traced, end)) == 1 for end in ends)
+@torch.no_grad()
+def cut(traced: fx.GraphModule, node: fx.Node, keep: Tensor, shift: Tensor) -> bool:
+    """Cut the channels of ``node`` that are not in ``keep``, constant at ``shift``, both
+    (channels,), out of all layers on both sides; False, and nothing changes, if that cannot be.
 
-
-def cut(traced, node: fx.Node, chain, ends, keep: Tensor, shift: Tensor, ones: bool) -> None:
-    """Remove the channels not in ``keep`` of ``node`` from the ``chain`` of its owners and from all
-    its ``ends``.
-
-    What their constants ``shift`` add to the next layer becomes its bias; where zero padding
-    follows that is a map and not one number, and a channel of ``ones`` carries it.
+    What the constants add to the next layer goes into its bias, or into the mean of the batch norm
+    behind it. Where zeros are put around them it is a map, not a number, and one channel of ones
+    carries it.
     """
-    for end in ends:
-        module = module_of(traced, end)
-        taps = _taps_of(module, torch.where(keep, 0, shift))
-        module.weight = nn.Parameter(_inputs(module, keep))
+    chain, ends = owners(traced, node.args[0]), readers(traced, node)
+    if not chain:
+        return False
+    arrived = [travel(traced, node, chain[-1], path, end, keep, shift) for end, path in ends]
+    if not arrived or None in arrived:
+        return False
+    pads = [is_padded(module_of(traced, end)) for end, _ in ends]
+    ones = any(v is None or pad and bool(v.any()) for (v, _), pad in zip(arrived, pads))
+    if ones and not all(carried for _, carried in arrived):
+        return False
+    for (end, _), (values, _) in zip(ends, arrived):
+        layer = module_of(traced, end)
+        weight = layer.weight.detach().unflatten(1, (len(keep), -1))
+        stay, gone = weight[:, keep].flatten(1, 2), weight[:, ~keep]
         if ones:
-            module.weight = nn.Parameter(torch.cat([module.weight.detach(), taps], 1))
+            taps = torch.einsum("oc...,c->o...", gone, shift[~keep].to(gone))
+            stay = torch.cat([stay, taps], 1)
         else:
-            _add_bias(traced, end, taps.flatten(1).sum(1))
-        resize(module)
+            taps = torch.einsum("oc...,c->o...", gone, values.to(gone))
+            add_bias(traced, end, taps.flatten(1).sum(1))
+        layer.weight = nn.Parameter(stay, layer.weight.requires_grad)
+        resize(layer)
     for owner in chain:
-        module = module_of(traced, owner)
-        for holder in (module._parameters, module._buffers):
-            for key, tensor in holder.items():
-                if tensor is not None and tensor.ndim:  # num_batches_tracked is a number
-                    holder[key] = _like(tensor, tensor.detach()[keep])
-        if isinstance(module, CONV):
-            if _groups(module) > 1:  # depthwise
-                module.groups = len(module.weight)
-            resize(module)
-        elif isinstance(module, NORM):
-            module.num_features = int(keep.sum())
+        thin(module_of(traced, owner), keep)
     if ones:
         insert_after(traced, node, f"{node.target}_ones", Ones())
+    return True
 
 
-def cut_branch(traced, node: fx.Node, ends: list[fx.Node], shift: Tensor, ones: bool) -> bool:
-    """Turn the all-OFF residual branch that ``node`` is on into a constant (with ``ones``: a map of
-    constants) on its shortcut; False if it is on none."""
-    end = last = ends[0]
-    norm = module_of(traced, only_user(end))
-    if isinstance(norm, NORM):
-        last = only_user(end)
-    total, conv = only_user(last), module_of(traced, end)
-    if len(ends) > 1 or not is_sum(total) or isinstance(conv, nn.Linear):
+def cut_branch(traced: fx.GraphModule, node: fx.Node, shift: Tensor) -> bool:
+    """Turn a residual branch into a constant on its shortcut if all that ``node`` gives to it is
+    ``shift`` (channels,); False if that cannot be."""
+    chain, ends = owners(traced, node.args[0]), readers(traced, node)
+    if not chain or len(ends) != 1:
+        return False
+    ((end, path),) = ends
+    arrived = travel(traced, node, chain[-1], path, end, shift != shift, shift)
+    if arrived is None or arrived[0] is None:
+        return False
+    features = module_of(traced, end).weight.shape[1] // len(shift)
+    return replace_branch(traced, end, arrived[0].repeat_interleave(features))
+
+
+def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bool:
+    """Turn the residual branch that ends in the convolution ``end`` (and its batch norm) into a
+    constant on its shortcut, where its input is ``constant`` (in,) at all pixels; where it pads
+    that, a map of constants. False if it is no such branch."""
+    norm, conv = only_user(end), module_of(traced, end)
+    last = norm if isinstance(module_of(traced, norm), NORM) else end
+    total = only_user(last)
+    if not is_sum(total) or isinstance(conv, nn.Linear):
         return False
     shortcut = next(n for n in total.all_input_nodes if n is not last)
-    same = set(_sources(traced, shortcut)) & set(_sources(traced, end))
-    if not same or ones and not (keeps_size(conv) and end.args[0] is node):
+    together = set(_sources(traced, shortcut)) & set(_sources(traced, end))
+    padded = is_padded(conv) and bool(constant.any())
+    if not together or padded and not keeps_size(conv):
         return False  # the sum may spread a smaller shortcut over the branch
-    taps, bias = _taps_of(conv, shift), conv.bias
-    bias = taps.new_zeros(len(taps)) if bias is None else bias.detach()
-    if not ones:
-        taps = taps.flatten(1).sum(1).reshape(-1, *[1] * (taps.ndim - 1))
-    value = kernels.Conv(taps, bias, conv.stride, conv.padding if ones else (), conv.dilation)
+    weight = conv.weight.detach()
+    taps = torch.einsum("oc...,c->o...", weight, constant.to(weight)).unsqueeze(1)
+    one = copy.deepcopy(conv)
+    one.weight = nn.Parameter(taps if padded else taps.flatten(1).sum(1, keepdim=True))
+    if one.bias is None:
+        one.bias = nn.Parameter(weight.new_zeros(len(weight)))
     if last is not end:
-        value = kernels.scale_output(value, *kernels.batch_norm_affine(norm.eval()))
-    if ones:
-        constant = BiasMap(kernels.write(value))
-    else:
-        constant = Affine(None, value.weight.flatten() + value.bias, channel_dim(traced, total))
+        scale(one, *slope_and_shift(module_of(traced, last).eval()))
+    resize(one)
+    value = (one.weight.flatten(1).sum(1) + one.bias).detach()
+    new = BiasMap(one) if padded else Affine(None, value, channel_dim(traced, total))
     name = f"{end.target}_constant"
-    put_module(traced, name, constant)
+    put_module(traced, name, new)
     with traced.graph.inserting_before(total):
         bypass(total, traced.graph.call_module(name, (shortcut,)))
     return True
 
 
-def scale(traced, conv: fx.Node | None, norm, slope: Tensor, shift: Tensor) -> bool:
-    """Put slope * z + shift into what makes z: the batch norm, else the convolution; False if
-    neither can take it."""
-    if norm is not None and norm.weight is not None:
-        norm.weight.data *= slope
-        norm.bias.data.mul_(slope).add_(shift)
-    elif norm is None and conv is not None:
-        module = module_of(traced, conv)
-        module.weight.data *= slope.reshape(-1, *[1] * (module.weight.ndim - 1))
-        if module.bias is not None:
-            module.bias.data *= slope
-        _add_bias(traced, conv, shift)
-    else:
-        return False
-    return True
+def travel(traced, node: fx.Node, owner: fx.Node, path, end: fx.Node, keep: Tensor, shift: Tensor):
+    """What the constants of the channels not in ``keep`` are when they reach the layer ``end``:
+    (values, carried), or None if they are none there, or not alone. ``values``: one a channel that
+    goes, None where they vary over the pixels; ``carried``: whether they are its constant times
+    what a channel of ones becomes."""
+    run, layer = copy.deepcopy(alone(traced, node, path)).double().eval(), module_of(traced, owner)
+    axis, known = channel_dim(traced, node), shape_of(node)
+    at = -1 if isinstance(module_of(traced, end), nn.Linear) else 1
+    kinds = (
+        [len(known)] if known else [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]
+    )
+    found = None
+    for ndim in kinds:  # a matrix, or with tokens: it must hold for both
+        for side in (16, 64):  # what is too small for a pool is no size to learn from
+            size = [1, *[side if axis == 1 else 3] * (ndim - 2), len(keep)]
+            try:
+                found = _arrive(run, size, axis, at, keep.cpu(), shift.cpu().double())
+                break
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                found = None
+        if found is None:
+            return None
+    return found
+
+
+def _arrive(run, size: list[int], axis: int, at: int, keep: Tensor, shift: Tensor):
+    def features(x):
+        y = run(x.movedim(-1, axis).contiguous()).movedim(at, 0)
+        return y.unflatten(0, (x.shape[-1], -1))
+
+    close = partial(torch.allclose, rtol=1e-12, atol=1e-12)
+    noise, seen = torch.Generator().manual_seed(0), []
+    for spread in (1.0, 1000.0):
+        x = spread * torch.randn(size, generator=noise, dtype=torch.float64)
+        x[..., ~keep] = shift[~keep]
+        whole = features(x)
+        if keep.any():
+            rest = features(x[..., keep])
+            if rest.shape[1:] != whole.shape[1:] or not torch.allclose(
+                rest, whole[keep], 1e-12, 1e-12
+            ):
+                return None
+        seen.append(whole[~keep].flatten(1))
+    if not torch.equal(*seen):
+        return None
+    values, ones = seen[0][:, 0], features(torch.ones_like(x[..., :1])).flatten()
+    steady = close(seen[0], values[:, None])
+    carried = close(seen[0], shift[~keep, None] * ones)
+    return (values if steady else None, carried) if steady or carried else None
 
 
 def _sources(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     """``node`` and what it is made of by layers alone, one after the other."""
-    chain, layers = [node], CONV + NORM + ACTIVATION + LEAVES + (nn.Identity, *DROPOUT, *POOL[:-1])
+    chain, layers = [node], CONV + NORM + LEAVES + PASSIVE
     while isinstance(module_of(traced, chain[-1]), layers):
         chain.append(chain[-1].args[0])
     return chain
-
-
-def _keeps_channels(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node works on each channel (dimension 1) on its own and keeps their order."""
-    module = module_of(traced, node)
-    if isinstance(module, (nn.Identity, *DROPOUT)):
-        return True
-    if channel_dim(traced, node) != 1:
-        return False
-    if node.target in FLATTEN:
-        return node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}
-    if isinstance(module, nn.Flatten):
-        return (module.start_dim, module.end_dim) == (1, -1)
-    return isinstance(module, CHANNELWISE) or node.target in CHANNELWISE_FUNCTIONS
-
-
-def _taps_of(conv: nn.Module, constant: Tensor) -> Tensor:
-    """The kernel, (out, pixels, *kernel), through which a constant per channel acts: one channel's
-    (behind a Flatten: one for each of its pixels)."""
-    weight = conv.weight.detach()
-    weight = weight.reshape(len(weight), len(constant), -1, *weight.shape[2:])
-    return torch.einsum("oc...,c->o...", weight, constant.to(weight))
-
-
-def _add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
-    """Add to a convolution's output: in its bias, or in the mean that the next BN takes away."""
-    conv, norm = module_of(traced, node), module_of(traced, only_user(node))
-    if conv.bias is not None:
-        conv.bias.data += bias
-    elif (
-        isinstance(norm, NORM)
-        and norm.running_mean is not None
-        and calls(traced, only_user(node)) == 1
-        and normalizes(traced, only_user(node), node)
-    ):
-        norm.running_mean = norm.running_mean - bias
-    elif bias.any():
-        conv.bias = nn.Parameter(bias.to(conv.weight))
-
-
-def _inputs(conv: nn.Module, keep: Tensor) -> Tensor:
-    """The weight for the input channels that are kept (behind a Flatten: all their pixels)."""
-    return conv.weight.detach()[:, keep.repeat_interleave(conv.weight.shape[1] // len(keep))]
-
-
-def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """A parameter if ``tensor`` is one, learning if it does."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(values, requires_grad=tensor.requires_grad)
-    return values
-
-
-def _groups(conv: nn.Module) -> int:
-    return getattr(conv, "groups", 1)

@@ -9,12 +9,23 @@ residual stream, where no channel can be cut, an ``Affine`` module stays behind.
 import torch
 from torch import Tensor, fx, nn
 
-from .cut import can_take, cut, cut_branch, next_convolutions, owners, producer, scale
+from .channels import absorb
+from .cut import cut, cut_branch, owners, producer, readers
 from .gaussian import Gaussian, best_affine
 from .graph import example_of, find_node, find_shapes, trace
 from .modules import Affine
-from .nodes import activation_nodes, bypass, channel_dim, finish, module_of, put_module
-from .padding import front, move_padding, zeros_follow
+from .nodes import (
+    CONV,
+    NORM,
+    activation_nodes,
+    bypass,
+    channel_dim,
+    finish,
+    module_of,
+    only_user,
+    put_module,
+)
+from .padding import move_padding
 from .refuse import check_plain
 from .statistics import statistics
 
@@ -98,7 +109,7 @@ def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
     """The rule in ``RULES`` that ``rule`` means at this activation."""
     if rule != "thrifty":
         return rule
-    cuttable = can_take(traced, next_convolutions(traced, node)) and owners(traced, node.args[0])
+    cuttable = readers(traced, node) and owners(traced, node.args[0])
     return "on_off_affine" if cuttable else "affine"
 
 
@@ -115,33 +126,33 @@ def function_of(module: nn.Module):
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, like = module_of(traced, node), node.args[0], next(traced.parameters())
-    f, line = function_of(module), line_at(traced, node, g, rule)
-    dim, ends = channel_dim(traced, node), next_convolutions(traced, node)
+    f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
     conv, norm = producer(traced, before)
-    if conv is not None and len(line[0]) != len(module_of(traced, conv).weight):
+    if conv is not None and len(slope) != len(module_of(traced, conv).weight):
         raise ValueError(
-            f"the statistics of {node.target} are of {len(line[0])} channels, and it has "
+            f"the statistics of {node.target} are of {len(slope)} channels, and it has "
             f"{len(module_of(traced, conv).weight)} now: take the statistics of this model."
         )
     put_module(traced, node.target, nn.Identity())
-    moves = padding == "first" and set(node.users) == set(ends) and len(ends) == 1
-    moves = moves and front(traced, ends[0]) is not None
-    keep, chain = line[0] != 0, owners(traced, before) if can_take(traced, ends) else []
-    if rule != "affine" and not keep.all() and chain:
-        ones = not moves and bool(line[1][~keep].any()) and zeros_follow(traced, node)
-        if not keep.any():
-            if cut_branch(traced, node, ends, line[1], ones):
-                return
+    if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
+        move_padding(traced, only_user(node))
+    keep = (slope != 0) | (rule == "affine")
+    if not keep.all():
+        if not keep.any() and cut_branch(traced, node, shift):
+            return
+        line = slope, shift
+        if not keep.any():  # else nothing would get through
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
             spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
             line = [torch.where(keep, new, old) for new, old in zip(spare, line)]
-        cut(traced, node, chain, ends, keep, line[1], ones)
-        line, keep = [v[keep] for v in line], keep[keep]
-    slope, shift = (v.to(like) for v in line)
-    if rule != "identity" and not (keep.all() and scale(traced, conv, norm, slope, shift)):
-        node.target += "_affine"
-        put_module(traced, node.target, Affine(slope, shift, dim, learn=rule != "on_off"))
-    else:
+        if cut(traced, node, keep, line[1]):
+            slope, shift = (v[keep] for v in line)
+    if rule == "identity" or (slope == 1).all() and not shift.any():
         bypass(node, before)
-    if moves:
-        move_padding(traced, ends[0])
+        return
+    node.target += "_affine"
+    dim = channel_dim(traced, node)
+    affine = Affine(slope.to(like), shift.to(like), dim, learn=rule != "on_off")
+    put_module(traced, node.target, affine)
+    if (slope != 0).all() and isinstance(module_of(traced, before), CONV + NORM):
+        absorb(traced, node)

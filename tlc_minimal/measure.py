@@ -12,7 +12,6 @@ from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
 from .fold import fold
 from .graph import example_of, trace
-from .modules import Bordered
 from .nodes import CONV, activation_nodes, module_of
 from .train import device_of, evaluate
 
@@ -130,5 +129,5 @@ def _depth(traced) -> int:
     for node in traced.graph.nodes:
         before = max((longest[n] for n in node.all_input_nodes), default=0)
         module = module_of(traced, node)
-        longest[node] = before + isinstance(module, CONV) + 2 * isinstance(module, Bordered)
+        longest[node] = before + isinstance(module, CONV)
     return max(longest.values(), default=0)

@@ -1,22 +1,25 @@
-"""Fuses what has become linear, checks equality, keeps a merge only where the clock agrees.
+"""Folds what is a map per channel, makes one layer of each linear piece, and checks equality.
 
-Batch norms and affine maps fold into the convolutions around them: that always pays. A pair of
-convolutions becomes one, together with the shortcut around it; whether *that* pays depends on the
-machine (two 3x3 cost 18 C², one 5x5 costs 25 C²), so ``keep="fastest"`` times both.
+Folding always pays. Whether one layer in the place of two pays depends on the machine (two 3x3 cost
+18 C², one 5x5 costs 25 C²), so ``keep="fastest"`` asks the clock.
 """
 
 import copy
+import statistics as numbers
 
 import pandas as pd
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from .fold import fold, fold_sums
-from .fuse import APART, MERGED, is_faster, macs_at, merge_pairs
+from .clock import fast_layout, race
+from .fold import fold, fold_maps, fold_sums
 from .graph import example_of, find_shapes, trace
-from .nodes import NORM, finish, module_of
-from .segments import convolutions, segments, why_apart, why_no_sum
+from .linearize import linearize
+from .nodes import alone, finish, replace, shape_of
+from .piece import Piece, extract, grow, obstacle, read
+from .refuse import check_plain
+from .table import APART, MERGED, describe, macs_of, table
 
 
 def merge(
@@ -25,14 +28,12 @@ def merge(
     """A copy of ``model`` with the same outputs and fewer layers.
 
     ``example``: an input batch (tensor, DataLoader or Data); its shape is the one that is timed.
-    ``keep="all"`` merges every pair that can be one: exactly one convolution where the second one
-    does not pad, else one inside and the pair on the border (:class:`modules.Bordered`).
-    ``"fastest"`` merges only where one is faster than two on this device, alone and in the whole
-    network. ``verbose`` prints the plan before anything is merged, and every verdict. The result is
-    checked on the example: both run in float64, RuntimeError if they differ by more than 1e-10
-    (1e-5 for weights in float32). ``.meta["merges"]`` has a row for each pair that was tried.
-    ValueError in training mode (a batch norm on batch statistics is not a linear map), and for what
-    :func:`refuse.check_plain` refuses.
+    ``keep="all"`` makes one layer of all that can be one; ``"fastest"`` only where one is faster
+    than two on this device, alone and in the whole network. ``verbose`` prints :func:`table` and
+    every verdict. The result is checked on the example: both run in float64, RuntimeError if they
+    differ by more than 1e-10 (1e-5 for weights in float32). ``.meta["merges"]`` has a row for each
+    piece of two layers or more that was tried. ValueError in training mode (a batch norm on batch
+    statistics is not a linear map), and for what :func:`refuse.check_plain` refuses.
     """
     check_keep(keep)
     layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
@@ -43,23 +44,26 @@ def merge(
             f"merging needs fixed batch-norm statistics, and {where} is in training mode: call "
             "model.eval() first."
         )
-    known = {}  # what the plan composes is not composed again
-    if verbose:
-        print(plan(model, example, known=known).to_string(), "\n")
-    traced, rows, _ = merge_pairs(model, example, keep, known)
+    check_plain(model)
+    traced = trace(model)
+    find_shapes(traced, example)
+    fold_maps(traced)
+    rows = merge_pieces(traced, keep)
+    fold_maps(traced)
     fold_sums(traced)
     finish(traced)
     merged = [row for row in rows if row["verdict"] == MERGED]
     if keep == "fastest" and merged:
         folded = fold(model)
         if not is_faster(traced, folded, example_of(example)):
-            traced = folded  # each pair won alone, but together they do not
+            traced = folded  # each piece won alone, but together they do not
             for row in merged:
                 row["verdict"] = f"{APART}no gain in the whole network"
-    _check_equal(model, traced, example)
+    check_equal(model, traced, example)
     traced.meta["merges"] = rows
     if verbose:
-        print("\n".join(describe(row) for row in rows) or "nothing to merge")
+        verdicts = "\n".join(map(describe, rows)) or "nothing to merge"
+        print(table(model, model, traced, example).to_string(), verdicts, sep="\n\n")
     return traced
 
 
@@ -69,54 +73,77 @@ def check_keep(keep: str) -> None:
         raise ValueError(f"keep is 'fastest' or 'all', not {keep!r}.")
 
 
-def plan(
-    model: nn.Module, example, whole: nn.Module | None = None, known: dict | None = None
+def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
+    """Make one layer of each linear piece, from the output backwards, until all are tried; a row
+    for each of two layers or more: first and second (the last), MACs of all and of one, verdict."""
+    rows, tried, before = [], set(), -1
+    while len(tried) > before:
+        before, end = len(tried), next(reversed(traced.graph.nodes))
+        while end.op != "root":
+            end = merge_at(traced, end, keep, rows, tried) or end.prev
+    return rows[::-1]
+
+
+def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
+    """The node of the layer that a piece ending in ``end`` became: the largest that one layer
+    computes and ``keep`` wants; None if there is none that was not ``tried``."""
+    good, whole = [], None
+    found = [piece for piece in grow(traced, end)[0] if tuple(piece) not in tried]
+    for source, *nodes in found:
+        tried.add((source, *nodes))
+        whole = whole or extract(traced, found[-1][0], found[-1][1:])
+        f = Piece(source, tuple(nodes), {n: m for n, m in whole.modules.items() if n in nodes})
+        if why := obstacle(f):
+            rows += _row(traced, f, f"{APART}{why}")
+            break
+        good.append(f)
+    for f in reversed(good):
+        try:
+            one = read(f).to(next(traced.parameters()))
+        except ValueError as error:
+            rows += _row(traced, f, f"{APART}{error}")
+            continue
+        row = _row(traced, f, MERGED, one)
+        rows += row
+        if row and keep == "fastest":
+            x = torch.randn(shape_of(f.source))
+            if not is_faster(one, alone(traced, f.source, f.nodes), x, row[0]):
+                row[0]["verdict"] = f"{APART}no faster as one"
+                continue
+        return replace(traced, f.nodes, f.source, f.name, one)
+    return None
+
+
+def _row(traced, f: Piece, verdict: str, one=None) -> list[dict]:
+    layers = [str(node.target) for node in f.layers]
+    macs = sum(macs_of(traced, node) for node in f.layers)
+    row = {"first": layers[0], "second": f.name, "layers": layers, "two_macs": macs}
+    row["one_macs"] = macs_of(traced, f.nodes[-1], one) if one else macs
+    return [row | {"verdict": verdict}] if len(layers) > 1 else []
+
+
+def is_faster(one: nn.Module, two: nn.Module, x: Tensor, row: dict | None = None) -> bool:
+    """Whether ``one`` beats ``two`` on ``x`` beyond the noise: in three of four rounds of a race.
+    The medians go into ``row``."""
+    weight = next(one.parameters())
+    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(weight.device, weight.dtype)))
+    with torch.inference_mode():
+        times = race([lambda: two(x), lambda: one(x)], device=x.device)
+    if row is not None:
+        row["two_ms"], row["one_ms"] = (numbers.median(t) for t in times)
+    rounds = [a / b for a, b in zip(*times, strict=True)]
+    return numbers.quantiles(rounds, n=4)[0] > 1
+
+
+def explain(
+    model: nn.Module, data, remove=(), rule: str = "on_off_affine", padding: str = "as_trained"
 ) -> pd.DataFrame:
-    """What ``merge(model, example, keep="all")`` would do: one row a linear segment, nothing timed.
-
-    Columns: segment (its first and last convolution), layers and MACs per image now and merged,
-    norms (that fold), cut (channels that are gone), why (what is left apart, and the reason).
-    ``whole``: the network before anything was cut, if what was cut is to be told as well.
-    ``known``: as for :func:`fuse.merge_pairs`.
-    """
-    before, linear = (trace(m, share=True).eval() for m in (whole or model, model))
-    shapes = find_shapes(before, example)
-    traced, tried, merged_shapes = merge_pairs(linear, example, "all", known)
-    left = {str(n.target): n for n in convolutions(traced, traced.graph.nodes)}
-    kept = {str(n.target): n for n in convolutions(linear, linear.graph.nodes)}
-    rows = []
-    for nodes in segments(before):
-        were = convolutions(before, nodes)
-        names = [str(node.target) for node in were]
-        remain = [left[name] for name in names if name in left]
-        why = [r["verdict"].removeprefix(APART) for r in tried if r["second"] in names]
-        why += [f(traced, node) for node in remain for f in (why_apart, why_no_sum)]
-        cut = [_cut(before, node, linear, kept) for node in were]
-        row = {"segment": " … ".join(dict.fromkeys((names[0], names[-1])))}
-        row |= {"layers": len(were), "layers merged": len(remain)}
-        row["norms"] = sum(isinstance(module_of(before, node), NORM) for node in nodes)
-        row["MACs"] = sum(macs_at(before, node, shapes) for node in were)
-        row["MACs merged"] = sum(macs_at(traced, node, merged_shapes) for node in remain)
-        row["cut"] = "; ".join(filter(None, cut))
-        row["why"] = "; ".join(dict.fromkeys(text for text in why if text not in ("", MERGED)))
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("segment") if rows else pd.DataFrame()
-
-
-def _cut(before: fx.GraphModule, node: fx.Node, linear: fx.GraphModule, kept: dict) -> str:
-    if node.target not in kept:
-        return f"{node.target} gone: its branch is a constant"
-    was, now = (
-        len(module_of(m, n).weight) for m, n in ((before, node), (linear, kept[node.target]))
-    )
-    return f"{node.target} {was} → {now}" if was != now else ""
-
-
-def describe(row: dict) -> str:
-    """One line for a person about one pair of ``.meta["merges"]``."""
-    clock = f", {row['two_ms']:.3f} ms against {row['one_ms']:.3f} ms" if "two_ms" in row else ""
-    cost = f"{row['two_macs'] / 1e6:.2f} M → {row['one_macs'] / 1e6:.2f} M MACs"
-    return f"{row['first']} + {row['second']}: {row['verdict']} ({cost}{clock})"
+    """What taking activations out would do to each layer: :func:`table` of ``model`` against
+    ``linearize(model, remove, data, rule, padding)`` once everything is merged that can be one
+    (``keep="all"``); without ``remove``, against ``model`` merged as it is. ``data``: a tensor,
+    DataLoader or Data. Nothing is changed. Errors as in both."""
+    linear = linearize(model, remove, data, rule, padding) if remove else trace(model)
+    return table(model, linear, merge(linear.eval(), data, "all"), data)
 
 
 class _Double(fx.Interpreter):
@@ -130,16 +157,16 @@ class _Double(fx.Interpreter):
         return value.double() if value.is_floating_point() else value
 
 
-def _check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
-    # In float64, so that neither TF32 on a GPU nor the order of sums hides or feigns a difference.
+@torch.no_grad()
+def check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
+    """RuntimeError if the two differ on the first images of the example. Both run in float64, so
+    that neither TF32 on a GPU nor the order of sums hides or feigns a difference."""
     like = next(merged.parameters(), example_of(example))
     x = example_of(example)[:2].to(like.device, torch.float64)
-    with torch.no_grad():
-        outputs = (_Double(m).run(x) for m in (trace(model, share=True), merged))
-        want, got = (
-            torch.cat([t.flatten() for t in tree_leaves(o) if isinstance(t, torch.Tensor)])
-            for o in outputs
-        )
+    want, got = (
+        torch.cat([t.flatten() for t in tree_leaves(_Double(m).run(x)) if isinstance(t, Tensor)])
+        for m in (trace(model, share=True), merged)
+    )
     error = ((got - want).norm() / want.norm().clamp_min(1e-30)).item()
     limit = {torch.float64: 1e-10, torch.float32: 1e-5}.get(like.dtype, 1e-2)
     if not error <= limit:

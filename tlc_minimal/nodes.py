@@ -1,12 +1,15 @@
-"""Questions to a traced graph and small edits of it: what a node calls and feeds; put, bypass."""
+"""Questions to a traced graph, and its edits: what a node calls and feeds; put, bypass, replace."""
 
 import operator
 
 import torch
 from torch import fx, nn
 
+from .modules import Affine
+
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+MAP = (*NORM, Affine)  # slope * x + shift, per channel
 ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
@@ -18,10 +21,17 @@ def module_of(traced: fx.GraphModule, node) -> nn.Module | None:
     return traced.get_submodule(node.target) if called else None
 
 
-def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
-    """Set (or replace) the submodule ``name``; it takes on the model's train or eval mode."""
-    module.train(traced.training)
-    traced.add_submodule(name, module)
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of what a node makes, once ``find_shapes`` saw it."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def name_of(node: fx.Node) -> str:
+    """What a reader knows a node by."""
+    ends = {"placeholder": "the input", "output": "the output"}
+    name = str(node.target) if node.op == "call_module" else node.name
+    return ends.get(node.op, "a sum" if is_sum(node) else name)
 
 
 def activation_nodes(traced: fx.GraphModule) -> dict[str, fx.Node]:
@@ -46,6 +56,12 @@ def only_user(node: fx.Node | None) -> fx.Node | None:
     return next(iter(node.users)) if node is not None and len(node.users) == 1 else None
 
 
+def is_private(traced: fx.GraphModule, node, kinds=CONV) -> bool:
+    """Whether a node calls a module of these kinds that is called once and feeds one node only."""
+    alone = isinstance(module_of(traced, node), kinds) and only_user(node) is not None
+    return alone and calls(traced, node) == 1
+
+
 def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
     """Where the channels are: -1 behind a Linear or LayerNorm (features last), else 1."""
     while node.all_input_nodes:
@@ -66,8 +82,7 @@ def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:
     layer, features = module_of(traced, conv), module_of(traced, norm).num_features
     if not isinstance(layer, nn.Linear):
         return isinstance(layer, CONV)
-    meta = norm.meta.get("tensor_meta")  # there once the shapes were found
-    return features == layer.out_features and (meta is None or len(meta.shape) == 2)
+    return features == layer.out_features and len(shape_of(norm) or (0, 0)) == 2
 
 
 def is_padded(conv: nn.Module) -> bool:
@@ -78,6 +93,39 @@ def is_padded(conv: nn.Module) -> bool:
     if isinstance(padding, str):
         return padding == "same" and any(k > 1 for k in conv.kernel_size)
     return padding != 0 and any(padding)
+
+
+def keeps_size(conv: nn.Module) -> bool:
+    """Whether the output of a convolution is as large as its input."""
+    parts = zip(left_padding(conv), width(conv), conv.stride)
+    return conv.padding == "same" or all(2 * p == w and s == 1 for p, w, s in parts)
+
+
+def width(conv: nn.Module) -> list[int]:
+    """Pixels from the first to the last tap of a convolution, along each dimension."""
+    return [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+
+
+def left_padding(conv: nn.Module) -> list[int]:
+    """Zeros in front of the first pixel, along each dimension."""
+    same = {"same": [w // 2 for w in width(conv)], "valid": [0] * len(conv.stride)}
+    return same.get(conv.padding) or list(conv.padding)
+
+
+def alone(traced: fx.GraphModule, source: fx.Node, nodes) -> fx.GraphModule:
+    """The nodes behind ``source``, in forward order, as a module of their own."""
+    graph = fx.Graph()
+    copies = {source: graph.placeholder("x")}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[nodes[-1] if nodes else source])
+    return fx.GraphModule(traced, graph)
+
+
+def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
+    """Set (or replace) the submodule ``name``; it takes on the model's train or eval mode."""
+    module.train(traced.training)
+    traced.add_submodule(name, module)
 
 
 def resize(conv: nn.Module) -> None:
@@ -92,6 +140,19 @@ def bypass(node: fx.Node, replacement: fx.Node) -> None:
     """Let all users of ``node`` use ``replacement`` instead, and erase ``node``."""
     node.replace_all_uses_with(replacement)
     node.graph.erase_node(node)
+
+
+def replace(traced: fx.GraphModule, nodes, source: fx.Node, name: str, module) -> fx.Node:
+    """Put ``module``, called ``name``, on ``source`` in the place of all of ``nodes`` (in forward
+    order; nothing but their last one leads out); returns its node."""
+    put_module(traced, name, module)
+    with traced.graph.inserting_after(nodes[-1]):
+        new = traced.graph.call_module(name, (source,))
+    new.meta = dict(nodes[-1].meta)
+    bypass(nodes[-1], new)
+    for node in reversed(nodes[:-1]):
+        traced.graph.erase_node(node)
+    return new
 
 
 def insert_after(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:

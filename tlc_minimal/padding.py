@@ -1,13 +1,9 @@
-"""Padding: where zeros around a map matter, and how they move to the front of a linear chain."""
+"""Padding moves to the front of a linear chain, so that the chain can be one convolution."""
 
-import torch.nn.functional as F
 from torch import fx, nn
 
-from . import kernels
 from .modules import Affine
-from .nodes import CONV, DROPOUT, NORM, calls, is_padded, module_of, only_user, put_module
-
-AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+from .nodes import CONV, DROPOUT, NORM, calls, left_padding, module_of, only_user, put_module, width
 
 
 def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
@@ -22,7 +18,7 @@ def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
     if not isinstance(first, CONV[:-1]) or type(first) is not type(second):
         return None
     alone = calls(traced, node) == calls(traced, end) == 1 and only_user(node) is not None
-    return None if not alone or kernels.obstacle(first) or kernels.obstacle(second) else node
+    return node if alone and _is_even(first) and _is_even(second) else None
 
 
 def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
@@ -35,46 +31,16 @@ def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
     if node is None:
         return
     first, second = module_of(traced, node), module_of(traced, end)
-    inner, outer = kernels.read(first), kernels.read(second)
-    parts = zip(inner.padding, inner.stride, outer.padding)
+    parts = zip(left_padding(first), first.stride, left_padding(second))
     put_module(traced, node.target, _with_padding(first, [p + s * q for p, s, q in parts]))
-    put_module(traced, end.target, _with_padding(second, [0] * outer.dims))
+    put_module(traced, end.target, _with_padding(second, [0] * len(second.stride)))
     move_padding(traced, node)
 
 
-def zeros_follow(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a constant channel of ``node`` is no constant any more where the next convolutions
-    take it: they, or an average pooling on the way, put zeros around it."""
-    for user in node.users:
-        module = module_of(traced, user)
-        if isinstance(module, CONV):
-            if is_padded(module):
-                return True
-        elif _shrinks(module, user) or zeros_follow(traced, user):
-            return True
-    return False
-
-
-def keeps_size(conv: nn.Module) -> bool:
-    """Whether the output of a convolution is as large as its input."""
-    if isinstance(conv, nn.Linear) or kernels.obstacle(conv):
-        return False
-    value = kernels.read(conv)
-    parts = zip(value.padding, value.dilation, value.kernel, value.stride)
-    return all(2 * p == d * (k - 1) and s == 1 for p, d, k, s in parts)
-
-
-def _shrinks(pool: nn.Module | None, node: fx.Node) -> bool:
-    """Whether an average pooling makes something else of a constant."""
-    if isinstance(pool, AVERAGE):
-        padding = pool.padding if isinstance(pool.padding, tuple) else (pool.padding,)
-        return any(padding) or getattr(pool, "divisor_override", None) is not None
-    if node.target is not F.avg_pool2d:
-        return False
-    given = dict(zip(("kernel", "stride", "padding"), node.args[1:])) | node.kwargs
-    padding = given.get("padding", 0)
-    padding = padding if isinstance(padding, tuple | list) else (padding,)
-    return any(padding) or len(node.args) > 6 or given.get("divisor_override") is not None
+def _is_even(conv: nn.Module) -> bool:
+    """Whether a convolution pads with zeros, as many on either side."""
+    odd = conv.padding == "same" and any(w % 2 for w in width(conv))
+    return conv.padding_mode == "zeros" and not odd
 
 
 def _with_padding(conv: nn.Module, padding: list[int]) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..cut import can_take, cut, cut_branch, next_convolutions, owners
+from ..cut import cut, cut_branch, replace_branch
 from ..data import Data
 from ..gaussian import Gaussian
 from ..graph import trace
@@ -24,7 +24,6 @@ from ..nodes import (
     module_of,
     normalizes,
 )
-from ..padding import zeros_follow
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import from_batch_norm
 from ..train import device_of
@@ -166,17 +165,14 @@ def cut_constants(model: fx.GraphModule) -> fx.GraphModule:
     """
     traced = trace(model)
     for norm, off in masked(traced):
-        conv, keep = norm.args[0], ~off
+        conv, keep, shift = norm.args[0], ~off, module_of(traced, norm).bias.detach()
         nothing = off.new_zeros(module_of(traced, conv).weight.shape[1])
-        if off.all() and cut_branch(traced, conv.args[0], [conv], nothing, False):
+        if off.all() and replace_branch(traced, conv, nothing):
             continue
         here = insert_after(traced, norm, f"{norm.target}_constants", nn.Identity())
-        ends, shift = next_convolutions(traced, here), module_of(traced, norm).bias.detach()
-        chain = owners(traced, norm) if can_take(traced, ends) else []
-        ones = bool(shift[off].any()) and zeros_follow(traced, here)
-        if chain and not (off.all() and cut_branch(traced, here, ends, shift, ones)):
+        if not (off.all() and cut_branch(traced, here, shift)):
             keep[0] |= off.all()  # a layer keeps one channel, if only to be there
-            cut(traced, here, chain, ends, keep, shift, ones)
+            cut(traced, here, keep, shift)
         bypass(here, norm)
     return finish(traced)
 

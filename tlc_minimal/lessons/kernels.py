@@ -1,4 +1,5 @@
-"""The algebra of convolutions: fold a batch norm, compose, add, identity — exactly.
+"""The algebra of convolutions, as lesson 03 derives it: fold a batch norm, compose, add, identity.
+The library does without it (:mod:`tlc_minimal.piece`), so each proves the other.
 
 A ``Conv`` is a value: what a convolution computes, and nothing else. It covers 1-, 2- and
 3-dimensional convolutions and, with no spatial dimension at all, ``nn.Linear``. Every function
@@ -14,6 +15,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..channels import slope_and_shift
+from ..nodes import left_padding, width
 
 
 class Conv(NamedTuple):
@@ -39,32 +43,19 @@ class Conv(NamedTuple):
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def obstacle(module: nn.Module) -> str:
-    """Why no ``Conv`` computes what this convolution does; empty if one does."""
-    mode, padding = getattr(module, "padding_mode", "zeros"), getattr(module, "padding", ())
-    if mode != "zeros":
-        return f"pads with {mode}, and only zero padding composes"
-    if padding == "same" and any(d * (k - 1) % 2 for d, k in _taps(module)):
-        return "pads one side more than the other; an odd kernel would not"
-    return ""
-
-
 def read(module: nn.Module) -> Conv:
-    """The value of an nn.Conv1d/2d/3d or nn.Linear; ValueError where :func:`obstacle` has one."""
-    if reason := obstacle(module):
-        raise ValueError(f"{module} {reason}.")
+    """The value of an nn.Conv1d/2d/3d or nn.Linear that pads with zeros, as many on either side;
+    ValueError for another."""
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        raise ValueError(f"{module} pads with something else than zeros.")
     weight = module.weight.detach()
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if isinstance(module, nn.Linear):
         return Conv(weight, bias)
-    padding = module.padding
-    if isinstance(padding, str):
-        padding = tuple(d * (k - 1) // 2 if padding == "same" else 0 for d, k in _taps(module))
+    if module.padding == "same" and any(w % 2 for w in width(module)):
+        raise ValueError(f"{module} pads one side more than the other; an odd kernel would not.")
+    padding = tuple(left_padding(module))
     return Conv(weight, bias, module.stride, padding, module.dilation, module.groups)
-
-
-def _taps(module: nn.Module):
-    return zip(module.dilation, module.kernel_size, strict=True)
 
 
 def write(conv: Conv) -> nn.Module:
@@ -94,49 +85,9 @@ def scale_output(conv: Conv, slope: Tensor, shift: Tensor) -> Conv:
     return conv._replace(weight=weight, bias=conv.bias * slope + shift)
 
 
-def scale_input(conv: Conv, slope: Tensor, shift: Tensor) -> Conv:
-    """conv(slope * x + shift), per input channel; both (in,).
-
-    ValueError if the convolution pads and a shift is not 0: the zeros around are not shifted.
-    """
-    if any(conv.padding) and shift.any():
-        raise ValueError("a shift in front of zero padding is a map of biases, not one bias.")
-    slope, shift = (v.to(conv.weight).reshape(conv.groups, 1, -1) for v in (slope, shift))
-    taps = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:])
-    bias = (taps.flatten(3).sum(3) if conv.dims else taps) @ shift.transpose(1, 2)
-    weight = taps * slope.reshape(*slope.shape, *[1] * conv.dims)
-    return conv._replace(weight=weight.flatten(0, 1), bias=conv.bias + bias.flatten())
-
-
-def append_ones(conv: Conv) -> Conv:
-    """conv(x) with one more output channel behind it, which is 1 everywhere (groups = 1)."""
-    weight = torch.cat([conv.weight, torch.zeros_like(conv.weight[:1])])
-    return conv._replace(weight=weight, bias=torch.cat([conv.bias, torch.ones_like(conv.bias[:1])]))
-
-
-def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Slope and shift, both (channels,) in float64, of a batch norm on running statistics.
-
-    ValueError in training mode or without running statistics: what it computes then depends on the
-    batch, so it cannot be folded.
-    """
-    if norm.running_var is None:
-        raise ValueError(
-            "a batch norm without running statistics (track_running_stats=False) cannot be folded: "
-            "give it running statistics first."
-        )
-    if norm.training:
-        raise ValueError("a batch norm in training mode cannot be folded: call model.eval() first.")
-    slope = (norm.running_var.detach().double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        slope = slope * norm.weight.detach().double()
-    shift = -norm.running_mean.detach().double() * slope
-    return slope, shift if norm.bias is None else shift + norm.bias.detach().double()
-
-
 def fold_batch_norm(conv: Conv, norm: nn.Module) -> Conv:
-    """The convolution that computes norm(conv(x)); errors as in :func:`batch_norm_affine`."""
-    return scale_output(conv, *batch_norm_affine(norm))
+    """The convolution that computes norm(conv(x)); errors as in ``slope_and_shift``."""
+    return scale_output(conv, *slope_and_shift(norm))
 
 
 def identity(channels: int, dims: int, like: Tensor) -> Conv:

@@ -1,0 +1,213 @@
+"""A linear piece is read off as the layer that it is: the algebra of lesson 03 says the same."""
+
+import copy
+
+import pytest
+import torch
+from helpers import randomize, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tlc_minimal.graph import find_shapes, trace
+from tlc_minimal.lessons import kernels as k
+from tlc_minimal.nodes import CONV
+from tlc_minimal.piece import extract, grow, obstacle, read
+
+KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Net(nn.Module):
+    """``run(layers, x)``, its layers with random weights."""
+
+    def __init__(self, run, *layers):
+        super().__init__()
+        self.run, self.layers = run, nn.ModuleList(layers)
+        randomize(self)
+
+    def forward(self, x):
+        return self.run(self.layers, x)
+
+
+def piece(net, x):
+    """The largest linear piece that ends in the last node."""
+    traced = trace(net.eval())
+    find_shapes(traced, x)
+    found, _ = grow(traced, list(traced.graph.nodes)[-2])
+    return extract(traced, found[-1][0], found[-1][1:])
+
+
+def chain(*layers):
+    return Net(lambda layers, x: layers[1](layers[0](x)), *layers)
+
+
+def equal(got, want):
+    assert got.shape == want.shape
+    assert relative_error(got, want) < 1e-11
+
+
+sizes = lambda low, high: st.lists(st.integers(low, high), min_size=3, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dims=st.integers(1, 3), k1=sizes(1, 4), k2=sizes(1, 3), s1=sizes(1, 3), s2=sizes(1, 2),
+    d1=sizes(1, 2), d2=sizes(1, 2), p1=sizes(0, 3),
+    groups=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
+)  # fmt: skip
+def test_what_is_run_is_what_the_algebra_composes(dims, k1, k2, s1, s2, d1, d2, p1, groups):
+    make = lambda into, out, k, s, p, d, g: KINDS[dims](
+        into, out, tuple(k[:dims]), tuple(s[:dims]), tuple(p[:dims]) if p else 0, tuple(d[:dims]), g
+    )
+    first, second = make(4, 6, k1, s1, p1, d1, groups[0]), make(6, 2, k2, s2, 0, d2, groups[1])
+    size = [1 + d * (k - 1) + s * e * (m - 1) + 3 for d, k, s, e, m in zip(d1, k1, s1, d2, k2)]
+    x = torch.randn(2, 4, *size[:dims]).double()
+    net = chain(first, second)
+    one, want = read(piece(net, x)), k.compose(k.read(first), k.read(second))
+    assert (one.stride, one.padding, one.groups) == (want.stride, want.padding, want.groups)
+    equal(one.weight, want.weight)
+    equal(one.bias, want.bias)
+    equal(one(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (dict(kernel_size=5, padding=2), dict(kernel_size=3, padding=1)),
+        (dict(kernel_size=3, padding=1, stride=2), dict(kernel_size=1, stride=2)),
+        (dict(kernel_size=7, padding=2, stride=2), dict(kernel_size=3, padding=0, stride=2)),
+        (dict(kernel_size=3, padding=2, dilation=2), dict(kernel_size=3, padding=1, groups=2)),
+        (dict(kernel_size=(5, 1), padding=(2, 0)), dict(kernel_size=(1, 3), padding=(0, 1))),
+    ],
+)
+def test_branches_are_added_as_the_algebra_adds_them(a, b):
+    a, b = nn.Conv2d(4, 6, **a), nn.Conv2d(4, 6, **b)
+    net = Net(lambda layers, x: layers[0](x) + layers[1](x), a, b)
+    for size in (12, 11):
+        x = torch.randn(2, 4, size, size).double()
+        one, want = read(piece(net, x)), k.add(k.read(a), k.read(b))
+        assert (one.stride, one.padding) == (want.stride, want.padding)
+        equal(one.weight, want.weight)
+        equal(one(x), net(x))
+
+
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+def test_a_whole_block_is_one_layer(dims):
+    """Norms in front, between and behind, a shortcut, a second branch."""
+    make = lambda k: KINDS[dims](4, 4, k, padding=k // 2) if dims else nn.Linear(4, 4)
+    norm = getattr(nn, f"BatchNorm{max(dims, 1)}d")
+    block = lambda layers, x: (
+        layers[5](layers[2](layers[1](layers[0](x))) + layers[3](x)) + layers[4](x) + x
+    )
+    net = Net(block, make(3), norm(4), make(1), make(1), norm(4), norm(4))
+    x = torch.randn(5, 4, *[6] * dims).double()
+    one = read(piece(net, x))
+    assert isinstance(one, CONV) and one.weight.shape == (4, 4, *[3] * dims)
+    equal(one(x), net(x))
+
+
+def test_depthwise_layers_of_equal_groups_stay_grouped_and_an_identity_is_a_tap():
+    net = Net(
+        lambda layers, x: layers[1](layers[0](x)) + x,
+        nn.Conv2d(4, 8, 3, padding=2, groups=4), nn.Conv2d(8, 4, 3, groups=4),
+    )  # fmt: skip
+    x = torch.randn(2, 4, 7, 7).double()
+    one = read(piece(net, x))
+    assert one.groups == 4 and one.weight.shape == (4, 1, 5, 5)
+    equal(one(x), net(x))
+
+
+def test_zeros_pass_a_layer_that_makes_zeros_of_them():
+    """A 1x1 without bias: the padding behind it may as well stand in front."""
+    x = torch.randn(2, 3, 9, 9).double()
+    for stride in (1, 2):
+        net = chain(nn.Conv2d(3, 4, 1, stride, bias=False), nn.Conv2d(4, 2, 3, padding=1))
+        one = read(piece(net, x))
+        assert one.padding == (stride, stride)
+        equal(one(x), net(x))
+
+
+def same(kernel, **options):
+    return nn.Conv2d(4, 4, kernel, padding="same", **options)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1), "zeros are put between them"),
+        (nn.Conv2d(4, 4, 1), same(3, dilation=2), "zeros are put between them"),
+        (nn.Conv2d(4, 4, 3, stride=3), nn.Conv2d(4, 4, 1, padding=1), "zeros are put between them"),
+        (same(2), nn.Conv2d(4, 4, 1), "layers.0 pads one side more than the other; an odd kernel"),
+        (nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+         "layers.1 pads with reflect, and only zero padding composes"),
+        (nn.Conv2d(4, 4, 1), nn.Linear(6, 4), "one is a convolution, the other a linear layer"),
+    ],
+)  # fmt: skip
+def test_what_is_no_layer_says_why(first, second, why):
+    f = piece(chain(first, second), torch.randn(2, 4, 6, 6).double())
+    assert obstacle(f).startswith(why)
+
+
+@pytest.mark.parametrize("sum_of", ["strides", "sizes"])
+def test_branches_that_differ_in_size_are_no_layer_though_one_example_adds_them(sum_of):
+    """One pixel is one pixel, whatever the stride."""
+    other = nn.Conv2d(4, 4, 1, stride=2) if sum_of == "strides" else nn.Conv2d(4, 4, 3, padding=1)
+    first = nn.Conv2d(4, 4, 1) if sum_of == "strides" else nn.Conv2d(4, 4, 3, stride=2, padding=1)
+    net = Net(lambda layers, x: layers[0](x) + layers[1](x), first, other)
+    f = piece(net, torch.randn(2, 4, 1, 1).double())
+    assert obstacle(f) == "branches of different sizes meet"
+
+
+def test_reading_changes_neither_the_network_nor_the_piece():
+    net = chain(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    before = copy.deepcopy(net.state_dict())
+    f = piece(net, torch.randn(1, 3, 8, 8).double())
+    one = read(f)
+    one.weight.data.zero_()
+    assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
+    assert read(f).weight.any()
+
+
+# ---- the algebra alone, as the lesson uses it ----
+
+
+@pytest.mark.parametrize(("size", "percent"), [(16, 23), (8, 44), (4, 75), (2, 100)])
+def test_zeros_in_between_spoil_the_border(size, percent):
+    """The shares of MATHS, section 4: composing as if the padding could simply be added."""
+    torch.manual_seed(0)
+    first, second = (k.read(nn.Conv2d(4, 4, 3, padding=1).double()) for _ in range(2))
+    with pytest.raises(ValueError, match="pads its input"):
+        k.compose(first, second)
+    naive = k.compose(first, second._replace(padding=(0, 0)))._replace(padding=(2, 2))
+    x = torch.randn(4, 4, size, size).double()
+    wrong = (k.apply(naive, x) - k.apply(second, k.apply(first, x))).abs().amax((0, 1)) > 1e-9
+    assert round(100 * wrong.double().mean().item()) == percent
+
+
+def test_a_folded_batch_norm_computes_the_same_and_none_in_training_is_folded():
+    conv, norm = nn.Conv2d(4, 6, 3, 2, 1, groups=2).double(), randomize(nn.BatchNorm2d(6))
+    x = torch.randn(2, 4, 7, 7).double()
+    equal(k.apply(k.fold_batch_norm(k.read(conv), norm), x), norm(conv(x)))
+    with pytest.raises(ValueError, match="call model.eval"):
+        k.fold_batch_norm(k.read(conv), norm.train())
+    with pytest.raises(ValueError, match="track_running_stats"):
+        k.fold_batch_norm(k.read(conv), nn.BatchNorm2d(6, track_running_stats=False).eval())
+
+
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+def test_identity_adds_the_input_and_what_is_read_can_be_written(dims):
+    layer = KINDS[dims](4, 4, 3, padding=1) if dims else nn.Linear(4, 4, bias=False)
+    x = torch.randn(2, 4, *[5] * dims).double()
+    value = k.read(layer.double())
+    equal(k.write(value)(x), layer(x))
+    equal(k.apply(k.add(value, k.identity(4, dims, x)), x), layer(x) + x)
+
+
+def test_branches_that_lie_differently_and_other_paddings_are_refused():
+    value = k.read(nn.Conv2d(4, 4, 3, padding=1))
+    for other in (dict(padding=1, stride=2), dict(padding=0)):
+        with pytest.raises(ValueError, match="cannot be added"):
+            k.add(value, k.read(nn.Conv2d(4, 4, 3, **other)))
+    for layer, word in ((nn.Conv2d(3, 3, 3, padding_mode="reflect"), "zeros"), (same(2), "odd")):
+        with pytest.raises(ValueError, match=word):
+            k.read(layer)

@@ -1,0 +1,127 @@
+"""What happens to each channel on its own: y = slope * x + shift, and how layers take that in."""
+
+import torch
+from torch import Tensor, fx, nn
+
+from .modules import Affine
+from .nodes import (
+    CONV,
+    MAP,
+    NORM,
+    bypass,
+    calls,
+    channel_dim,
+    is_private,
+    is_sum,
+    module_of,
+    normalizes,
+    only_user,
+    resize,
+    shape_of,
+)
+
+
+def slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """What an Affine or a batch norm on running statistics does to its channels: both (channels,),
+    float64. ValueError for a batch norm whose output depends on the batch."""
+    if isinstance(module, Affine):
+        shift = module.shift.detach().double()
+        on = shift.new_ones(len(shift)) if module.slope is None else module.slope * module.on
+        return on.detach().double(), shift
+    if module.running_var is None:
+        raise ValueError(
+            "a batch norm without running statistics (track_running_stats=False) cannot be folded: "
+            "give it running statistics first."
+        )
+    if module.training:
+        raise ValueError("a batch norm in training mode cannot be folded: call model.eval() first.")
+    slope = (module.running_var.double() + module.eps).rsqrt()
+    if module.weight is not None:
+        slope = slope * module.weight.detach().double()
+    shift = -module.running_mean.double() * slope
+    return slope, shift if module.bias is None else shift + module.bias.detach().double()
+
+
+def aligned(node: fx.Node, one: nn.Module, other: nn.Module) -> bool:
+    """Whether the batch norm or Affine ``one`` of ``node`` maps the channels of ``other``: along
+    the last axis of a Linear, else along axis 1; on a matrix the two are the same."""
+    last = [isinstance(m, nn.Linear) or getattr(m, "dim", 1) == -1 for m in (one, other)]
+    return last[0] == last[1] or len(shape_of(node) or ()) == 2
+
+
+def scale(module: nn.Module, slope: Tensor, shift: Tensor) -> None:
+    """Put y → slope * y + shift, both (channels,), into the layer, batch norm (with weights) or
+    Affine that makes y. Whether it learns stays as it was."""
+    if isinstance(module, Affine):
+        if module.slope is None:
+            module.slope = nn.Parameter(torch.ones_like(module.shift), module.shift.requires_grad)
+            module.on = torch.ones_like(module.shift)
+        gain, offset = module.slope, module.shift
+    else:
+        gain, offset = module.weight, module.bias
+    slope, shift = (v.to(gain.device, torch.float64) for v in (slope, shift))
+    if offset is not None:
+        offset.data = (slope * offset.detach() + shift).to(offset)
+    elif shift.any():
+        module.bias = nn.Parameter(shift.to(gain), gain.requires_grad)
+    gain.data = (gain.detach() * slope.reshape(-1, *[1] * (gain.ndim - 1))).to(gain)
+
+
+def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Let what makes the input of a batch norm or Affine take it in, and the node go: a layer,
+    batch norm or Affine that feeds nothing else, or both branches of a sum (a shift: one of them).
+    False if they cannot. Errors as in :func:`slope_and_shift`."""
+    module, before = module_of(traced, node), node.args[0]
+    slope, shift = slope_and_shift(module)
+    makers = before.all_input_nodes if is_sum(before) and only_user(before) else [before]
+    fit = []
+    for maker in makers:
+        made = module_of(traced, maker)
+        gain = made.shift if isinstance(made, Affine) else getattr(made, "weight", None)
+        if gain is None or not is_private(traced, maker, CONV + MAP) or len(gain) != len(slope):
+            continue
+        if isinstance(module, NORM) and isinstance(made, CONV):
+            takes = normalizes(traced, node, maker)
+        else:
+            takes = aligned(node, module, made)
+            takes |= isinstance(module, Affine) and module.dim == channel_dim(traced, node)
+        fit += [made] * takes
+    if not fit or len(fit) < len(makers) and (slope != 1).any():
+        return False
+    for made, part in zip(fit, (shift, 0 * shift)):
+        scale(made, slope, part)
+    bypass(node, before)
+    return True
+
+
+def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
+    """Add to a layer's output: in its bias, or, if it has none, in the mean that the batch norm
+    behind it takes away."""
+    conv, norm = module_of(traced, node), module_of(traced, only_user(node))
+    if conv.bias is not None:
+        conv.bias.data += bias
+    elif (
+        isinstance(norm, NORM)
+        and norm.running_mean is not None
+        and calls(traced, only_user(node)) == 1
+        and normalizes(traced, only_user(node), node)
+    ):
+        norm.running_mean = norm.running_mean - bias
+    elif bias.any():
+        conv.bias = nn.Parameter(bias.to(conv.weight))
+
+
+def thin(module: nn.Module, keep: Tensor) -> None:
+    """Leave a layer (dense or depthwise), batch norm or Affine the output channels in ``keep``."""
+    for holder in (module._parameters, module._buffers):
+        for key, tensor in holder.items():
+            if tensor is not None and tensor.ndim:  # num_batches_tracked is a number
+                values, learns = tensor.detach()[keep], tensor.requires_grad
+                is_weight = isinstance(tensor, nn.Parameter)
+                holder[key] = nn.Parameter(values, learns) if is_weight else values
+    if isinstance(module, CONV):
+        if getattr(module, "groups", 1) > 1:
+            module.groups = len(module.weight)
+        resize(module)
+    elif isinstance(module, NORM):
+        module.num_features = int(keep.sum())

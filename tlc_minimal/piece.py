@@ -1,0 +1,230 @@
+"""A linear piece of a network is one layer: run it, and read the layer off.
+
+Nothing here derives how batch norms, strides, dilations, groups, biases, shortcuts and sums
+compose: a piece with one input is *run*, in float64. One of its output pixels, backpropagated, is
+the kernel; what it makes of zeros is the bias. It is one convolution only if no zeros are put
+between its layers, that is, if framing its input with zeros frames its output and changes nothing
+within. RepVGG (arXiv 2101.03697) and DiverseBranchBlock (arXiv 2103.13425) derive the same kernels
+case by case; lesson 03 does so on small tensors.
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .channels import aligned, slope_and_shift
+from .modules import LEAVES
+from .nodes import CONV, MAP, calls, is_sum, left_padding, module_of, name_of, shape_of, width
+
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+class Piece(NamedTuple):
+    """Linear ``nodes``, in forward order, into which only ``source`` leads and out of which only
+    the last one leads; ``modules``: what they call, in float64."""
+
+    source: fx.Node
+    nodes: tuple[fx.Node, ...]
+    modules: dict[fx.Node, nn.Module]
+
+    @property
+    def layers(self) -> dict[fx.Node, nn.Module]:
+        """Its convolutions or linear layers."""
+        return {n: self.modules[n] for n in self.nodes if isinstance(self.modules.get(n), CONV)}
+
+    @property
+    def name(self) -> str:
+        """That of the layer that has most layers in front of it within the piece."""
+        depth = {self.source: 0}
+        for node in self.nodes:
+            depth[node] = max(depth[n] for n in node.all_input_nodes) + (node in self.layers)
+        return str(max(self.layers, key=depth.get).target)
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions; 0 of linear layers."""
+        return next(iter(self.layers.values())).weight.ndim - 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run it; ValueError where branches of different sizes would be added."""
+        values = {self.source: x}
+        for node in self.nodes:
+            inputs = [values[before] for before in node.all_input_nodes]
+            if node in self.modules:
+                values[node] = self.modules[node](*inputs)
+            elif inputs[0].shape != inputs[1].shape:
+                raise ValueError("branches of different sizes meet")
+            else:
+                values[node] = inputs[0] + inputs[1]
+        return values[self.nodes[-1]]
+
+
+def extract(traced: fx.GraphModule, source: fx.Node, nodes) -> Piece:
+    """A piece with copies of its modules: nothing that is done to it reaches the network."""
+    called = {n: module_of(traced, n) for n in nodes}
+    modules = {n: copy.deepcopy(m).double() for n, m in called.items() if m is not None}
+    return Piece(source, tuple(nodes), modules)
+
+
+def grow(traced: fx.GraphModule, end: fx.Node) -> tuple[list[list[fx.Node]], str]:
+    """The linear pieces that end in ``end``, in at most two layers one behind the other: each
+    [source, *nodes], the smallest first; and why there is no larger one, unless that is because no
+    linear map is in front. The graph's shapes are known (``find_shapes``)."""
+    depth, frontier, found = {}, {end}, []
+    while True:
+        node = max(frontier)  # the last in forward order: no path from it leads to the others
+        module, shapes = module_of(traced, node), {shape_of(n) for n in node.all_input_nodes}
+        if not (isinstance(module, CONV + MAP) or is_sum(node) and shapes == {shape_of(node)}):
+            layers = [n.target for n in sorted(depth) if isinstance(module_of(traced, n), CONV)]
+            if isinstance(module, LEAVES):
+                return found, f"{node.target} is in front, which no layer takes in"
+            met = f"{' and '.join(layers)} meet at a sum, with different inputs"
+            return found, met if len(layers) > 1 and len(frontier) > 1 else ""
+        if depth and not node.users.keys() <= depth.keys():
+            users = ", ".join(name_of(user) for user in node.users)
+            return found, f"{name_of(node)} feeds {users}"
+        if module and calls(traced, node) > 1:
+            return found, f"{node.target} is called more than once"
+        behind = max((depth[user] for user in node.users if user in depth), default=0)
+        depth[node] = behind + isinstance(module, CONV)
+        if depth[node] > 2:
+            return found, ""
+        frontier = (frontier - {node}).union(node.all_input_nodes)
+        if len(frontier) == 1 < len(depth) and max(depth.values()):
+            found.append([*frontier, *sorted(depth)])
+
+
+def obstacle(f: Piece) -> str:
+    """Why no single layer computes ``f``; empty if one does. Cheap next to reading it off."""
+    layers = f.layers
+    if len({isinstance(layer, nn.Linear) for layer in layers.values()}) > 1:
+        return "one is a convolution, the other a linear layer"
+    for node, layer in layers.items() if f.dims else ():
+        if layer.padding_mode != "zeros":
+            return f"{node.target} pads with {layer.padding_mode}, and only zero padding composes"
+        if layer.padding == "same" and any(w % 2 for w in width(layer)):
+            return f"{node.target} pads one side more than the other; an odd kernel would not"
+    like = next(iter(layers.values()))
+    if not all(aligned(node, f.modules[node], like) for node in f.modules):
+        return "a batch norm between them works along another axis"
+    frame = [n for _, stride in reversed(extent(f)) for n in (stride, stride)]
+    try:
+        for x in inputs_of(f) if f.dims else ():
+            y = f(x)
+            within = (..., *[slice(1, n + 1) for n in y.shape[2:]])
+            if not same(f(F.pad(x, frame))[within], y):
+                return "zeros are put between them"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def read(f: Piece) -> nn.Module:
+    """The nn.Linear or nn.Conv1d/2d/3d that computes ``f``, in float64 and eval mode; groups that
+    all its layers have it has, too. ValueError if there is none (see :func:`obstacle`)."""
+    kernel, low = response(f)
+    inputs = inputs_of(f)
+    bias = f(0 * inputs[0]).transpose(0, 1).flatten(1)[:, 0]
+    one = write(kernel, bias, [s for _, s in extent(f)], [-p for p in low], f)
+    if not all(same(one(x), f(x)) for x in inputs):
+        raise ValueError("together they are no layer of this kind")
+    return one
+
+
+def response(f: Piece) -> tuple[Tensor, list[int]]:
+    """What the first output pixel sees: a kernel (out, in, *size), and the input pixel that its
+    first tap is at. Backpropagated: the gradient of a convolution is a transposed convolution."""
+    out = next(len(m.weight) for m in reversed(f.layers.values()))
+    pixel = torch.eye(out, dtype=torch.float64, device=device_of(f))
+    seen = {f.nodes[-1]: (pixel.reshape(out, out, *[1] * f.dims), [0] * f.dims)}
+    for node in reversed(f.nodes):
+        rows, low = seen.pop(node)
+        module = f.modules.get(node)
+        if isinstance(module, nn.Linear):
+            rows = rows @ module.weight
+        elif isinstance(module, CONV):
+            low = [s * a - p for s, a, p in zip(module.stride, low, left_padding(module))]
+            rows = TRANSPOSED[f.dims](
+                rows, module.weight, None, module.stride, groups=module.groups,
+                dilation=module.dilation,
+            )  # fmt: skip
+        elif module is not None:
+            rows = rows * slope_and_shift(module)[0].reshape(-1, *[1] * f.dims)
+        for before in node.all_input_nodes:
+            seen[before] = add(seen[before], (rows, low)) if before in seen else (rows, low)
+    return seen[f.source]
+
+
+def add(*parts: tuple[Tensor, list[int]]) -> tuple[Tensor, list[int]]:
+    """The sum of two responses, in a window that holds both."""
+    dims = range(parts[0][0].ndim - 2)
+    low = [min(at[d] for _, at in parts) for d in dims]
+    size = [max(at[d] + k.shape[2 + d] for k, at in parts) - low[d] for d in dims]
+    total = parts[0][0].new_zeros(*parts[0][0].shape[:2], *size)
+    for kernel, at in parts:
+        window = [slice(at[d] - low[d], at[d] - low[d] + kernel.shape[2 + d]) for d in dims]
+        total[(..., *window)] += kernel
+    return total, low
+
+
+def write(kernel: Tensor, bias: Tensor, stride, padding, f: Piece) -> nn.Module:
+    """The layer with this kernel (out, in, *size), in as many groups as all layers of ``f`` have
+    and the kernel falls into."""
+    out, into, *size = kernel.shape
+    if not f.dims:
+        one = nn.Linear(into, out, device="meta")
+    else:
+        most = math.gcd(*[layer.groups for layer in f.layers.values()])
+        for groups in (g for g in range(most, 0, -1) if most % g == 0):
+            blocks = kernel.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+            own = torch.stack([blocks[g, :, g] for g in range(groups)])
+            if own.count_nonzero() == kernel.count_nonzero():
+                break
+        kernel = own.flatten(0, 1)
+        make = CONV[f.dims - 1]
+        one = make(into, out, size, stride, padding, groups=groups, device="meta")
+    one.weight, one.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias.clone())
+    return one.eval()
+
+
+def inputs_of(f: Piece) -> list[Tensor]:
+    """Noise in all the sizes that make a difference at the borders: modulo the stride, and large
+    enough that some output sees no border, whatever the padding."""
+    first, module = next((n, m) for n, m in f.modules.items() if f.source in n.all_input_nodes)
+    into = (
+        module.weight.shape[1] * getattr(module, "groups", 1)
+        if first in f.layers
+        else len(slope_and_shift(module)[0])
+    )
+    known, noise = extent(f), torch.Generator().manual_seed(0)
+    sizes = [
+        [reach + stride + more for reach, stride in known]
+        for more in range(max([s for _, s in known], default=1))
+    ]
+    draws = [torch.randn(2, into, *size, generator=noise, dtype=torch.float64) for size in sizes]
+    return [x.to(device_of(f)) for x in draws]
+
+
+def extent(f: Piece) -> list[tuple[int, int]]:
+    """Along each spatial dimension: the pixels that one output pixel sees, and the stride."""
+    known = {f.source: [(1, 1)] * f.dims}
+    for node in f.nodes:
+        known[node] = [max(axis) for axis in zip(*(known[n] for n in node.all_input_nodes))]
+        if f.dims and node in f.layers:
+            layer = f.modules[node]
+            parts = zip(known[node], width(layer), layer.stride)
+            known[node] = [(reach + s * w, s * t) for (reach, s), w, t in parts]
+    return known[f.nodes[-1]]
+
+
+def device_of(f: Piece) -> torch.device:
+    return next(iter(f.layers.values())).weight.device
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree to 1e-11 of their norm."""
+    return a.shape == b.shape and bool((a - b).norm() <= 1e-11 * b.norm())
