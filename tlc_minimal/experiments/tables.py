@@ -60,37 +60,44 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Layers that go, beside the controls of their size: a row a share of the MACs and method, mean
     over the seeds (and range); ``table`` as in :func:`headline`."""
     table, rows = _study(table, "headline"), []
-    if "share" not in table:
-        return pd.DataFrame()
-    twelve = table["method"].isin(["published", "ours, all at once"]) & (table["removed"] == 12)
-    for (data, width), runs in table.groupby(["data", "width"], sort=False):
-        dense = runs[runs["method"] == "dense"]
-        shown = runs[runs["share"].notna() & (runs["removed"] > 0) & runs["method"].isin(SMALL)]
-        if shown.empty:
-            continue
-        shown = pd.concat([dense, runs[twelve[runs.index]], shown])
-        shown = shown.assign(
-            share=-shown["share"].fillna(1.0), order=shown["method"].map(SMALL.index)
+    for (data, width, _, _, method), at in sized(table).groupby(
+        ["data", "width", "share", "order", "method"]
+    ):
+        epochs = [total_epochs(table, row) for row in at.to_dict("records")]
+        before = at["val_before"] if method.startswith("ours") else pd.Series(dtype=float)
+        same = table[(table["data"] == data) & (table["width"] == width)]
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width:.0f}",
+                "method": method,
+                "seeds": len(at),
+                "million MACs": _range(at["cut"] / 1e6),
+                "layers": _range(at["layers"], 0),
+                "activations": _range(at["activations"], 0),
+                "validation before tuning, %": _range(before) if before.notna().any() else "",
+                "test accuracy, %": _range(at["test"]),
+                "against dense": _against(at, same[same["method"] == "dense"]),
+                "epochs": f"{sum(epochs) / len(epochs):g}",
+            }
         )
-        for (_, _, method), at in shown.groupby(["share", "order", "method"]):
-            epochs = [total_epochs(table, row) for row in at.to_dict("records")]
-            before = at["val_before"] if method.startswith("ours") else pd.Series(dtype=float)
-            rows.append(
-                {
-                    "data": data,
-                    "network": f"width {width:.0f}",
-                    "method": method,
-                    "seeds": len(at),
-                    "million MACs": _range(at["macs_cut"].fillna(at["macs"]) / 1e6),
-                    "layers": _range(at["layers"], 0),
-                    "activations": _range(at["activations"], 0),
-                    "validation before tuning, %": _range(before) if before.notna().any() else "",
-                    "test accuracy, %": _range(at["test"]),
-                    "against dense": _against(at, dense),
-                    "epochs": f"{sum(epochs) / len(epochs):g}",
-                }
-            )
     return pd.DataFrame(rows)
+
+
+def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The records that :func:`projected` shows, where projections were recorded: rows of
+    ``results`` with ``cut``, the MACs when what has become constant is cut out, ``share``, that of
+    the MACs that was asked for (negative, so that it sorts), and ``order``, the method's place."""
+    table = _study(table, "headline")
+    if "share" not in table:
+        return table.iloc[:0].assign(share=0.0, order=0, cut=0.0)
+    twelve = (table["removed"] == 12) & table["method"].isin(["published", "ours, all at once"])
+    asked = table["share"].notna() & (table["removed"] > 0) & table["method"].isin(SMALL)
+    there = table.loc[asked, ["data", "width"]].drop_duplicates()
+    rows = table[asked | twelve | (table["method"] == "dense")].merge(there, on=["data", "width"])
+    cut = rows["macs_cut"].fillna(rows["macs"])
+    order = rows["method"].map(SMALL.index)
+    return rows.assign(share=-rows["share"].fillna(1.0), order=order, cut=cut)
 
 
 def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -1,14 +1,15 @@
-"""A network drawn as what an image meets in it: a bar a layer, as long as its multiplications."""
+"""A network as what an image meets in it, a bar a layer; and what networks of a size are worth."""
 
 import math
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
 from ..graph import example_of, find_shapes, trace
 from ..nodes import ACTIVATION, CONV, module_of
-from .plots import COLOURS
+from .plots import COLOURS, MARKERS
 
 
 def towers(models: dict[str, nn.Module], example) -> Figure:
@@ -30,6 +31,26 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
         ax.grid(False)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_ylabel("from the input down")
+    return figure
+
+
+def trade(rows: pd.DataFrame) -> Figure:
+    """Test accuracy against MACs, a point a seed, with the layers that are left; ``rows``: of one
+    data set and width, from :func:`tlc_minimal.experiments.tables.sized`."""
+    figure, ax = plt.subplots(figsize=(7, 4))
+    names = rows.sort_values("order").groupby("method", sort=False)
+    for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):
+        deep = sorted(set(runs["layers"].astype(int)))
+        deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
+        ax.scatter(runs["cut"] / 1e6, runs["test"], 40, colour, marker, label=f"{method}: {deep}")
+    ax.set(xlabel="million MACs, logarithmic", ylabel="test accuracy, %", xscale="log")
+    ticks = [1, 2, 3, 5, 10, 20, 50, 100, 200]
+    low, high = rows["cut"].min() / 1.3e6, rows["cut"].max() * 1.3e-6
+    ax.set_xticks([t for t in ticks if low <= t <= high], minor=False)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    ax.set_xlim(high, low)
+    ax.legend(frameon=False, fontsize=8)
     return figure
 
 

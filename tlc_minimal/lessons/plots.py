@@ -200,22 +200,27 @@ def write_report(folder: str | Path) -> Path:
 
 
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
-    """Draw the README's pictures from all records into ``folder``; {path: digest of the rows that
-    were drawn}, which the file holds, too (a test compares)."""
+    """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
+    of the rows that were drawn}, which the file holds, too (a test compares)."""
+    from ..experiments.tables import sized  # this file is there without any records, too
+    from .drawings import trade
+
     drawn, study = {}, table.get("study", pd.Series("", table.index))
     compared = (study == "fair") & (table.get("set", study) == "methods")
     rivals = table.loc[compared & (table["method"] != "dense"), "method"].unique()  # runs have it
     ours = ["ours, all at once", "ours", "ours, one by one", "thrifty, all at once", "published"]
-    for name, methods in (("headline", ours), ("fair", sorted(rivals))):
-        rows = table[(study == name) & table["method"].isin([*methods, "dense"])]
+    for name, methods in (("headline", ours), ("fair", sorted(rivals)), ("trade", None)):
+        chosen = table["method"].isin([*(methods or ()), "dense"])
+        rows = table[(study == name) & chosen] if methods else sized(table)
         if rows.empty:
             continue
-        # One line is one width and one data set: those with the most to show.
+        # One picture is one width and one data set: those with the most to show.
         rows = rows[rows["width"] == rows.loc[rows["method"] != "dense", "width"].max()]
         rows = rows[rows["data"] == rows["data"].mode()[0]]
-        methods = [m for m in methods if m in set(rows["method"])]
-        runs = rows[rows["method"] != "dense"]
-        figure = headline(rows, methods) if name == "headline" else curves(runs)
+        if name == "headline":
+            figure = headline(rows, [m for m in methods if m in set(rows["method"])])
+        else:
+            figure = curves(rows[rows["method"] != "dense"]) if methods else trade(rows)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
         drawn[path] = digest
         info = PngInfo()
