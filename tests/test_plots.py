@@ -12,6 +12,7 @@ from helpers import randomize
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
 from tlc_minimal.lessons import plots
+from tlc_minimal.lessons.report import write_report
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_a_constant_channel_can_be_drawn():
 
 def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
     compared.to_json(run.folder / "compare.json", orient="index")
-    path = plots.write_report(run.folder)
+    path = write_report(run.folder)
     page = path.read_text()
     assert path == run.folder / "report.html"
     images = re.findall(r"<img[^>]*>", page)
@@ -125,13 +126,13 @@ def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
 
 def test_a_report_without_a_comparison_has_two_pictures(run):
     (run.folder / "compare.json").unlink(missing_ok=True)
-    page = plots.write_report(run.folder).read_text()
+    page = write_report(run.folder).read_text()
     assert page.count("<img") == 2 and "Before and after" not in page
 
 
 def test_a_folder_without_a_run_has_no_report(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        plots.write_report(tmp_path)
+        write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -143,7 +144,7 @@ def test_a_run_that_was_killed_has_no_report_yet(run, tmp_path):
         row["test"] = None
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="no finished run|not finished"):
-        plots.write_report(tmp_path)
+        write_report(tmp_path)
 
 
 def test_no_line_is_left_out_however_many_there_are():

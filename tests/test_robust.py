@@ -16,7 +16,7 @@ from tlc_minimal.experiments import robust as study
 from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.lessons import robust
-from tlc_minimal.lessons.robust import CORRUPTIONS, corrupt
+from tlc_minimal.lessons.corruptions import CORRUPTIONS, corrupt
 
 
 @pytest.fixture(scope="module")

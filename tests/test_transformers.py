@@ -12,9 +12,7 @@ import tlc_minimal as tlc
 from tlc_minimal.experiments.beyond import NETWORKS, PROFILES, plan
 from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.gaussian import best_affine
-from tlc_minimal.graph import trace
 from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
-from tlc_minimal.nodes import activation_nodes, module_of
 from tlc_minimal.statistics import published_statistics
 
 TEXT = load_text(length=16, vocabulary=32)
@@ -122,10 +120,9 @@ def test_an_mlp_by_hand():
 
 
 @each_network
-def test_explained_and_collapsed(name, tmp_path):
-    model, _ = build(name)
-    model = model.float()
-    data = TEXT.subset(64) if name == "text" else tlc.load_data("digits").subset(64)
+def test_collapsed(name, digits):
+    model = build(name)[0].float()
+    data = TEXT.subset(64) if name == "text" else digits.subset(64)
     before = copy.deepcopy(model.state_dict())
     table = tlc.explain(model, data, [a.name for a in tlc.find_layers(model, data)], "affine")
     assert table["what"].str.startswith("merged into").any()
@@ -200,19 +197,19 @@ def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
     ours = {layer.norm: layer.name for layer in layers}
     assert len(layers) == len(ours) == 35 and None not in ours
 
-    kinds = (nn.BatchNorm2d, nn.ReLU6)
-    modules = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
-    norms = [n for n, m in modules if isinstance(m, nn.BatchNorm2d)]
-    order = [n for n, _ in modules]
-    following = {
-        n: next(k for k, m in modules[order.index(n) :] if isinstance(m, nn.ReLU6)) for n in norms
-    }
-    wrong = [n for n in norms if following[n] != ours.get(n)]
-    assert len(norms) == 52 and len(wrong) == 17
-    traced = trace(model)
-    for name, node in activation_nodes(traced).items():  # the norm's output is what it receives
-        assert ours[node.args[0].target] == name
-        assert isinstance(module_of(traced, node.args[0]), nn.BatchNorm2d)
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.ReLU6)}
+    order, norms = list(modules), [n for n, m in modules.items() if isinstance(m, nn.BatchNorm2d)]
+    theirs = {n: next(k for k in order[order.index(n) :] if k not in norms) for n in norms}
+    assert len(norms) == 52 and sum(theirs[n] != ours.get(n) for n in norms) == 17
+
+    seen = {}
+    for n, m in modules.items():  # in place: keep copies
+        if n in norms:
+            m.register_forward_hook(lambda _, inputs, out, n=n: seen.update({n: out.clone()}))
+        else:
+            m.register_forward_pre_hook(lambda _, inputs, n=n: seen.update({n: inputs[0].clone()}))
+    model(torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(seen[norm], seen[relu6]) for norm, relu6 in ours.items())
 
 
 # ------------------------------------------------------------------------- the records
@@ -237,9 +234,9 @@ ACTIVATIONS |= {"vgg16_bn": 13, "mobilenet_v2": 35}
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_networks_of_the_plan(name):
+def test_networks_of_the_plan(name, digits):
     network = NETWORKS[name]
-    data = TEXT if name == "text" else tlc.load_data("digits")
+    data = TEXT if name == "text" else digits
     layers = tlc.find_layers(network.build(data, network.width).eval(), data)
     assert len(layers) == ACTIVATIONS[name] >= network.remove
     if name in ("text", "vit", "swin", "vgg11"):

@@ -74,7 +74,7 @@ def collapse(
 @app.command()
 def report(folder: Path) -> None:
     """Write the report of a finished run again."""
-    from .lessons.plots import write_report  # only here: matplotlib is slow to load
+    from .lessons.report import write_report  # only here: matplotlib is slow to load
 
     print(f"report: {write_report(folder.expanduser())}")
 

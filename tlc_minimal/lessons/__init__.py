@@ -1,1 +1,1 @@
-"""What single lessons use: plots, robustness, transformers."""
+"""What single lessons use: plots, robustness, transformers, the exercises' checks."""

@@ -3,9 +3,7 @@
 Colours are Okabe and Ito's, safe for colour-blind readers; markers and hatches say it again.
 """
 
-import base64
 import hashlib
-import html
 import io
 from itertools import cycle
 from pathlib import Path
@@ -20,7 +18,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import gaussian as g
 from ..gaussian import Gaussian
-from ..run_folder import run_of
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX*"
@@ -35,11 +32,6 @@ PUBLISHED = pd.DataFrame(
     + [("LaCoOT", None, 91.77, 100.0), ("LaCoOT", None, 90.99, 100 * 64.7 / 140.2)],
     columns=["method", "removed", "accuracy", "share"],
 )
-HEAD = """<!doctype html><html lang='en'><meta charset='utf-8'><title>A collapsed network</title>
-<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:.85rem}img{max-width:100%}
-td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}</style>
-<h1>A collapsed network</h1>"""
 plt.rc("figure", figsize=(7, 3.6), dpi=90)
 plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", grid=True, prop_cycle=plt.cycler(color=COLOURS))
@@ -56,7 +48,7 @@ def show(figure: Figure, alt: str) -> None:
         raise ValueError("a figure needs alt text: say in a sentence what there is to see.")
     from IPython import display  # a bare GPU host has no IPython
 
-    display.display(display.Image(data=_png(figure), format="png", alt=" ".join(alt.split())))
+    display.display(display.Image(data=png(figure), format="png", alt=" ".join(alt.split())))
 
 
 def histograms(values: torch.Tensor, gaussian: Gaussian, channels: list[int]) -> Figure:
@@ -161,44 +153,6 @@ def before_and_after(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def write_report(folder: str | Path) -> Path:
-    """``report.html`` of a run's folder, pictures inside; returns its path.
-
-    FileNotFoundError if the folder holds no finished run.
-    """
-    folder = Path(folder)
-    saved = run_of(folder)
-    table = pd.DataFrame(saved["rows"])
-    if table["test"].isna().any():
-        raise FileNotFoundError(f"{folder} holds no finished run: resume it first.")
-    table["macs"] /= 1e6
-    config = saved["config"] | saved["config"]["options"] | saved["config"]["tuning"]
-    for left_out in ("options", "tuning", "model", "data"):
-        config.pop(left_out, None)
-    config = [f"{k} = {v}" for k, v in config.items()]
-    parts = [HEAD, f"<p>{html.escape(', '.join(config))}</p>"]
-    if (folder / "compare.json").exists():
-        both = pd.read_json(folder / "compare.json", orient="index")
-        parts.append(
-            "<h2>Before and after</h2><p>Merged only where the clock preferred it: fewer layers "
-            "can mean <em>more</em> MACs (one 5x5 against two 3x3). The removals below are "
-            "counted before merging.</p>" + both.T.to_html(float_format="{:,.2f}".format)
-        )
-        alt = "Bars: what is left of the dense network's accuracy, counts and milliseconds."
-        parts.append(_image(before_and_after(both), alt))
-    tidy = table.melt(["removed", "macs"], ["val_before", "val", "test"], "method", "accuracy")
-    tidy["method"] = tidy["method"].replace({"val_before": "validation before tuning"})
-    for x, name in (("removed", "activations removed"), ("macs", "million multiply-accumulates")):
-        figure = curves(tidy, x, "accuracy")
-        figure.axes[0].set(xlabel=name, ylabel="accuracy, %")
-        parts.append(_image(figure, f"Lines: accuracy before and after tuning against {name}."))
-    by_step = table.to_html(index=False, float_format="{:.3g}".format)
-    parts.append(f"<h2>Removal by removal</h2>{by_step}</html>")
-    path = folder / "report.html"
-    path.write_text("".join(parts), encoding="utf-8")
-    return path
-
-
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
@@ -225,7 +179,7 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
         drawn[path] = digest
         info = PngInfo()
         info.add_text("records", digest)
-        Image.open(io.BytesIO(_png(figure))).save(path, pnginfo=info, optimize=True)
+        Image.open(io.BytesIO(png(figure))).save(path, pnginfo=info, optimize=True)
     return drawn
 
 
@@ -233,15 +187,10 @@ def _digest(rows: pd.DataFrame) -> str:
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as a PNG of 128 colours: a third of the size, and nobody sees it."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)
     Image.open(drawn).convert("RGB").quantize(128).save(small, "png", optimize=True)
     return small.getvalue()
-
-
-def _image(figure: Figure, alt: str) -> str:
-    data = base64.b64encode(_png(figure)).decode()
-    return f"<p><img alt='{html.escape(alt)}' src='data:image/png;base64,{data}'></p>"

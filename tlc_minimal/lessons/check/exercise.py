@@ -31,9 +31,10 @@ class Exercise:
         want = self._run(self.right)
         got = self._run(answer, want)
         wrong = [_difference(g, w) for g, w in zip(got, want)]
-        if not any(wrong):
-            return print("correct")
-        first = next(i for i, sentence in enumerate(wrong) if sentence)
+        first = next((i for i, sentence in enumerate(wrong) if sentence), None)
+        if first is None:
+            print("correct")
+            return
         call = f"{answer.__name__}({', '.join(map(_short, self.cases()[first]))})"
         raise AssertionError(f"{call} {wrong[first]}{self._cause(got, want, first)}.")
 
