@@ -8,7 +8,7 @@ from helpers import randomize, relative_error
 from safetensors.torch import load_file, save_file
 
 import tlc_minimal as tlc
-from tlc_minimal.modules import LEAVES, Affine, BiasMap, Bordered, Ones, ScaledSum
+from tlc_minimal.modules import LEAVES, Affine, BiasMap, Ones, ScaledSum
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +31,7 @@ def model(request):
 
 def test_every_module_of_ours_is_among_them():
     found = {type(m) for made in (True, False) for m in _collapsed(made).modules()}
-    assert set(LEAVES) == {Affine, BiasMap, Bordered, Ones, ScaledSum} <= found
+    assert set(LEAVES) == {Affine, BiasMap, Ones, ScaledSum} <= found
 
 
 def test_weights_are_saved_and_loaded_without_pickle(model, tmp_path):
