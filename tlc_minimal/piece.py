@@ -67,6 +67,8 @@ def extract(traced: fx.GraphModule, source: fx.Node, nodes) -> Piece:
     """A piece with copies of its modules: nothing that is done to it reaches the network."""
     called = {n: module_of(traced, n) for n in nodes}
     modules = {n: copy.deepcopy(m).double() for n, m in called.items() if m is not None}
+    for module in modules.values():
+        module.requires_grad_(False)
     return Piece(source, tuple(nodes), modules)
 
 
