@@ -14,7 +14,8 @@ from torchvision.models import mobilenet_v2
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
-from tlc_minimal.methods.project import best_sets, fit_alone, found, milliseconds
+from tlc_minimal.methods.project import milliseconds
+from tlc_minimal.methods.stretches import best_sets, fit_alone, found
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.readers import Split
 

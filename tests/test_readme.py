@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tlc_minimal.experiments.tables import TABLES, fill
+from tlc_minimal.experiments.pages import TABLES, fill
 from tlc_minimal.lessons.plots import readme_pictures
 from tlc_minimal.results import results
 

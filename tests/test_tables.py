@@ -4,17 +4,9 @@ import pandas as pd
 import pytest
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments.tables import (
-    TABLES,
-    ablation,
-    chain,
-    fair,
-    headline,
-    markdown,
-    projected,
-    total_epochs,
-    untuned,
-)
+from tlc_minimal.experiments.pages import TABLES, markdown
+from tlc_minimal.experiments.sized import projected, untuned
+from tlc_minimal.experiments.tables import ablation, chain, fair, headline, total_epochs
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import tlc_minimal as tlc
 from .collapse import checked
 from .doctor import report as doctors_report
 from .experiments.bench import bench
+from .experiments.pages import fill
 from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
-from .experiments.tables import fill
 from .measure import usual_batches
 from .models import NETWORKS
 from .refuse import check_alone

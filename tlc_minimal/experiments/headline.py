@@ -17,14 +17,13 @@ from torch import nn
 
 from ..collapse import Run, collapse
 from ..data import Data
-from ..linearize import linearize
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..methods.published import SCHEDULE
 from ..models import resnet18
-from ..project import project
 from ..stages import METHODS
 from ..train import best_device, evaluate, fit
+from .controls import narrower, reset, trials
 from .pieces import Piece, trained
 from .throughput import throughput
 
@@ -203,45 +202,8 @@ def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path
 def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
     """The activations that the piece ``like`` takes out, by every rule, and by projections of all
     kinds: what is left before any tuning."""
-    model, names = dense_network(piece, data, out), _run(like, data, out).table["layer"].iloc[-1]
-    names, rows = names.split(", "), []
-    augmented = data.augment(data.train.images[:4000], torch.Generator().manual_seed(piece.seed))
-    images = [n for n in (500, 1000, 2000, 4000, 16_000) if n < data.train.size]
-    trials = [{"images": n} for n in [*images, data.train.size]]
-    trials += [{"ridge": 10.0**k} for k in range(-6, 1)] + [{"kernel": k} for k in (1, 5)]
-    for rule in ("identity", "on_off", "on_off_affine", "thrifty", "affine"):
-        linear = linearize(model, names, data, rule)
-        rows.append({"removed": len(names), "rule": rule, **_scored(linear, data)})
-    for trial in [*trials, {"augmented": True}]:
-        given = augmented if "augmented" in trial else data
-        options = {k: v for k, v in trial.items() if k != "augmented"}
-        small, table = project(model, names, given, **options)
-        row = {"removed": len(names), "rule": "projected", "error": float(table["error"].mean())}
-        rows.append(row | trial | _scored(small, data))
-    return rows, 0.0
-
-
-def _scored(network: nn.Module, data: Data) -> dict[str, float]:
-    return {"val": evaluate(network, data).accuracy, **count(network, data)}
-
-
-def reset(network: nn.Module) -> nn.Module:
-    """A copy with fresh weights."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return network
-
-
-def narrower(network: nn.Module, width: int, data: Data) -> nn.Module:
-    """The widest ResNet-18 below ``width`` with no more MACs than ``network``."""
-    most = count(network, data)["macs"]
-    for fewer in range(width - 1, 0, -1):
-        model = resnet18(len(data.classes), fewer)
-        if count(model, data)["macs"] <= most:
-            return model
-    raise ValueError(f"no ResNet-18 has as few as {most} MACs: project less.")
+    names = _run(like, data, out).table["layer"].iloc[-1].split(", ")
+    return trials(dense_network(piece, data, out), names, data, piece.seed), 0.0
 
 
 def _clock(at_once: list[Piece], piece: Piece, data: Data, out: Path):

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ..results import results
-from .headline import AT_ONCE, CONTROLS
+from .headline import AT_ONCE
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
 CURVES = ("dense", "tuned on", "ours, all at once", "published")
@@ -11,7 +11,6 @@ CURVES += ("ours, projected per activation",)
 CURVES += (*AT_ONCE, "published, one by one")
 CURVES += ("ours, one by one", "published, its epochs")
 CURVES += ("dense, strong stem", "ours, one by one, strong stem")
-SMALL = ("dense", "published", "ours, all at once", "ours, projected", *CONTROLS.values())
 FORMER = {  # what the records made before today's names call a method
     "ours": "ours, one by one",
     "dense, tuned on": "tuned on",
@@ -24,7 +23,7 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
     ``table``: from :func:`tlc_minimal.results`, default all. Epochs are all there were, the dense
     ones too; "cut" are the MACs when what has become constant is cut out exactly, and "against
     tuned on" is the difference to the control of the same data and seeds, where there is one."""
-    table, rows = _study(table, "headline"), []
+    table, rows = study_of(table, "headline"), []
     shown = table[table["removed"].isin(DEPTHS) & table["method"].isin(CURVES)]
     order = shown["method"].map(CURVES.index)
     shown = shown.loc[order.sort_values(kind="stable").index]
@@ -44,9 +43,9 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "method": method,
                     "removed of 17": f"{removed:.0f}",
                     "seeds": len(at),
-                    "test accuracy, %": _range(at["test"]),
-                    "against dense": _against(at, same[same["method"] == f"dense{strong}"]),
-                    "against tuned on": _against(at, same[same["method"] == f"tuned on{strong}"]),
+                    "test accuracy, %": spread(at["test"]),
+                    "against dense": against(at, same[same["method"] == f"dense{strong}"]),
+                    "against tuned on": against(at, same[same["method"] == f"tuned on{strong}"]),
                     "layers": f"{at['layers'].mean():.0f}",
                     "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
                     "cut": f"{cut.mean() / 1e6:.2f}",
@@ -56,79 +55,7 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Layers that go, beside the controls of their size: a row a share of the MACs and method, mean
-    over the seeds (and range); ``table`` as in :func:`headline`."""
-    table, rows = _study(table, "headline"), []
-    for (data, width, _, _, method), at in sized(table).groupby(
-        ["data", "width", "share", "order", "method"]
-    ):
-        epochs = [total_epochs(table, row) for row in at.to_dict("records")]
-        before = at["val_before"] if method.startswith("ours") else pd.Series(dtype=float)
-        same = table[(table["data"] == data) & (table["width"] == width)]
-        rows.append(
-            {
-                "data": data,
-                "network": f"width {width:.0f}",
-                "method": method,
-                "seeds": len(at),
-                "million MACs": _range(at["cut"] / 1e6),
-                "layers": _range(at["layers"], 0),
-                "activations": _range(at["activations"], 0),
-                "validation before tuning, %": _range(before) if before.notna().any() else "",
-                "test accuracy, %": _range(at["test"]),
-                "against dense": _against(at, same[same["method"] == "dense"]),
-                "epochs": f"{sum(epochs) / len(epochs):g}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The records that :func:`projected` shows, where projections were recorded: rows of
-    ``results`` with ``cut``, the MACs when what has become constant is cut out, ``share``, that of
-    the MACs that was asked for (negative, so that it sorts), and ``order``, the method's place."""
-    table = _study(table, "headline")
-    if "share" not in table:
-        return table.iloc[:0].assign(share=0.0, order=0, cut=0.0)
-    twelve = (table["removed"] == 12) & table["method"].isin(["published", "ours, all at once"])
-    asked = table["share"].notna() & (table["removed"] > 0) & table["method"].isin(SMALL)
-    there = table.loc[asked, ["data", "width"]].drop_duplicates()
-    rows = table[asked | twelve | (table["method"] == "dense")].merge(there, on=["data", "width"])
-    cut = rows["macs_cut"].fillna(rows["macs"])
-    order = rows["method"].map(SMALL.index)
-    return rows.assign(share=-rows["share"].fillna(1.0), order=order, cut=cut)
-
-
-def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What is left before any tuning, by every rule and by projections of all kinds: a row each,
-    mean over the seeds (and range); ``table`` as in :func:`headline`."""
-    table, rows = _study(table, "headline"), []
-    table = table[table["method"] == "untuned"]
-    if table.empty:
-        return pd.DataFrame()
-    options = [name for name in ("images", "ridge", "kernel", "augmented") if name in table]
-    for (data, width, rule, *values), at in table.groupby(
-        ["data", "width", "rule", *options], sort=False, dropna=False
-    ):
-        chosen = [f"{n} {v:g}" for n, v in zip(options, values) if n != "augmented" and v == v]
-        chosen += ["augmented images"] * (dict(zip(options, values)).get("augmented") is True)
-        rows.append(
-            {
-                "data": data,
-                "network": f"width {width:.0f}",
-                "rule": ", ".join([rule, *chosen]),
-                "seeds": len(at),
-                "removed of 17": _range(at["removed"], 0),
-                "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
-                "relative error": _range(at["error"]) if at["error"].notna().any() else "",
-                "validation before tuning, %": _range(at["val"]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _against(runs: pd.DataFrame, others: pd.DataFrame) -> str:
+def against(runs: pd.DataFrame, others: pd.DataFrame) -> str:
     """The mean difference in test accuracy, over the seeds that both have; "" without any."""
     both = runs.merge(others, on="seed")
     return f"{(both['test_x'] - both['test_y']).mean():+.2f}" if len(both) else ""
@@ -148,7 +75,7 @@ def total_epochs(table: pd.DataFrame, row: dict) -> float:
 def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12)) -> pd.DataFrame:
     """One choice changed at a time: test accuracy after so many removals, mean over the seeds that
     the change was made for; ours on the same seeds first. ``table`` as in :func:`headline`."""
-    table, rows = _study(table, "headline"), []
+    table, rows = study_of(table, "headline"), []
     if table.empty:
         return pd.DataFrame()
     changed = table[table["what"].str.contains("_ablation_")]
@@ -165,7 +92,7 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
             row["points lost by a removal, before tuning"] = f"{-broken.mean():.1f}"
             for depth in depths:
                 at = runs[runs["removed"] == depth]
-                row[f"test accuracy, % ({depth} removed)"] = _range(at["test"])
+                row[f"test accuracy, % ({depth} removed)"] = spread(at["test"])
             rows.append(row | {f"million MACs ({depths[-1]})": f"{last['macs'].mean() / 1e6:.2f}"})
     return pd.DataFrame(rows)
 
@@ -174,7 +101,7 @@ def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)
     """All methods at equal cost (lesson 06): a row a method, test accuracy after so many removals,
     mean over the seeds (and range), empty where it cannot go so far; ``table`` as in
     :func:`headline`."""
-    table, rows = _study(table, "fair"), []
+    table, rows = study_of(table, "fair"), []
     if table.empty:
         return pd.DataFrame()
     methods = table[table["set"] == "methods"]
@@ -182,7 +109,7 @@ def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)
         row = {"data": data, "method": method, "seeds": runs["seed"].nunique()}
         for depth in depths:
             at = runs[runs["removed"] == (0 if method == "dense" else depth)]
-            row[f"test accuracy, % ({depth} removed)"] = _range(at["test"]) if len(at) else ""
+            row[f"test accuracy, % ({depth} removed)"] = spread(at["test"]) if len(at) else ""
         macs = at["macs"].mean() / 1e6
         rows.append(row | {f"million MACs ({depths[-1]})": f"{macs:.2f}" if len(at) else ""})
     return pd.DataFrame(rows).sort_values("method", key=lambda m: m != "dense", kind="stable")
@@ -202,7 +129,7 @@ def chain(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 "method (ranking, rule)": method,
                 "seeds": len(last),
                 "activations left": f"{last['activations'].mean():.0f}",
-                "test accuracy, %": _range(last["test"]),
+                "test accuracy, %": spread(last["test"]),
                 "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
                 "thousand parameters": f"{last['params'].mean() / 1e3:.0f}",
                 "epochs": f"{last['run_epochs'].mean():g}",
@@ -232,32 +159,13 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-TABLES = {t.__name__: t for t in (headline, projected, untuned, ablation, fair, chain, speed)}
-
-
-def fill(page: str) -> str:
-    """A page with the tables that it marks (<!-- headline --> … <!-- /headline -->) made anew."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if begin in page:
-            before, rest = page.split(begin, 1)
-            page = f"{before}{begin}\n\n{markdown(make())}\n\n{end}{rest.split(end, 1)[1]}"
-    return page
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of text as GitHub reads it."""
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _study(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
+def study_of(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     table = results() if table is None else table
     table = table[table["study"] == study] if "study" in table else table.iloc[:0]
     return table.assign(method=table["method"].replace(FORMER))
 
 
-def _range(values: pd.Series, digits: int = 2) -> str:
+def spread(values: pd.Series, digits: int = 2) -> str:
     number = lambda x: f"{x:.{digits}f}"
     least, most = number(values.min()), number(values.max())
     alone = len(values) == 1 or least == most

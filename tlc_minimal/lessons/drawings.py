@@ -36,7 +36,7 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
 
 def trade(rows: pd.DataFrame) -> Figure:
     """Test accuracy against MACs, a point a seed, with the layers that are left; ``rows``: of one
-    data set and width, from :func:`tlc_minimal.experiments.tables.sized`."""
+    data set and width, from :func:`tlc_minimal.experiments.sized.sized`."""
     figure, ax = plt.subplots(figsize=(7, 4))
     names = rows.sort_values("order").groupby("method", sort=False)
     for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):

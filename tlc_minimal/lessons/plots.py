@@ -156,7 +156,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
-    from ..experiments.tables import sized  # this file is there without any records, too
+    from ..experiments.sized import sized  # this file is there without any records, too
     from .drawings import trade
 
     drawn, study = {}, table.get("study", pd.Series("", table.index))

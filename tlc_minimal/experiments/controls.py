@@ -1,0 +1,56 @@
+"""What a projection is held against: networks of its size from scratch, and other projections."""
+
+import copy
+
+import torch
+from torch import nn
+
+from ..data import Data
+from ..linearize import linearize
+from ..measure import count
+from ..models import resnet18
+from ..project import project
+from ..train import evaluate
+
+
+def reset(network: nn.Module) -> nn.Module:
+    """A copy with fresh weights."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
+def narrower(network: nn.Module, width: int, data: Data) -> nn.Module:
+    """The widest ResNet-18 below ``width`` with no more MACs than ``network``."""
+    most = count(network, data)["macs"]
+    for fewer in range(width - 1, 0, -1):
+        model = resnet18(len(data.classes), fewer)
+        if count(model, data)["macs"] <= most:
+            return model
+    raise ValueError(f"no ResNet-18 has as few as {most} MACs: project less.")
+
+
+def trials(model: nn.Module, names: list[str], data: Data, seed: int) -> list[dict]:
+    """A row for every rule, and for projections of all kinds: what a model is worth without the
+    activations ``names``, before any tuning."""
+    rows = []
+    augmented = data.augment(data.train.images[:4000], torch.Generator().manual_seed(seed))
+    images = [n for n in (500, 1000, 2000, 4000, 16_000) if n < data.train.size]
+    tried = [{"images": n} for n in [*images, data.train.size]]
+    tried += [{"ridge": 10.0**k} for k in range(-6, 1)] + [{"kernel": k} for k in (1, 5)]
+    for rule in ("identity", "on_off", "on_off_affine", "thrifty", "affine"):
+        linear = linearize(model, names, data, rule)
+        rows.append({"removed": len(names), "rule": rule, **_scored(linear, data)})
+    for trial in [*tried, {"augmented": True}]:
+        given = augmented if "augmented" in trial else data
+        options = {k: v for k, v in trial.items() if k != "augmented"}
+        small, table = project(model, names, given, **options)
+        row = {"removed": len(names), "rule": "projected", "error": float(table["error"].mean())}
+        rows.append(row | trial | _scored(small, data))
+    return rows
+
+
+def _scored(network: nn.Module, data: Data) -> dict[str, float]:
+    return {"val": evaluate(network, data).accuracy, **count(network, data)}

@@ -1,0 +1,24 @@
+"""The pages that show the records: README.md and data/results/README.md, filled with tables."""
+
+import pandas as pd
+
+from .sized import projected, untuned
+from .tables import ablation, chain, fair, headline, speed
+
+TABLES = {t.__name__: t for t in (headline, projected, untuned, ablation, fair, chain, speed)}
+
+
+def fill(page: str) -> str:
+    """A page with the tables that it marks (<!-- headline --> … <!-- /headline -->) made anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in page:
+            before, rest = page.split(begin, 1)
+            page = f"{before}{begin}\n\n{markdown(make())}\n\n{end}{rest.split(end, 1)[1]}"
+    return page
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text as GitHub reads it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,110 @@
+"""Stretches of activations that one layer can replace: found, fitted alone, combined exactly."""
+
+import copy
+from math import inf
+
+import torch
+from torch import fx, nn
+from tqdm.auto import tqdm
+
+from ..data import Data, input_batches
+from ..graph import example_of, find_shapes
+from ..nodes import activation_nodes
+from ..project import add, empty_gram, solve
+from ..runs import Run, find_runs
+
+Stretch = tuple[int, int]  # from the first activation that goes to the next one that stays
+Sets = dict[float, tuple[float, list[Stretch]]]  # {what it brings: (what it costs, its stretches)}
+
+
+def found(traced: fx.GraphModule, data: Data, most: int, kernel: int) -> dict[Stretch, Run]:
+    """The stretches of at most so many activations that one layer can replace."""
+    nodes = list(activation_nodes(traced).values())
+    shapes, stretches = find_shapes(traced, example_of(data)[:2]), {}
+    for i in range(len(nodes)):
+        for j in range(i + 1, min(i + most, len(nodes)) + 1):
+            runs, left = find_runs(traced, set(nodes[i:j]), shapes, kernel)
+            if len(runs) == 1 and not left:
+                stretches[i, j] = runs[0]
+    return stretches
+
+
+def removed(names: list[str], stretches: list[Stretch]) -> list[str]:
+    """The activations that go with these stretches."""
+    return [name for i, j in stretches for name in names[i:j]]
+
+
+@torch.no_grad()
+def fit_alone(
+    traced: fx.GraphModule, runs: dict[Stretch, Run], data: Data, images: int, ridge: float,
+    progress: bool = False,
+) -> dict[Stretch, nn.Module]:  # fmt: skip
+    """The best layer for each run if it alone is replaced, all in one pass over the images: runs
+    that see the same patches of the same input share the products of these."""
+    like, together = next(traced.parameters()), {}
+    for stretch, run in runs.items():
+        shape = [getattr(run.layer, k, 1) for k in ("kernel_size", "stride", "padding", "groups")]
+        alone = stretch if shape[3] != 1 else None
+        together.setdefault((run.entry, str(shape), run.pixels, alone), []).append(stretch)
+    wide = []  # one layer for each such group, its outputs side by side
+    for group in together.values():
+        first = runs[group[0]].layer
+        size = sum(len(runs[s].layer.weight) for s in group), *first.weight.shape[1:]
+        wide.append(copy.deepcopy(first))
+        wide[-1].weight = nn.Parameter(torch.empty(size, device="meta"))
+    grams = [empty_gram(layer, like.device) for layer in wide]
+    runner = fx.Interpreter(traced, garbage_collect_values=False)
+    batches = input_batches(data, images, batch=50)
+    for x in tqdm(batches, "fit", -(-images // 50), disable=not progress, leave=False):
+        runner.run(x.to(like))
+        for group, layer, gram in zip(together.values(), wide, grams):
+            dim = -1 if isinstance(layer, nn.Linear) else 1
+            y = torch.cat([runner.env[runs[s].end] for s in group], dim)
+            add(gram, layer, runner.env[runs[group[0]].entry], y)
+    layers = {}
+    for group, gram in zip(together.values(), grams):
+        sizes = [len(runs[s].layer.weight) for s in group]
+        taps = runs[group[0]].layer.weight[0].numel()
+        kernel, mean, _, target, _ = solve(gram, taps, ridge, runs[group[0]])
+        kernel = kernel.mT.flatten(0, 1)  # (outputs, taps)
+        for s, rows, bias in zip(group, kernel.split(sizes), (target - mean).split(sizes)):
+            layer = layers[s] = copy.deepcopy(runs[s].layer)
+            layer.weight = nn.Parameter(rows.reshape(layer.weight.shape).to(like))
+            layer.bias = nn.Parameter(bias.to(like))
+    return layers
+
+
+def best_sets(
+    count: int, costs: dict[Stretch, float], brings: dict[Stretch, float] | None = None
+) -> Sets:
+    """Of ``count`` activations in a row, for every amount that sets of stretches bring, the set of
+    least cost; between two stretches one activation stays. Exact: the best of the first k need
+    nothing else. Without ``brings`` the amount is of activations; with it, only sets are kept that
+    no other beats in both."""
+    best = [{} for _ in range(count + 2)]  # of the first k activations, the last of which stays
+    best[0][0] = (0.0, [])
+    for k in range(count + 2):
+        if brings:
+            best[k] = _undominated(best[k])
+        for amount, (cost, chosen) in best[k].items() if k <= count else ():
+            steps = [(k, k)] + [stretch for stretch in costs if stretch[0] == k]
+            for i, j in steps:
+                more = 0 if i == j else brings[i, j] if brings else j - i
+                new = cost + costs.get((i, j), 0.0), chosen + [(i, j)] * (j > i)
+                after, n = best[j + 1], amount + more
+                if n not in after or new[0] < after[n][0]:
+                    after[n] = new
+    return best[count + 1]
+
+
+def _undominated(sets: Sets) -> Sets:
+    kept, least = {}, inf
+    for amount in sorted(sets, reverse=True):
+        if sets[amount][0] < least:
+            kept[amount], least = sets[amount], sets[amount][0]
+    return kept
+
+
+def cheapest(sets: Sets, amount: float) -> list[Stretch]:
+    """The stretches of the cheapest set that brings at least ``amount``."""
+    return min((cost, chosen) for n, (cost, chosen) in sets.items() if n >= amount)[1]
