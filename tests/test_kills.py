@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import randomize
-from torch import nn
+from helpers import CLOCK, chain, digits, same
 
 import tlc_minimal as tlc
 
@@ -24,28 +22,13 @@ ASK = {
     "at_once": dict(epochs=2.5, rank="gaussian", again=True),
     "one_by_one": dict(epochs=3, rank="gaussian", rule="affine"),
 }  # fmt: skip
-CLOCK = ["seconds", "images_per_s"]
 OURS = (".part", ".state", ".json", ".safetensors", ".choice")
-
-
-def network():
-    """Two activations and a dropout: it is about what a run does, not how well."""
-    torch.manual_seed(0)
-    layers = []
-    for before, after in ((3, 4), (4, 4)):
-        layers += [nn.Conv2d(before, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
-    end = (nn.Dropout(0.2), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
-    return randomize(nn.Sequential(*layers, *end), dtype=torch.float32)
-
-
-def digits():
-    return tlc.load_data("digits", size=8).subset(64)
 
 
 def run(method, data, out):
     """Two removals, from the beginning or from where the last one stopped."""
     how = dict(batch=16, lr=0.05, keep="all", progress=False) | ASK[method]
-    return tlc.collapse(network(), data, 2, method=method, out=out, resume=True, **how)
+    return tlc.collapse(chain(2, dropout=0.2), data, 2, method=method, out=out, resume=True, **how)
 
 
 class Moment:
@@ -103,18 +86,9 @@ def dying(moment):
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order, here and in a process of its own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data():
-    return digits()
+    return digits(64)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +108,7 @@ def check_same(again, full):
     assert tables[0].equals(tables[1])
     for a, b in ((again.linear, full.linear), (again.model, full.model)):
         a, b = a.state_dict(), b.state_dict()
-        assert list(a) == list(b)
-        assert all(torch.equal(a[k], b[k]) and a[k].stride() == b[k].stride() for k in a)
+        assert same(a, b) and all(a[k].stride() == b[k].stride() for k in a)
     files = [{p.name: p.read_bytes() for p in r.folder.iterdir()} for r in (again, full)]
     assert set(files[0]) == set(files[1])
     assert not [name for name in files[0] if name.endswith((".part", ".state"))]
@@ -175,8 +148,7 @@ KILLED = """
 import os, sys, torch._dynamo  # loaded before there are many
 sys.path[:0] = sys.argv[1:3]
 import test_kills as t
-t.torch.set_num_threads(1)
-data, (folder, *moments) = t.digits(), sys.argv[3:]
+data, (folder, *moments) = t.digits(64), sys.argv[3:]
 for i, at in enumerate(moments):
     if not os.fork():
         with t.dying(t.Moment(int(at), lambda: os.kill(os.getpid(), t.signal.SIGKILL))):

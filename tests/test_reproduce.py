@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from helpers import residual
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import headline, mnist, throughput
+from tlc_minimal.experiments import headline, mnist, pieces, throughput
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.reproduce import plan, reproduce
 
@@ -20,8 +21,12 @@ TINY = headline.PROFILES["laptop"]._replace(
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    """The laptop profile on sixty digits, width 2, two removals; one study after the other."""
+    """The laptop profile on sixty small digits, with a network of five activations."""
+    data = tlc.load_data("digits", size=16)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "load_data", {"digits": data}.get)
+        patch.setattr(headline, "resnet18", residual)
+        patch.setattr(throughput, "resnet18", residual)
         patch.setitem(headline.PROFILES, "laptop", TINY)
         patch.setitem(mnist.PROFILES, "laptop", (2, 0.5, 0.5, 60, 3_000))
         patch.setattr(mnist, "REMOVE", 2)
@@ -61,7 +66,7 @@ def test_a_rerun_does_nothing(done, capsys):
 def test_the_curve_has_a_row_a_removal_from_its_dense_network(done):
     curve, dense = (rows_of(done, f"headline_w2_{name}_seed1") for name in ("curve", "dense"))
     assert [row["removed"] for row in curve] == [0, 1, 2]
-    assert [row["activations"] for row in curve] == [17, 16, 15]
+    assert [row["activations"] for row in curve] == [5, 4, 3]
     assert curve[0]["test"] == dense[0]["test"] and curve[0]["macs"] == dense[0]["macs"]
 
 
@@ -69,7 +74,7 @@ def test_all_at_once_takes_the_epochs_of_one_at_a_time(done):
     (dense,) = rows_of(done, "headline_w2_dense_seed0")
     curve = rows_of(done, "headline_w2_curve_seed0")
     start, row = rows_of(done, "headline_w2_once02_seed0")
-    assert start["test"] == dense["test"] and (row["removed"], row["activations"]) == (2, 15)
+    assert start["test"] == dense["test"] and (row["removed"], row["activations"]) == (2, 3)
     assert row["epochs"] == sum(r["epochs"] for r in curve) == 1.0
     assert curve[1]["layer"] in row["layer"].split(", ")
 
@@ -78,7 +83,7 @@ def test_the_control_is_tuned_as_long_and_loses_nothing(done):
     (dense,) = rows_of(done, "headline_w2_dense_seed0")
     (row,) = rows_of(done, "headline_w2_tuned_on_seed0")
     once = rows_of(done, "headline_w2_once01_seed0")[1]
-    assert row["activations"] == 17 and row["epochs"] == once["epochs"]
+    assert row["activations"] == 5 and row["epochs"] == once["epochs"]
     assert row["macs"] == dense["macs"]
 
 
@@ -110,7 +115,7 @@ def test_the_published_algorithm_has_no_teacher_and_is_cut_at_the_end(done):
 
 def test_projection_takes_a_layer_with_its_activation(done):
     first, last = rows_of(done, "headline_w2_project01_seed0")
-    assert (first["layers"], last["layers"]) == (18, 17) and last["error"] > 0
+    assert (first["layers"], last["layers"]) == (6, 5) and last["error"] > 0
     assert last["macs"] < first["macs"] and first["error"] is None
 
 
@@ -137,7 +142,7 @@ def test_the_clock_has_every_network_at_both_batches(done):
         (b, k) for b in (1, 128) for k in range(3)
     ]
     assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)
-    assert [r["activations"] for r in rows[:3]] == [17, 16, 15]
+    assert [r["activations"] for r in rows[:3]] == [5, 4, 3]
 
 
 def test_throughput_is_measured_against_two_ceilings(done):

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import pandas as pd
 import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
@@ -40,6 +39,8 @@ def count(model: nn.Module, example) -> dict[str, int]:
 def flop_counter():
     """What runs inside is counted, without gradients; yields PyTorch's flop counter. Attention's
     fast path, one opaque call whose products nobody would see, is off meanwhile."""
+    from torch.utils.flop_counter import FlopCounterMode  # only here: it loads Triton
+
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

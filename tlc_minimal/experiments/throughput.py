@@ -4,18 +4,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..clock import middle, now
 from ..data import Data
 from ..models import resnet18
-from ..train import best_device, fit, steps_of
+from ..train import best_device, fit, precision, steps_of
 
 BATCHES = (128, 512, 1024)
 
 
 def throughput(piece, data: Data, out: Path):
-    """Rows: a large bf16 matrix product (TFLOP/s), a copy on the device (GB/s), then training at
+    """Rows: a large matrix product (TFLOP/s), a copy on the device (GB/s), then training at
     several batch sizes: images/s, ms a step, TFLOP/s, its share of the first ceiling in percent,
     peak memory (on CUDA), and what bounds it."""
     rows = ceilings(best_device())
@@ -36,9 +35,10 @@ def throughput(piece, data: Data, out: Path):
 
 
 def ceilings(device: torch.device, repeats: int = 5) -> list[dict]:
-    """What the device does at most: a bf16 matrix product, a copy of its memory; both measured."""
+    """What the device does at most: a matrix product in the precision that trains there, a copy of
+    its memory; both measured."""
     size, numbers = (8192, 2**28) if device.type == "cuda" else (1024, 2**24)
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    a = torch.randn(size, size, device=device, dtype=precision(device))
     source = torch.zeros(numbers, device=device)
     target = torch.empty_like(source)
     product = _seconds(lambda: a @ a, device, repeats)
@@ -52,6 +52,8 @@ def ceilings(device: torch.device, repeats: int = 5) -> list[dict]:
 
 def training_flops(model: nn.Module, data: Data) -> float:
     """Floating-point operations of one image's training step, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode  # only here: it loads Triton
+
     with FlopCounterMode(display=False) as counter:
         model.train()(data.example).sum().backward()
     return counter.get_total_flops() / len(data.example)
