@@ -167,6 +167,8 @@ def test_the_message_says_call_place_and_both_numbers():
         check.conv_macs.right(*case) if case[3] == 1 else -1
     )  # right if stride 1
     assert "likely cause" not in refused("conv_macs", unknown)
+    partial = functools.partial(lambda q: -1.0)
+    assert refused("block_share", partial).startswith("your answer(0.25) gave -1, expected 0.75")
     assert "gave shape (2,), expected one number" in refused("share_off", lambda m: torch.ones(2))
     assert "gave 1 values, expected 3" in refused("over_seeds", lambda v: [v.mean()])
     assert "as value 3 of 3" in refused("over_seeds", lambda v: (v.mean(), v.min(), v.min()))

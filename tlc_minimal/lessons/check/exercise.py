@@ -35,7 +35,8 @@ class Exercise:
         if first is None:
             print("correct")
             return
-        call = f"{answer.__name__}({', '.join(map(_short, self.cases()[first]))})"
+        name = getattr(answer, "__name__", "your answer")  # a partial function has none
+        call = f"{name}({', '.join(map(_short, self.cases()[first]))})"
         raise AssertionError(f"{call} {wrong[first]}{self._cause(got, want, first)}.")
 
     def _run(self, f: Callable, want=None) -> list[list[Tensor]]:
