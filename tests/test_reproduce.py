@@ -87,6 +87,13 @@ def test_the_control_is_tuned_as_long_and_loses_nothing(done):
     assert row["macs"] == dense["macs"]
 
 
+def test_the_strong_stem_keeps_more_pixels(done):
+    (paper,), (strong,) = (
+        rows_of(done, f"headline_w2_{n}_seed0") for n in ("dense", "strong_dense")
+    )
+    assert strong["macs"] > paper["macs"] and strong["params"] == paper["params"]
+
+
 def config_of(done, name):
     """What a piece's record and its run say of it."""
     record = json.loads((done[1] / f"{name}.json").read_text())["config"]
