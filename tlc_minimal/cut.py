@@ -203,7 +203,6 @@ def travel(traced, node: fx.Node, owner: fx.Node, path, end: fx.Node, keep: Tens
     kinds = (
         [len(known)] if known else [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]
     )
-    found = None
     for ndim in kinds:  # a matrix, or with tokens: it must hold for both
         for side in (16, 64):  # what is too small for a pool is no size to learn from
             size = [1, *[side if axis == 1 else 3] * (ndim - 2), len(keep)]
