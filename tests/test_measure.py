@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import kept, randomize, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -65,9 +65,9 @@ def test_the_longest_path_counts_not_the_shortcut():
 
 def test_counting_changes_nothing():
     model = tlc.resnet18(width=4).train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = kept(model)
     tlc.count(model, X)
-    assert model.training and all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+    assert model.training and same(model, before)
 
 
 def test_contestants_take_turns():
@@ -160,7 +160,6 @@ def test_cuda_graphs_are_clocked_and_what_cannot_be_captured_does_no_harm():
     assert list(table)[4:] == ["ms_graph", "ms_graph_spread", "speedup_graph",
                                "speedup_graph_spread"]  # fmt: skip
     assert (table["ms_graph"] > 0).all() and table.loc["a", "speedup_graph"] == 1
-    assert measure.costs(model, x)["ms"].gt(0).all()
 
 
 def test_attention_is_counted_and_its_fast_path_comes_back():

@@ -1,11 +1,10 @@
 """Ranking by the validation loss: one pass says what whole passes of whole networks say."""
 
-import copy
 from operator import itemgetter
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import kept, randomize, same
 from torch import nn
 from torchvision.models import mobilenet_v2
 
@@ -86,12 +85,11 @@ def test_scores_are_those_of_whole_passes(name, rule, data):
 
 def test_the_model_itself_is_under_the_empty_name(data):
     model = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).train()
-    before = copy.deepcopy(model.state_dict())
+    before = kept(model)
     found = losses(model, {"relu3": nn.Identity()}, data)
     assert set(found) == {"", "relu3"}
     assert found[""] == pytest.approx(tlc.evaluate(model, data).loss, rel=1e-5)
-    assert model.training
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training and same(model, before)
 
 
 def test_what_is_in_front_of_an_activation_runs_once(data):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import kept, randomize, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -152,8 +152,7 @@ def test_a_model_without_activations_is_refused(model, data):
 
 def test_ranking_leaves_the_model_as_it_was(model, data):
     model = tlc.simple_cnn(width=4).train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = kept(model)
     for rule in ("tlc", "reference", "gaussian"):
         tlc.rank(model, data, rule)
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
-    assert model.training
+    assert same(model, before) and model.training

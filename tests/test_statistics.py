@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import kept, randomize, same
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -172,7 +172,6 @@ def test_what_holds_no_inputs_is_refused(model):
 
 def test_measuring_leaves_the_model_as_it_was():
     model = tlc.resnet18(width=4).train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = kept(model)
     tlc.statistics(model, X[:8])
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
-    assert model.training and model.layer1[0].bn1.training
+    assert same(model, before) and model.training and model.layer1[0].bn1.training
