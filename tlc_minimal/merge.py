@@ -81,7 +81,7 @@ def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
         before, end = len(tried), next(reversed(traced.graph.nodes))
         while end.op != "root":
             end = merge_at(traced, end, keep, rows, tried) or end.prev
-    return rows[::-1]
+    return list({tuple(row["layers"]): row for row in rows}.values())[::-1]  # the last word on each
 
 
 def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
