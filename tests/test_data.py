@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import http.server
 import pickle
-import re
 import shutil
 import socket
 import tarfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -195,6 +195,108 @@ def test_a_size_that_is_none_is_refused_before_anything_is_read_or_cached(size, 
     assert not list(folder.glob(".*"))
 
 
+def first_image(folder, image, name="0.png", **how):
+    """What is read of an image that takes the place of the first one of the test split."""
+    (folder / "test" / "cat" / "0.png").unlink(missing_ok=True)
+    image.save(folder / "test" / "cat" / name, **how)
+    return load_data(folder).test.images[0]
+
+
+def grey(values):
+    return torch.tensor(values, dtype=torch.uint8).expand(3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.tif"])
+def test_16_bits_are_scaled_and_32_refused_by_name(name, tmp_path):
+    deep = np.full((32, 32), 40_000, np.uint16)
+    deep[0] = 1000, *[65535] * 31
+    want = grey(156).clone()
+    want[:, 0] = grey(255)[:, 0]
+    want[:, 0, 0] = 4
+    folder = make_folder(tmp_path)
+    assert torch.equal(first_image(folder, Image.fromarray(deep), name), want)
+    with pytest.raises(ValueError, match=r"0\.tif cannot be read \(32 bits .*mode F.*: replace o"):
+        first_image(folder, Image.fromarray(deep / np.float32(1)), "0.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_exif_says(orientation, tmp_path):
+    exif, pixels = Image.Exif(), np.zeros((32, 32), np.uint8)
+    exif[0x0112], pixels[:8, :16] = orientation, 255
+    turns = (pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1], pixels.T,
+             np.rot90(pixels, -1), pixels[::-1, ::-1].T, np.rot90(pixels))  # fmt: skip
+    got = first_image(make_folder(tmp_path), Image.fromarray(pixels), exif=exif)
+    assert torch.equal(got, grey(turns[orientation - 1].tolist()))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "L", "CMYK"])
+def test_white_lies_behind_what_is_transparent_and_every_mode_is_right(mode, tmp_path):
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 255))
+    unseen = (9, 200, 9, 0) if mode in ("RGBA", "LA", "P") else (255, 255, 255, 255)
+    image.paste(unseen, (0, 0, 32, 16))
+    want = torch.tensor([255] * 16 + [0] * 16)
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    got = first_image(make_folder(tmp_path), image, "0.tif" if mode == "CMYK" else "0.png")
+    assert torch.equal(got, grey(want[:, None].expand(32, 32).tolist()))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "jpeg", "JFIF", "webp", "tif", "tiff", "gif"])
+def test_every_ending_is_read(kind, tmp_path, recwarn):
+    folder = make_folder(tmp_path)
+    how = {"format": "JPEG"} if kind == "JFIF" else {}
+    Image.new("RGB", (32, 32)).save(folder / "train" / "dog" / f"more.{kind}", **how)
+    assert load_data(folder).train.size == 12 and not recwarn
+
+
+def left_out(folder):
+    with pytest.warns(UserWarning) as caught:
+        data = load_data(folder)
+    (warning,) = caught
+    assert "\n" not in str(warning.message) and str(folder) in str(warning.message)
+    return data, str(warning.message).removeprefix(f"{folder}: ")
+
+
+def test_what_is_left_out_is_counted_in_one_line_and_the_cache_hides_nothing(tmp_path):
+    folder = make_folder(tmp_path)
+    for name in ("train/cat/x.heic", "train/cat/y.HEIC", "train/dog/._0.png", "train/notes",
+                 "test/cat/deep/0.png", "test/loose.png", "val/cat/0.png", "README.md",
+                 "docs/help.txt"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"?")
+    (folder / "train" / "cat" / "again").symlink_to(folder)
+    for _ in range(2):
+        data, said = left_out(folder)
+        assert data.train.size == 11 and said.startswith("files left out: 7 (")
+        for words in (
+            "2 .heic",
+            "1 hidden",
+            "1 without an ending",
+            "2 images not directly in",
+            "1 in val/",
+        ):
+            assert words in said
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_val_is_the_test_set_where_there_is_none_and_that_is_said(name, tmp_path):
+    folder = make_folder(tmp_path)
+    want = load_data(folder).test.images
+    (folder / "test").rename(folder / name)
+    data, said = left_out(folder)
+    assert torch.equal(data.test.images, want)
+    assert said == f"{name}/ is the test set, for there is no test/<class>/."
+
+
+def test_a_cache_of_other_rules_is_decoded_again(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path)
+    load_data(folder)
+    (cache,) = tmp_path.glob(".tlc_cache_*")
+    before = load_weights(cache)[1]
+    monkeypatch.setattr(readers, "RULES", "others")
+    load_data(folder)
+    assert load_weights(cache)[1] != before
+
+
 def test_a_folder_without_room_for_a_cache_still_loads(tmp_path, monkeypatch):
     def refuse(*args, **metadata):
         raise PermissionError("read-only")
@@ -217,38 +319,43 @@ def test_size_scales_the_short_side_and_crops_the_centre(tmp_path):
 def test_images_of_two_sizes_are_refused_unless_size_is_given(tmp_path):
     folder = make_folder(tmp_path)
     Image.new("RGB", (20, 30)).save(folder / "train" / "dog" / "3.png")
-    with pytest.raises(ValueError, match=r"0\.png and .*3\.png differ in size: pass size=64"):
+    with pytest.raises(ValueError, match=r"0\.png is 32 x 32 .* .*3\.png 20 x 30: .* size=64, say"):
         load_data(folder)
     assert load_data(folder, size=16).train.images.shape[1:] == (3, 16, 16)
 
 
-@pytest.mark.parametrize("trouble", ["truncated", "16 bits"])
-def test_an_image_that_cannot_be_read_is_named(trouble, tmp_path):
+@pytest.mark.parametrize("trouble", ["truncated", "no image", "empty", "link", "huge"])
+def test_an_image_that_cannot_be_read_is_named(trouble, tmp_path, monkeypatch):
     folder = make_folder(tmp_path, kind="jpg")
     file = folder / "test" / "dog" / "4.jpg"
-    if trouble == "truncated":
-        file.write_bytes(file.read_bytes()[:700])
+    content = {"truncated": file.read_bytes()[:700], "no image": b"text", "empty": b""}
+    if trouble in content:
+        file.write_bytes(content[trouble])
+    elif trouble == "link":
+        file.unlink()
+        file.symlink_to(folder / "nowhere.jpg")
     else:
-        deep = Image.fromarray(np.full((32, 32), 40_000, np.uint16))
-        deep.save(file := file.with_suffix(".png"))
-    reason = {"truncated": ".*", "16 bits": ".*not 8 bits.*"}[trouble]
-    words = rf"dog.{re.escape(file.name)} cannot be read {reason}: replace or delete it"
-    with pytest.raises(ValueError, match=words):
+        Image.new("RGB", (640, 640)).save(file)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with refused(ValueError, r"dog.4\.jpg cannot be read \(.+\): replace or delete it"):
         load_data(folder)
 
 
 def test_folders_that_cannot_be_used(tmp_path):
-    for part in ("empty", "empty/train", "empty/train/cat", "empty/test/cat"):
-        (tmp_path / part).mkdir(parents=True)
-        with pytest.raises(
-            FileNotFoundError, match=r"empty needs \('.jpg', .* in train/<class>/, "
-        ):
-            load_data(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"has classes \['cat'\] .*: give the same two or more"):
+    there = tmp_path / "empty"
+    for part in ("", "train", "train/cat", "train/cat/0.png", "test/cat"):
+        (there / part).mkdir(parents=True)
+        with refused(FileNotFoundError, "empty has no .jpg, .* in train/<class>/: split the im"):
+            load_data(there)
+    make_folder(tmp_path / "flat").joinpath("test", "cat").rename(tmp_path / "flat" / "cat")
+    shutil.rmtree(tmp_path / "flat" / "test")
+    with refused(FileNotFoundError, r"flat .* in test/<class>/: .*left out: 6 \(6 images not dir"):
+        load_data(tmp_path / "flat")
+    with refused(ValueError, "has only the class 'cat': give two or more"):
         load_data(make_folder(tmp_path / "single", classes=("cat",)))
-    odd = make_folder(tmp_path / "odd")
-    (odd / "test" / "dog").rename(odd / "test" / "dogs")
-    with pytest.raises(ValueError, match=r"\['cat', 'dog'\] and \['cat', 'dogs'\]: give the same"):
+    odd = make_folder(tmp_path / "odd", classes=[f"c{i:03d}" for i in range(200)], count=1)
+    (odd / "test" / "c007").rename(odd / "test" / "dogs")
+    with refused(ValueError, r"the class 'c007' \(and 1 more\) in only one of train and test: g"):
         load_data(odd)
 
 

@@ -4,8 +4,9 @@ import gzip
 import hashlib
 import os
 import shutil
+import warnings
+from collections import Counter
 from contextlib import suppress
-from glob import escape, glob
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,9 @@ from tqdm import tqdm
 from .download import download, is_whole
 from .files import load_weights, save_weights, write_whole
 
-IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_TYPES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+TESTS = ("test", "val", "valid")
+RULES = "16 bits / 257, EXIF turned, white behind alpha"  # change with as_rgb: caches go stale
 CIFAR10_SIZES = (50_000, 10_000)
 
 
@@ -104,20 +107,25 @@ def read_cifar10(root: Path, size: int | None):
 def read_folder(folder: Path, size: int | None):
     """Any images as folder/train/<class>/ and folder/test/<class>/, decoded once, then cached.
 
-    Class by class; by number where the files of all classes are numbered through.
+    Class by class; by number where the files of all classes are numbered through. What is not read
+    is counted in one warning.
     """
     check_size(size)
-    found = (glob(f"{escape(str(folder))}/{part}/*/*") for part in ("train", "test"))
-    parts = [in_order([f for f in x if f.lower().endswith(IMAGE_TYPES)]) for x in found]
-    if not all(parts):
-        raise FileNotFoundError(f"{folder} needs {IMAGE_TYPES} in train/<class>/, test/<class>/.")
+    parts, said = find_images(folder)
     names = [[os.path.basename(os.path.dirname(f)) for f in part] for part in parts]
-    classes, others = (sorted(set(x)) for x in names)
-    if classes != others or len(classes) < 2:
-        raise ValueError(f"{folder} has classes {classes} and {others}: give the same two or more.")
-    files = parts[0] + parts[1]
-    stats = ((file.removeprefix(str(folder)), os.stat(file)) for file in files)
-    state = repr([(name, x.st_size, x.st_mtime_ns) for name, x in stats])
+    classes, others = map(set, names)
+    if odd := sorted(classes ^ others):
+        one = f"{odd[0]!r}" + (f" (and {len(odd) - 1} more)" if odd[1:] else "")
+        raise ValueError(f"{folder} has the class {one} in only one of train and test: give both.")
+    if len(classes) < 2:
+        raise ValueError(f"{folder} has only the class {classes.pop()!r}: give two or more.")
+    files, classes = parts[0] + parts[1], sorted(classes)
+    try:
+        stats = [(file.removeprefix(str(folder)), os.stat(file)) for file in files]
+    except OSError as error:  # a broken link
+        why = f"{error.filename} cannot be read ({error.strerror}): replace or delete it."
+        raise ValueError(why) from error
+    state = repr([RULES, *((name, x.st_size, x.st_mtime_ns) for name, x in stats)])
     state = hashlib.sha256(state.encode()).hexdigest()  # any change means decoding again
     cache, images = folder / f".tlc_cache_{size or 'native'}.safetensors", None
     with suppress(OSError, ValueError):  # no cache, or a damaged one
@@ -127,9 +135,46 @@ def read_folder(folder: Path, size: int | None):
         images = decode_all(files, size)
         with suppress(OSError):  # where nothing can be written, just go on
             save_weights({"images": images}, cache, files=state)
+    if said:
+        warnings.warn(f"{folder}: {said}.", stacklevel=3)
     labels = (torch.from_numpy(np.searchsorted(classes, x)) for x in names)
     train, test = map(Split, images.split([len(x) for x in names]), labels)
     return folder.resolve().name, train, test, tuple(classes)
+
+
+def find_images(folder: Path) -> tuple[list[list[str]], str]:
+    """The images of train/<class>/ and of test/<class>/ (of val/ or valid/ where there is none),
+    and what else the user should know: which is the test set, and how many files are left out."""
+    found, left = {}, Counter()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        here, where = os.path.realpath(path), Path(path).relative_to(folder).parts
+        inner = {f: os.path.realpath(os.path.join(path, f)) for f in folders}
+        folders[:] = [f for f in folders if os.path.commonpath([here, inner[f]]) != inner[f]]
+        for name in names:
+            end = os.path.splitext(name)[1].lower()
+            if any(x.startswith(".") for x in (*where, name)):
+                kind = "hidden"
+            elif end not in IMAGE_TYPES:
+                kind = end or "without an ending"
+            elif len(where) == 2:
+                found.setdefault(where[0], []).append(os.path.join(path, name))
+                continue
+            else:
+                kind = "images not directly in train/<class>/ or test/<class>/"
+            left[kind] += bool(where) and where[0] in ("train", *TESTS) or end in IMAGE_TYPES
+    test = next((part for part in TESTS if part in found), "test")
+    parts = [in_order(found.pop(part, [])) for part in ("train", test)]
+    left = +(left + Counter({f"in {part}/": len(files) for part, files in found.items()}))
+    kinds = ", ".join(f"{n} {kind}" for kind, n in left.most_common(6))
+    said = [f"{test}/ is the test set, for there is no test/<class>/"] * (test != "test")
+    said = "; ".join(said + [f"files left out: {left.total()} ({kinds})"] * bool(left))
+    if not all(parts):
+        empty = test if parts[0] else "train"
+        raise FileNotFoundError(
+            f"{folder} has no {', '.join(IMAGE_TYPES)} in {empty}/<class>/: split the images into "
+            f"train/<class>/ and test/<class>/{said and '; '}{said}."
+        )
+    return parts, said
 
 
 def in_order(files: list[str]) -> list[str]:
@@ -146,7 +191,11 @@ def decode_all(files: list[str], size: int | None) -> Tensor:
         decoded = pool.imap(lambda file: decode(file, size), files, chunksize=100)
         for i, image in enumerate(tqdm(decoded, "images", len(files), leave=False)):
             if image.shape != first.shape:
-                raise ValueError(f"{files[0]} and {files[i]} differ in size: pass size=64, say.")
+                (_, h, w), (_, height, width) = first.shape, image.shape
+                raise ValueError(
+                    f"{files[0]} is {w} x {h} pixels and {files[i]} {width} x {height}: give one "
+                    "size to all, with size=64, say."
+                )
             images[i] = image
     return torch.from_numpy(images)
 
@@ -155,11 +204,23 @@ def decode(file: str, size: int | None) -> np.ndarray:
     """One image as uint8 (3, H, W); with `size`, scaled and cropped at the centre."""
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise OSError(f"its pixels are of Pillow's mode {image.mode}, not 8 bits")
-            image = image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): replace or delete it.") from error
+            image = as_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # each of Pillow's readers has its own
+        reason = str(error).removesuffix(repr(file)).strip() or type(error).__name__
+        raise ValueError(f"{file} cannot be read ({reason}): replace or delete it.") from error
     if size is not None:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits of red, green and blue: of 16 bits 65535 is white; white lies behind alpha."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        raise OSError(f"32 bits a pixel, Pillow's mode {image.mode}, where 8 or 16 are read")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
