@@ -21,7 +21,7 @@ from tlc_minimal import train
 from tlc_minimal.__main__ import app, main
 from tlc_minimal.experiments import pieces
 from tlc_minimal.files import load_weights
-from tlc_minimal.lessons import plots
+from tlc_minimal.lessons import plots, report
 
 TINY = ["--remove", "1", "--network", "simple_cnn", "--width", "2", "--rank", "random",
         "--dense-epochs", "2", "--epochs", "0.5"]  # fmt: skip
@@ -55,7 +55,7 @@ def equal(path, other) -> bool:
 def no_pictures():
     """They take longer than all the rest of a run; tests/test_plots.py looks at them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_image", lambda figure, alt: plots.plt.close(figure) or alt)
+        patch.setattr(report, "_image", lambda figure, alt: plots.plt.close(figure) or alt)
         yield
 
 

@@ -6,6 +6,7 @@ from helpers import randomize, relative_error
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.experiments.controls import narrower
 from tlc_minimal.files import save_weights
 from tlc_minimal.results import find_folder
 
@@ -97,3 +98,12 @@ def test_every_committed_checkpoint_loads():
     for path in find_folder("data/checkpoints").glob("*.safetensors"):
         out = tlc.load_checkpoint(path.stem)(torch.randn(2, 3, 32, 32))
         assert out.isfinite().all() and out.std() > 0, path.name
+
+
+def test_a_narrower_network_has_no_more_macs_than_asked_and_is_the_widest():
+    data = tlc.load_data("digits").subset(10)
+    macs = lambda network: tlc.count(network, data)["macs"]
+    most = nn.Sequential(tlc.resnet18(width=3), nn.Linear(10, 10))  # a little more
+    assert macs(narrower(most, 5, data)) == macs(tlc.resnet18(width=3))
+    with pytest.raises(ValueError, match="no ResNet-18 has as few as 3072 MACs: project less"):
+        narrower(nn.Sequential(nn.Flatten(), nn.Linear(3072, 1)), 5, data)

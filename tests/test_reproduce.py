@@ -14,6 +14,7 @@ from tlc_minimal.experiments.reproduce import plan, reproduce
 
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
+    shares=(0.5,),
     width=2, images=60, dense=0.5, each=0.5, seeds=(0, 1), ablation_seeds=(0,), remove=2,
     depth=1, depths=(2,), strong=(2, 60),
 )  # fmt: skip
@@ -26,6 +27,7 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "load_data", {"digits": data}.get)
         patch.setattr(headline, "resnet18", residual)
+        patch.setattr(headline, "narrower", lambda network, width, data: residual(10, 1))
         patch.setattr(throughput, "resnet18", residual)
         patch.setitem(headline.PROFILES, "laptop", TINY)
         patch.setitem(mnist.PROFILES, "laptop", (2, 0.5, 0.5, 60, 3_000))
@@ -51,7 +53,7 @@ def rows_of(done, what):
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
     assert {p.stem for p in done[1].iterdir()} == planned
-    assert len(planned) == 44
+    assert len(planned) == 52
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
