@@ -103,14 +103,16 @@ def check_reach(task: Task, traced, runs, macs, speedup, kernel: int) -> None:
     most = best_sets(len(names), nothing, {s: run.macs for s, run in runs.items()})
     saved, (_, chosen) = max(most.items())
     if macs is not None and saved < (all_macs := count(traced, task.data)["macs"]) * (1 - macs):
-        share = 1 - saved / all_macs
-        raise ValueError(f"single layers can leave {share:.3f} of the MACs, not {macs}: ask less.")
+        raise ValueError(
+            f"single layers can leave {1 - saved / all_macs:.3f} of the MACs, not {macs}: give a "
+            "larger macs."
+        )
     if speedup is not None:
         times = measured(traced, removed(names, chosen), task.data, kernel)
         if times < speedup:
             raise ValueError(
                 f"single layers make this model about {times:.1f} times as fast on this machine, "
-                f"not {speedup:g} times: ask less."
+                f"not {speedup:g} times: give a smaller speedup."
             )
 
 
@@ -134,7 +136,8 @@ def fast_enough(task: Task, traced, runs, layers, costs, speedup: float, kernel:
         if (times := measured(traced, removed(names, chosen), task.data, kernel)) >= speedup:
             return chosen
     raise ValueError(
-        f"the fastest network found is {times:.2f} times as fast, not {speedup:g} times: ask less."
+        f"the fastest network found is {times:.2f} times as fast, not {speedup:g} times: give a "
+        "smaller speedup."
     )
 
 
