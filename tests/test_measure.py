@@ -11,7 +11,7 @@ import tlc_minimal as tlc
 
 measure, clock = (importlib.import_module(f"tlc_minimal.{name}") for name in ("measure", "clock"))
 X = torch.randn(2, 3, 32, 32)
-NAMES = ["activations", "layers", "macs", "params"]
+NAMES = ["activations", "relu_units", "layers", "macs", "params"]
 
 
 def resnet_macs(width, size, classes=10):
@@ -30,6 +30,8 @@ def test_the_papers_network_has_140_million_multiplications():
     assert counts["macs"] == sum(resnet_macs(64, 16))
     assert round(counts["macs"] / 1e6, 1) == 140.2
     assert (counts["activations"], counts["layers"]) == (17, 18)
+    # The stem's before the pool, then four of 64 x 16² units, each stage half as many as before.
+    assert counts["relu_units"] == 64 * 32**2 + 4 * 64 * 16**2 * (1 + 1 / 2 + 1 / 4 + 1 / 8)
 
 
 def test_the_strong_stem_costs_four_times_as_much_behind_the_stem():
@@ -51,7 +53,8 @@ def test_parameters_and_layers_by_hand():
     )
     counts = tlc.count(model, torch.randn(1, 3, 8, 8))
     assert counts == {
-        "activations": 1, "layers": 2, "macs": 36 * 4 * 27 + 5 * 144, "params": 4 * 28 + 5 * 144,
+        "activations": 1, "relu_units": 4 * 36, "layers": 2,
+        "macs": 36 * 4 * 27 + 5 * 144, "params": 4 * 28 + 5 * 144,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from helpers import residual
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import headline, mnist, pieces, throughput
+from tlc_minimal.experiments import fair, headline, mnist, pieces, predicts, throughput
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.reproduce import plan, reproduce
 
@@ -53,7 +53,7 @@ def rows_of(done, what):
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
     assert {p.stem for p in done[1].iterdir()} == planned
-    assert len(planned) == 52
+    assert len(planned) == 57
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -146,12 +146,28 @@ def test_arms_that_differ_in_one_choice_differ(done):
 
 
 def test_the_clock_has_every_network_at_both_batches(done):
-    rows = rows_of(done, "headline_w2_clock_seed0")
-    assert [(r["batch"], r["removed"]) for r in rows] == [
-        (b, k) for b in (1, 128) for k in range(3)
+    names = {"once01": "ours, all at once", "project_50": "ours, projected"}
+    for name, method in names.items():
+        rows = rows_of(done, f"headline_w2_clock_{name}_seed0")
+        assert [r["batch"] for r in rows] == [1] * 3 + [128] * 3
+        assert [r["network"] for r in rows] == ["dense", method, headline.NARROW] * 2
+        assert [r["activations"] for r in rows[:2]] == [5, 5 - rows[1]["removed"]]
+        assert rows[0]["removed"] == rows[2]["removed"] == 0 < rows[1]["removed"]
+        assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)
+
+
+def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, monkeypatch):
+    monkeypatch.setattr(fair, "resnet18", residual)
+    small = {"width": 2, "images": 60, "dense": 0.5}
+    monkeypatch.setitem(predicts.FAIR, "laptop", predicts.FAIR["laptop"] | small)
+    monkeypatch.setitem(predicts.PROFILES, "laptop", (2, 2, 0.5, 1, 0.1))
+    reproduce("laptop", **HERE, only="predicts", out=tmp_path, folder=tmp_path / "records")
+    rows = rows_of((tmp_path, tmp_path / "records"), "predicts_w2_seed0")
+    assert [(r["rule"], r["draw"]) for r in rows] == [
+        (rule, i) for i in (0, 1) for rule in ("on_off_affine", "projected")
     ]
-    assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)
-    assert [r["activations"] for r in rows[:3]] == [5, 4, 3]
+    assert {(r["removed"], r["activations"]) for r in rows} == {(2, 3)}
+    assert rows[0]["layer"] == rows[1]["layer"] and rows[1]["layers"] < rows[0]["layers"] == 6
 
 
 def test_throughput_is_measured_against_two_ceilings(done):

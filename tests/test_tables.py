@@ -2,10 +2,12 @@
 
 import pandas as pd
 import pytest
+import torch
 
 import tlc_minimal as tlc
+from tlc_minimal.experiments import headline as headline_
 from tlc_minimal.experiments.pages import TABLES, markdown
-from tlc_minimal.experiments.sized import projected, untuned
+from tlc_minimal.experiments.sized import predicts, priced, projected, untuned
 from tlc_minimal.experiments.tables import ablation, chain, fair, headline, total_epochs
 
 
@@ -103,6 +105,32 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
     assert list(shown["layers"]) == ["18", "6", "6"]
 
 
+def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path):
+    """The units of an old record are counted from what went; the control is in the same race."""
+    start = {"study": "headline", "width": 4}
+    whole = tlc.count(tlc.resnet18(width=4), torch.zeros(1, 3, 32, 32))["relu_units"]
+    one = {"test": 80.0, "val_before": 60.0, "macs": 5e5, "macs_cut": 5e5, "layers": 6}
+    gone = "layer1.0.relu1, layer4.1.relu2"  # 4 x 16 x 16 and 32 x 2 x 2 units
+    for name, method, row in (
+        ("dense", "dense", {"removed": 0, "layer": ""}),
+        ("project_20", "ours, projected", {"removed": 2, "layer": gone}),
+        ("narrow_20", headline_.NARROW, {"removed": 2, "relu_units": 77}),
+    ):
+        config = start | {"method": method, "share": 0.2} | {"dense": "headline_w4_dense_seed0"}
+        what = f"headline_w4_{name}_seed0"
+        tlc.record(what, data, config, 0, [one | row], 1.0, 1, "c", tmp_path)
+    names = ("dense", "ours, projected", headline_.NARROW)
+    race = [
+        {"network": n, "batch": batch, "removed": 0, "ms": float(ms * batch)}
+        for batch in (1, 128) for ms, n in enumerate(names, 1)
+    ]  # fmt: skip
+    what, config = "headline_w4_clock_project_20_seed0", start | {"method": "milliseconds"}
+    tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
+    shown = priced(tlc.results(tmp_path)).set_index("method")
+    assert list(shown.loc[list(names), "relu_units"]) == [whole, whole - 1024 - 128, 77]
+    assert list(shown.loc[list(names), "ms"]) == [1.0, 2.0, 3.0]
+
+
 def test_every_trial_before_tuning_has_a_row(data, tmp_path):
     one = {"removed": 12, "macs": 5e5, "val": 50.0}
     trials = [one | {"rule": "affine"}] + [
@@ -118,6 +146,22 @@ def test_every_trial_before_tuning_has_a_row(data, tmp_path):
         "projected, augmented images",
     ]  # fmt: skip
     assert set(shown["seeds"]) == {2} and list(shown["relative error"])[:2] == ["", "0.50"]
+
+
+def test_what_predicts_is_a_rank_correlation(data, tmp_path):
+    """Three sets: the loss ranks them rightly, the accuracy backwards, the MACs halfway."""
+    after, macs = (70.0, 75.0, 90.0), (1.0, 3.0, 2.0)
+    content = [
+        {"rule": "projected", "draw": i, "removed": 8, "val_loss": 3.0 - i, "val_before": 50.0 - i,
+         "val": after[i], "macs": macs[i]}
+        for i in range(3)
+    ]  # fmt: skip
+    config = {"study": "predicts", "width": 4, "method": "predicts"}
+    tlc.record("predicts_w4_seed0", data, config, 0, content, 1.0, 1, "c", tmp_path)
+    (row,) = predicts(tlc.results(tmp_path)).to_dict("records")
+    assert [row[k] for k in ("loss before tuning", "accuracy before tuning", "MACs")] == [
+        "1.00", "-1.00", "0.50"
+    ]  # fmt: skip
 
 
 def test_epochs_up_to_a_removal(table):

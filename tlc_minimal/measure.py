@@ -11,13 +11,15 @@ from torch import fx, nn
 from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
 from .fold import fold
-from .graph import example_of, trace
+from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
 from .train import device_of, evaluate
 
 
 def count(model: nn.Module, example) -> dict[str, int]:
-    """Activations, parametric layers on the longest path, multiply-accumulates and parameters.
+    """Activations (how many, and the numbers that they rectify in an image: ``relu_units``, what
+    private inference pays for), parametric layers on the longest path, multiply-accumulates and
+    parameters.
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
@@ -25,9 +27,11 @@ def count(model: nn.Module, example) -> dict[str, int]:
     parameter = next(traced.parameters())
     x = example_of(example)[:1].to(parameter.device, parameter.dtype)
     with flop_counter() as flops:
-        traced(x)
+        shapes = find_shapes(traced, x)
+    activations = activation_nodes(traced).values()
     return {
-        "activations": len(activation_nodes(traced)),
+        "activations": len(activations),
+        "relu_units": sum(math.prod(shapes[node]) for node in activations),
         "layers": _depth(traced),
         "macs": flops.get_total_flops() // 2,
         "params": sum(p.numel() for p in traced.parameters()),

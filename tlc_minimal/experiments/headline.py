@@ -61,10 +61,13 @@ AT_ONCE = {  # what else goes all at once: how many times as long, and what is c
     "thrifty, all at once": (1, {"rule": "thrifty"}),
     "random ranking, all at once": (1, {"rank": "random"}),
 }
+NARROW = "from scratch, a narrower ResNet-18"
 CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
     "scratch": "from scratch, the same shape",
-    "narrow": "from scratch, a narrower ResNet-18",
+    "short": "from scratch, the same shape, as long as the tuning",
+    "narrow": NARROW,
 }
+CLOCKED = ("ours, all at once", "ours, projected", "published")
 ARMS = {  # one choice changed, one at a time
     "random ranking": {"rank": "random"},
     "reference ranking": {"rank": "reference"},
@@ -115,10 +118,11 @@ def plan(profile: str) -> list[Piece]:
             size = {"share": share, "options": {"macs": share}}
             collapses(name, seed, "ours, projected", "project", None, **size)
             like, config = pieces[-1], {"dense": f"{start}_dense_seed{seed}", "share": share}
-            config["epochs"] = s.dense + s.depth * s.each
             for control, method in CONTROLS.items():
                 run = partial(_from_scratch, like, control)
-                add(f"{control}_{100 * share:.0f}", seed, method, run, config["epochs"], **config)
+                epochs = s.depth * s.each + (s.dense if control != "short" else 0)
+                size = {"epochs": epochs, **config}
+                add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **size)
     for seed in s.seeds:
         name = f"project{s.depth:02d}"
         collapses(name, seed, "ours, projected per activation", "project")
@@ -144,8 +148,10 @@ def plan(profile: str) -> list[Piece]:
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
     strong = {"dense": f"headline_w{width}_strong", **sizes}
     collapses("strong_curve", 0, "ours, one by one, strong stem", "one_by_one", s.remove, **strong)
-    clocked = [p for p in pieces if p.config["method"] == "ours, all at once" and p.seed == 0]
-    add("clock", 0, "clock", partial(_clock, clocked), 0, dense=f"{start}_dense_seed0")
+    for like in [p for p in pieces if p.config["method"] in CLOCKED and p.seed == 0]:
+        of = like.what.removeprefix(f"{start}_").removesuffix("_seed0")
+        config = {"dense": f"{start}_dense_seed0", "of": like.config["method"]}
+        add(f"clock_{of}", 0, "milliseconds", partial(_clock, like), 0, **config)
     if profile == "paper":
         name = "published, its epochs"
         collapses("published_long", 0, name, "published", each=160, options=SCHEDULE)
@@ -186,11 +192,11 @@ def _tuned_on(piece: Piece, data: Data, out: Path):
 
 
 def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
-    """A network as large as what the piece ``like`` makes, trained for as many epochs as the dense
-    one and the tuning had together, by the same teacher."""
+    """A network as large as what the piece ``like`` makes, trained by the same teacher for as many
+    epochs as the dense one and the tuning had together ("short": as the tuning had)."""
     small, teacher = _run(like, data, out).linear, dense_network(piece, data, out)
     torch.manual_seed(piece.seed)
-    model = reset(small) if control == "scratch" else narrower(small, piece.config["width"], data)
+    model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     fit(model, data, epochs, **how)
@@ -206,21 +212,21 @@ def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
     return trials(dense_network(piece, data, out), names, data, piece.seed), 0.0
 
 
-def _clock(at_once: list[Piece], piece: Piece, data: Data, out: Path):
-    """Milliseconds of the networks that lost their activations at once, merged for each batch that
-    is measured."""
-    model, device = dense_network(piece, data, out), best_device()
-    linear = {p.config["remove"]: _run(p, data, out).linear.eval() for p in at_once}
-    rows = []
+def _clock(like: Piece, piece: Piece, data: Data, out: Path):
+    """Milliseconds of the network that the piece ``like`` made, merged for each batch that is
+    measured, in one race with the dense network and the narrower ResNet-18 of as many MACs (with
+    whatever weights: the time is the same)."""
+    model, device, run = dense_network(piece, data, out), best_device(), _run(like, data, out)
+    linear, rows = METHODS[like.config["how"]].finish(run.linear).eval(), []
+    narrow = narrower(linear, piece.config["width"], data).to(device).eval()
     for batch in usual_batches(device):
         x = first_images(data, batch, device)
-        merged = {0: model} | {n: merge(network, x) for n, network in linear.items()}
-        times = latency(merged, x).to_dict("records")
-        counts = [count(network, data) for network in merged.values()]
-        rows += [
-            {"removed": n, "batch": batch, "threads": torch.get_num_threads()} | counted | ms
-            for n, counted, ms in zip(merged, counts, times, strict=True)
-        ]
+        networks = {"dense": model, piece.config["of"]: merge(linear, x), NARROW: narrow}
+        times = latency(networks, x).to_dict("records")
+        for (network, timed), ms in zip(networks.items(), times, strict=True):
+            row = {"network": network, "batch": batch, "threads": torch.get_num_threads()}
+            row["removed"] = 0 if timed in (model, narrow) else int(run.table["removed"].iloc[-1])
+            rows.append(row | count(timed, data) | ms)
     return rows, 0.0
 
 

@@ -6,10 +6,11 @@ import torch
 
 from ..results import FOLDER
 from ..train import profile as default_profile
-from . import beyond, fair, headline, mnist, robust
+from . import beyond, fair, headline, mnist, predicts, robust
 from .pieces import Piece, run_pieces
 
-STUDIES = {m.__name__.split(".")[-1]: m.plan for m in (headline, fair, beyond, robust, mnist)}
+ALL = (headline, fair, predicts, beyond, robust, mnist)
+STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL}
 
 
 def plan(profile: str) -> list[Piece]:
@@ -28,8 +29,8 @@ def reproduce(
 
     Profile: smoke, laptop or paper. Data and mnist: where CIFAR-10 and MNIST are (folders of images
     will do). Budget: minutes; a piece that does not fit into what is left is not begun. Only:
-    pieces whose name contains it (headline, fair, beyond, robust, mnist, curve, seed0). Out: where
-    runs live, and what was interrupted is taken up. Folder: where the records go.
+    pieces whose name contains it (headline, fair, predicts, beyond, robust, mnist, curve, seed0).
+    Out: where runs live, and what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)

@@ -1,7 +1,15 @@
 """The tables of projections, beside networks of their size and before any tuning."""
 
-import pandas as pd
+import math
+import re
+from functools import cache
 
+import pandas as pd
+import torch
+
+from ..graph import find_shapes, trace
+from ..models import resnet18
+from ..nodes import activation_nodes
 from .headline import CONTROLS
 from .tables import against, spread, study_of, total_epochs
 
@@ -52,6 +60,52 @@ def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return rows.assign(share=-rows["share"].fillna(1.0), order=order, cut=cut)
 
 
+def priced(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The rows of :func:`sized` with two more prices: ``relu_units``, and ``ms`` at batch 1, of
+    seed 0, NaN where there was no race."""
+    table = study_of(table, "headline")
+    rows = sized(table)
+    units = [_units(table, row) for row in rows.to_dict("records")]
+    return rows.assign(relu_units=units, ms=[_ms(table, row) for row in rows.to_dict("records")])
+
+
+def _units(table: pd.DataFrame, row: dict) -> float:
+    """The rectified units of a row of the paper's ResNet-18; counted from what was removed if the
+    record is older than the column."""
+    if row.get("relu_units", math.nan) > 0:
+        return row["relu_units"]
+    run = table[(table["what"] == row["what"]) & (table["removed"] <= row["removed"])]
+    units, gone = _units_by_layer(int(row["width"])), ", ".join(run["layer"].dropna())
+    if row["removed"] and not gone:  # a network from scratch: its layers are not those that went
+        return math.nan
+    return sum(units.values()) - sum(units[name] for name in gone.split(", ") if name)
+
+
+@cache
+def _units_by_layer(width: int) -> dict[str, int]:
+    traced = trace(resnet18(width=width))
+    shapes = find_shapes(traced, torch.zeros(1, 3, 32, 32))
+    return {name: math.prod(shapes[n]) for name, n in activation_nodes(traced).items()}
+
+
+def _ms(table: pd.DataFrame, row: dict) -> float:
+    """Milliseconds at batch 1, from the race of seed 0 that a row's network was in."""
+    stem = row["what"].removesuffix(f"_seed{row['seed']}")
+    races = table[table["method"] == "milliseconds"]
+    if races.empty:
+        return math.nan
+    races = races[(races["batch"] == 1) & (races["width"] == row["width"])]
+    if row["method"] in CONTROLS.values():  # in the race of the projection it was sized by
+        stem = re.sub("_(narrow|scratch|short)_", "_project_", stem)
+    same_shape = row["method"].startswith(CONTROLS["scratch"])
+    name = "ours, projected" if same_shape else row["method"]
+    raced = races[races["network"] == name]
+    if name != "dense":
+        start, end = f"headline_w{row['width']:.0f}_", "_seed0"
+        raced = raced[raced["what"] == f"{start}clock_{stem.removeprefix(start)}{end}"]
+    return raced["ms"].mean()
+
+
 def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """What is left before any tuning, by every rule and by projections of all kinds: a row each,
     mean over the seeds (and range); ``table`` as in :func:`headline`."""
@@ -75,6 +129,36 @@ def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
                 "relative error": spread(at["error"]) if at["error"].notna().any() else "",
                 "validation before tuning, %": spread(at["val"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def predicts(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How well what is known right after the surgery ranks the tuned networks: Spearman's
+    correlation with the validation accuracy after tuning over random sets, a row a way of removing,
+    mean over the seeds (and range); ``table`` as in :func:`headline`."""
+    table, rows = study_of(table, "predicts"), []
+    if table.empty:
+        return pd.DataFrame()
+    for (data, width, rule), runs in table.groupby(["data", "width", "rule"], sort=False):
+        per_seed = []
+        for _, sets in runs.groupby("seed"):
+            known = sets.assign(loss=-sets["val_loss"])[["loss", "val_before", "macs", "val"]]
+            per_seed.append(known.rank().corr()["val"])  # Spearman's: Pearson's of the ranks
+        found = pd.DataFrame(per_seed)
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width:.0f}",
+                "rule": rule,
+                "seeds": len(found),
+                "sets a seed": f"{len(runs) / len(found):g}",
+                "removed of 17": spread(runs["removed"], 0),
+                "loss before tuning": spread(found["loss"]),
+                "accuracy before tuning": spread(found["val_before"]),
+                "MACs": spread(found["macs"]),
+                "validation after tuning, %": spread(runs["val"]),
             }
         )
     return pd.DataFrame(rows)

@@ -35,22 +35,25 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
 
 
 def trade(rows: pd.DataFrame) -> Figure:
-    """Test accuracy against MACs, a point a seed, with the layers that are left; ``rows``: of one
-    data set and width, from :func:`tlc_minimal.experiments.sized.sized`."""
-    figure, ax = plt.subplots(figsize=(7, 4))
-    names = rows.sort_values("order").groupby("method", sort=False)
-    for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):
-        deep = sorted(set(runs["layers"].astype(int)))
-        deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
-        ax.scatter(runs["cut"] / 1e6, runs["test"], 40, colour, marker, label=f"{method}: {deep}")
-    ax.set(xlabel="million MACs, logarithmic", ylabel="test accuracy, %", xscale="log")
-    ticks = [1, 2, 3, 5, 10, 20, 50, 100, 200]
-    low, high = rows["cut"].min() / 1.3e6, rows["cut"].max() * 1.3e-6
-    ax.set_xticks([t for t in ticks if low <= t <= high], minor=False)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("")
-    ax.set_xlim(high, low)
-    ax.legend(frameon=False, fontsize=8)
+    """Test accuracy, a point a seed, against four prices, cheap to the right: MACs, activations,
+    ReLU units and, where there was a race, milliseconds; ``rows``: of one data set and width, from
+    :func:`tlc_minimal.experiments.sized.priced`."""
+    prices = {"cut": (1e6, "million MACs"), "activations": (1, "activations")}
+    prices |= {"relu_units": (1e3, "thousand ReLU units"), "ms": (1, "milliseconds, batch 1")}
+    prices = {name: price for name, price in prices.items() if rows[name].notna().any()}
+    figure, axes = plt.subplots(1, len(prices), sharey=True, figsize=(3 * len(prices), 3.6))
+    for ax, (price, (unit, label)) in zip(axes, prices.items()):
+        names = rows.sort_values("order").groupby("method", sort=False)
+        for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):
+            deep = sorted(set(runs["layers"].astype(int)))
+            deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
+            style = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
+            ax.scatter(runs[price] / unit, runs["test"], 40, **style)
+        ax.set(xlabel=label)
+        ax.invert_xaxis()
+    axes[0].set(ylabel="test accuracy, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 

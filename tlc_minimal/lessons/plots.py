@@ -156,7 +156,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
-    from ..experiments.sized import sized  # this file is there without any records, too
+    from ..experiments.sized import priced  # this file is there without any records, too
     from .drawings import trade
 
     drawn, study = {}, table.get("study", pd.Series("", table.index))
@@ -165,7 +165,7 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     ours = ["ours, all at once", "ours", "ours, one by one", "thrifty, all at once", "published"]
     for name, methods in (("headline", ours), ("fair", sorted(rivals)), ("trade", None)):
         chosen = table["method"].isin([*(methods or ()), "dense"])
-        rows = table[(study == name) & chosen] if methods else sized(table)
+        rows = table[(study == name) & chosen] if methods else priced(table)
         if rows.empty:
             continue
         # One picture is one width and one data set: those with the most to show.
