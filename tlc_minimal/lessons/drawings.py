@@ -5,6 +5,7 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from ..graph import example_of, find_shapes, trace
@@ -50,6 +51,7 @@ def trade(rows: pd.DataFrame) -> Figure:
             style = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
             ax.scatter(runs[price] / unit, runs["test"], 40, **style)
         ax.set(xlabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "ms"))
         ax.invert_xaxis()
     axes[0].set(ylabel="test accuracy, %")
     handles, labels = axes[0].get_legend_handles_labels()
