@@ -21,7 +21,7 @@ def count(model: nn.Module, example) -> dict[str, int]:
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
-    traced = trace(model).eval()
+    traced = trace(model, share=True).eval()
     parameter = next(traced.parameters())
     x = example_of(example)[:1].to(parameter.device, parameter.dtype)
     with flop_counter() as flops:
@@ -77,16 +77,11 @@ def compare(
     The first model is the baseline of the ``speedup`` columns.
     """
     device = device_of(next(iter(models.values())))
-    rows = []
-    for model in models.values():
-        rows.append(
-            {
-                "accuracy": evaluate(model, data, "test").accuracy,
-                **count(_ready(model), data),
-                "threads": torch.get_num_threads(),
-            }
-        )
-    table = pd.DataFrame(rows, index=list(models))
+    rows = [
+        {"accuracy": evaluate(model, data, "test").accuracy, **count(_ready(model), data)}
+        for model in models.values()
+    ]
+    table = pd.DataFrame(rows, index=list(models)).assign(threads=torch.get_num_threads())
     for batch in batches or usual_batches(device):
         table = table.join(_label(latency(models, first_images(data, batch, device)), batch))
     return table
