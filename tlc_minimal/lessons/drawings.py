@@ -42,7 +42,9 @@ def trade(rows: pd.DataFrame) -> Figure:
     for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):
         deep = sorted(set(runs["layers"].astype(int)))
         deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
-        ax.scatter(runs["cut"] / 1e6, runs["test"], 40, colour, marker, label=f"{method}: {deep}")
+        ax.scatter(
+            runs["cut"] / 1e6, runs["test"], 40, colour, marker=marker, label=f"{method}: {deep}"
+        )
     ax.set(xlabel="million MACs, logarithmic", ylabel="test accuracy, %", xscale="log")
     ticks = [1, 2, 3, 5, 10, 20, 50, 100, 200]
     low, high = rows["cut"].min() / 1.3e6, rows["cut"].max() * 1.3e-6
