@@ -212,7 +212,7 @@ def test_agreement_by_hand():
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """The smoke pieces, on few digits and with two values a factor at most: (pieces, runs, records)."""
+    """The smoke pieces, few digits and at most two values a factor: (pieces, runs, records)."""
     two = {"batch": (128,), "weight_decay": (5e-4, 5e-3), "lr": (0.1, 0.3), "epochs": (1 / 2, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "VALUES", two | {"seed": (0, 1)})
