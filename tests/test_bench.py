@@ -15,6 +15,7 @@ from tlc_minimal.nodes import activation_nodes
 bench = importlib.import_module("tlc_minimal.experiments.bench")
 BATCHES = (1, 3)
 NAMES = ["resnet18_w2", "mobilenet_v2_small"]
+SMALL = {"width_mult": 0.1, "inverted_residual_setting": [[1, 8, 1, 1], [2, 8, 2, 2]]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +27,7 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         common = (40, 0.5, 0.1, 0.5, (0, 1))
         plans = [bench.Plan("resnet18", {"width": 2}, *common),
-                 bench.Plan("mobilenet_v2", {"width_mult": 0.1}, *common)]  # fmt: skip
+                 bench.Plan("mobilenet_v2", SMALL, *common)]  # fmt: skip
         patch.setitem(bench.PROFILES, "smoke", dict(zip(NAMES, plans, strict=True)))
         patch.setattr(bench, "usual_batches", lambda device: BATCHES)
         yield

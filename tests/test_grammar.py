@@ -20,7 +20,7 @@ from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian, best_affine
-from tlc_minimal.graph import activation_nodes, trace
+from tlc_minimal.graph import activation_nodes, find_shapes, trace
 from tlc_minimal.linearize import RULES
 from tlc_minimal.nodes import channel_dim
 
@@ -40,6 +40,9 @@ class Op:
     def __repr__(self):
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
         return f"op({self.kind!r}, {self.sources}{options})"
+
+    def __deepcopy__(self, memo):
+        return self  # a word does not change once it is written, and networks are copied often
 
 
 def op(kind, sources=(), **options):
@@ -133,7 +136,7 @@ def make(op: Op, memory: dict) -> nn.Module:
             return getattr(nn, f"AdaptiveAvgPool{o.dims}d")(1)
         return Call(lambda x: x.mean(list(range(2, o.dims + 2)), keepdim=o.style == "keepdim"))
     if op.kind == "drop":
-        return {"dropout": nn.Dropout, "dropout2d": nn.Dropout2d, "identity": nn.Identity}[o.name]()
+        return getattr(nn, o.name)()
     if op.kind == "flatten":
         return FLATTEN[o.style]()
     if op.kind == "sum":
@@ -190,23 +193,21 @@ class Draft:
         return self.pick(*[False] * 7, True)
 
     def infer(self, op, *shapes):
-        """The shape of the result, or None where the instruction does not fit."""
+        """The module and the shape of its result, which is None where it does not fit."""
         try:
-            with torch.device("meta"):
-                module = make(op, dict(self.memory)).eval()
-                shape = tuple(module(*[torch.empty(shape) for shape in shapes]).shape)
+            module = make(op, dict(self.memory)).eval()
+            shape = tuple(module(*[torch.zeros(shape) for shape in shapes]).shape)
         except (RuntimeError, ValueError, IndexError, AssertionError):
-            return None
-        return shape if all(shape) and len(shape) > 1 and len(shape) == len(shape[:5]) else None
+            return None, None
+        return module, shape if all(shape) and 1 < len(shape) < 6 else None
 
     def emit(self, op, *sources) -> int:
         """Write an instruction; the new register, or the first source if it does not fit."""
         op.sources = sources
-        shape = self.infer(op, *[self.shapes[source] for source in sources])
+        module, shape = self.infer(op, *[self.shapes[source] for source in sources])
         if shape is None:
             return sources[0]
-        with torch.device("meta"):
-            self.memory[len(self.shapes)] = make(op, self.memory)
+        self.memory[len(self.shapes)] = module
         self.ops.append(op)
         self.shapes.append(shape)
         new = len(self.shapes) - 1
@@ -229,7 +230,7 @@ class Draft:
         shape, inner = self.shapes[source], []
         for step in steps:
             op = step(shape, False)
-            after = self.infer(op, shape)
+            _, after = self.infer(op, shape)
             if after is not None:
                 shape = after
                 inner.append(op)
@@ -322,7 +323,11 @@ class Draft:
         return step
 
     def drop(self):
-        return lambda shape, fresh: op("drop", name=self.pick("dropout", "identity", "dropout2d"))
+        def step(shape, _):
+            whole_channels = f"Dropout{max(len(shape) - 2, 1)}d"
+            return op("drop", name=self.pick("Dropout", "Identity", whole_channels))
+
+        return step
 
     def maybe(self, *steps) -> list:
         return list(steps) if self.pick(True, False) else []
@@ -484,7 +489,7 @@ def cases(draw):
         draft.again,
         draft.across,
     ]
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         x = pick(*phrases)(x)
         x = x if x not in draft.gone else len(draft.ops)
     x = draft.head(x) if pick(True, False) else draft.chain(x, draft.act(), draft.conv())
@@ -536,8 +541,8 @@ def maps(rule, g, f) -> list:
 
 
 def by_hand(model, gaussians, rule) -> list:
-    """The models, one of which the linearised one must equal."""
-    traced = trace(model)
+    """The models, one of which the linearised one must equal: one, changed again and again."""
+    traced = trace(model, share=True)
     nodes = activation_nodes(traced)
     options = []
     for name, g in gaussians.items():
@@ -573,20 +578,17 @@ def close(got, want, dtype) -> bool:
 
 
 def inputs(case: Case, model):
-    """Pictures of this size and of sizes one larger, at batch 1 and 7, if the model takes them."""
-    for more in (0, 1, 2):
-        shape = case.shape
-        if more:
-            shape = (shape[0], *[n + more for n in shape[1:]])
+    """Pictures of this size, and of one and two pixels more, if the model takes them."""
+    for batch, more in ((1, 0), (7, 0), (1, 1), (2, 2)):
+        shape = (case.shape[0], *[n + more for n in case.shape[1:]])
         torch.manual_seed(case.seed + more)
-        for batch in (1, 7):
-            x = torch.randn(batch, *shape, dtype=case.dtype)
-            try:
-                want = model(x.clone())
-            except (RuntimeError, ValueError):
-                break
-            if want.numel():
-                yield x, want
+        x = torch.randn(batch, *shape, dtype=case.dtype)
+        try:
+            want = model(x.clone())
+        except (RuntimeError, ValueError):
+            return
+        if want.numel():
+            yield x, want
 
 
 def words(ops):
@@ -619,15 +621,15 @@ def contract(case: Case) -> Counter:
     chosen = [names[i] for i in case.removed if i < len(names)] or names[:1]
     assert torch.equal(traced(x.clone()), model(x.clone())), "the trace is another network"
 
-    channels = {layer.name: layer.channels for layer in tlc.find_layers(model, x)}
     generator = torch.Generator().manual_seed(case.seed)
     if case.states == "measured":
         measured = tlc.statistics(model, x)
         gaussians = {name: measured[name] for name in chosen}
     else:
-        gaussians = {
-            n: draw_gaussian(channels[n], case.states, generator, case.dtype) for n in chosen
-        }
+        shapes, nodes, gaussians = find_shapes(traced, x), activation_nodes(traced), {}
+        for name in chosen:
+            channels = shapes[nodes[name]][channel_dim(traced, nodes[name])]
+            gaussians[name] = draw_gaussian(channels, case.states, generator, case.dtype)
     try:
         linear = model
         for part in [[name] for name in chosen] if case.one_by_one else [chosen]:
@@ -640,21 +642,24 @@ def contract(case: Case) -> Counter:
         o.kind == "conv" and o.options["padding"] not in (0, "valid") for o in words(case.ops)
     )
     exact = case.dtype == torch.float64 and (case.padding == "as_trained" or not padded)
+    pairs = []
     for x, dense in inputs(case, model):
         want, got = linear(x.clone()), merged(x.clone())
         assert want.shape == dense.shape
         assert close(got, want, case.dtype), "merged is not linear"
-        if exact:
-            hands = by_hand(model, gaussians, case.rule)
-            assert any(close(want, hand(x.clone()), case.dtype) for hand in hands), "not affine"
-    return happened(case, model, linear, merged)
+        pairs.append((x, want))
+    if exact:
+        hands = by_hand(model, gaussians, case.rule)
+        right = (all(close(y, hand(x.clone()), case.dtype) for x, y in pairs) for hand in hands)
+        assert any(right), "not affine"
+    return happened(case, traced, linear, merged)
 
 
-def happened(case, model, linear, merged) -> Counter:
-    before, after = dict(trace(model).named_parameters()), dict(linear.named_parameters())
+def happened(case, traced, linear, merged) -> Counter:
+    before, after = dict(traced.named_parameters()), dict(linear.named_parameters())
     rows = [r for r in merged.meta["merges"] if r["verdict"] == "merged into one"]
     pads = lambda m: {n: c.padding for n, c in m.named_modules() if hasattr(c, "dilation")}
-    old, new = pads(trace(model)), pads(linear)
+    old, new = pads(traced), pads(linear)
     facts = {
         case.rule: True,
         case.padding: True,
@@ -676,16 +681,8 @@ def happened(case, model, linear, merged) -> Counter:
     return Counter(fact for fact, true in facts.items() if true)
 
 
-@pytest.fixture
-def one_thread():
-    """Many small layers in float64 are faster so, on a busy machine a hundred times."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_any_network_stays_what_it_is(one_thread):
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # even kernels are part of the language
+def test_any_network_stays_what_it_is():
     """Linearised is the affine map by hand, merged is linearised; and the draw is not vacuous.
     Every run draws other networks; a case that fails belongs below from then on."""
     seen, number = Counter(), random.SystemRandom().randrange(2**32)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import randomize, relative_error
-from torchvision.models import mobilenet_v2
+from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
@@ -81,8 +81,11 @@ def test_a_residual_network_has_a_stretch_for_each_row_of_whole_blocks(data):
     assert all(j - i <= 3 for i, j in found(resnet, data, 3, 3))
 
 
+SETTING = [[1, 8, 1, 1], [2, 8, 2, 2]]
+
+
 @pytest.mark.parametrize(
-    "build", [lambda: tlc.resnet18(width=2), lambda: mobilenet_v2(num_classes=10, width_mult=0.1)]
+    "build", [lambda: tlc.resnet18(width=2), lambda: MobileNetV2(10, 0.1, SETTING)]
 )
 def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
     torch.manual_seed(0)
@@ -91,7 +94,7 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
         [layer.name for layer in tlc.find_layers(network, data)],
         found(network, data, 3, 3),
     )
-    some = {s: runs[s] for s in sorted(runs)[:: max(5, len(runs) // 12)]}
+    some = {s: runs[s] for s in sorted(runs)[:: 1 + len(runs) // 6]}
     layers = fit_alone(network, some, data, 100, 1e-2)
     swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in some.items()}
     loss = swapped_losses(network, swaps, data, 20, "", False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import kept, randomize, same
 from torch import nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
 from tlc_minimal.prefix import Swap, Without, losses
@@ -63,12 +63,13 @@ MODELS = {
     "collapsed": collapsed,
     "excite": lambda data: Excite(),
     "in place": lambda data: InPlace(),
-    "mobilenet_v2": lambda data: mobilenet_v2(num_classes=10, width_mult=0.25),
+    "mobilenet_v2": lambda data: MobileNetV2(10, 0.25, [[1, 8, 1, 1], [4, 8, 2, 2]], 4),
 }
+CASES = [(name, rule) for name in MODELS for rule in ("on_off_affine", "thrifty")]
+CASES += [("simple_cnn", rule) for rule in ("on_off", "affine", "identity")]
 
 
-@pytest.mark.parametrize("rule", ["on_off_affine", "on_off", "affine", "identity", "thrifty"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "rule"), CASES)
 def test_scores_are_those_of_whole_passes(name, rule, data):
     torch.manual_seed(0)
     model = MODELS[name](data)

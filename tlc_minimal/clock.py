@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-def race(
-    contestants: list, repeats: int = 7, seconds: float = 0.01, device="cpu"
-) -> list[list[float]]:
+def race(contestants, repeats: int = 7, seconds: float = 0.01, device="cpu") -> list[list[float]]:
     """Milliseconds of each callable, ``repeats`` interleaved measurements each (A B C A B C …).
 
     Every measurement averages as many calls as fit into ``seconds``, after a warm-up. A busy
@@ -23,7 +21,7 @@ def race(
             run()
         return (now(device) - start) / calls
 
-    warm = [min(clock(run, 1) for _ in range(5)) for run in contestants]
+    warm = [min(clock(run, 1) for _ in range(3)) for run in contestants]
     calls = [max(1, int(seconds / max(t, 1e-6))) for t in warm]
     times = [[] for _ in contestants]
     for _ in range(repeats):

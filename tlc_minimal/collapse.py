@@ -217,23 +217,15 @@ def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
 
 def _row(network: fx.GraphModule, data: Data, finish) -> dict:
     """A row of the table, the test accuracy still open, of a network that nothing was done to."""
-    score = evaluate(network, data)
-    counts = count(network, data)
-    return {
-        "removed": 0,
-        "layer": "",
-        "off": None,
-        "error": None,
-        "val_loss": score.loss,
-        "val_before": score.accuracy,
-        "val": score.accuracy,
-        "test": None,
-        **counts,
-        "macs_cut": count(finish(network), data)["macs"],
-        "epochs": 0.0,
-        "seconds": 0.0,
-        "images_per_s": None,
-    }
+    (loss, accuracy), counts, shipped = (
+        evaluate(network, data),
+        count(network, data),
+        finish(network),
+    )
+    row = {"removed": 0, "layer": "", "off": None, "error": None, "val_loss": loss}
+    row |= {"val_before": accuracy, "val": accuracy, "test": None, **counts}
+    row["macs_cut"] = (counts if shipped is network else count(shipped, data))["macs"]
+    return row | {"epochs": 0.0, "seconds": 0.0, "images_per_s": None}
 
 
 def _removals(rows: list[dict]) -> list[dict]:

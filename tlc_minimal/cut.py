@@ -69,19 +69,16 @@ def readers(traced: fx.GraphModule, node: fx.Node, path=()) -> list[tuple[fx.Nod
         if isinstance(module, CONV):
             single = calls(traced, user) == 1 == getattr(module, "groups", 1)
             further = [(user, [*path])] * single
-        elif user.op == "output" or len(user.all_input_nodes) > 1 or _has_say(module):
+        elif user.op == "output" or len(user.all_input_nodes) > 1:
             further = []
+        elif isinstance(module, ACTIVATION) or module is not None and module.state_dict():
+            further = []  # an activation has statistics of its channels
         else:
             further = readers(traced, user, (*path, user))
         if not further:
             return []
         found += further
     return found
-
-
-def _has_say(module: nn.Module | None) -> bool:
-    """Whether a module holds tensors, or is an activation, which has statistics of its channels."""
-    return module is not None and (isinstance(module, ACTIVATION) or bool(module.state_dict()))
 
 
 def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
@@ -197,12 +194,12 @@ def travel(traced, node: fx.Node, owner: fx.Node, path, end: fx.Node, keep: Tens
     (values, carried), or None if they are none there, or not alone. ``values``: one a channel that
     goes, None where they vary over the pixels; ``carried``: whether they are its constant times
     what a channel of ones becomes."""
+    axis, at = channel_dim(traced, node), -1 if isinstance(module_of(traced, end), nn.Linear) else 1
+    if not path and axis == at:
+        return shift[~keep].double(), True
     run, layer = copy.deepcopy(alone(traced, node, path)).double().eval(), module_of(traced, owner)
-    axis, known = channel_dim(traced, node), shape_of(node)
-    at = -1 if isinstance(module_of(traced, end), nn.Linear) else 1
-    kinds = (
-        [len(known)] if known else [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]
-    )
+    known, kinds = shape_of(node), [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]
+    kinds = [len(known)] if known else kinds
     for ndim in kinds:  # a matrix, or with tokens: it must hold for both
         for side in (16, 64):  # what is too small for a pool is no size to learn from
             size = [1, *[side if axis == 1 else 3] * (ndim - 2), len(keep)]
@@ -229,9 +226,7 @@ def _arrive(run, size: list[int], axis: int, at: int, keep: Tensor, shift: Tenso
         whole = features(x)
         if keep.any():
             rest = features(x[..., keep])
-            if rest.shape[1:] != whole.shape[1:] or not torch.allclose(
-                rest, whole[keep], 1e-12, 1e-12
-            ):
+            if rest.shape[1:] != whole.shape[1:] or not close(rest, whole[keep]):
                 return None
         seen.append(whole[~keep].flatten(1))
     if not torch.equal(*seen):

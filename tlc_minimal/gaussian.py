@@ -7,12 +7,15 @@ E[(replacement(z) - relu(z))²] in squared units of z, under z ~ N(mean, std²).
 Sources: the ON/OFF view is TLC (arXiv 2412.15077, section 3); the affine rows are Stein's lemma.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+hermegauss = functools.cache(np.polynomial.hermite_e.hermegauss)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor
     """
     if f is torch.relu:
         return p_on(mean, std), _evaluate(_phi, mean, std, 1, torch.zeros_like(mean))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
-    nodes, weights = (torch.as_tensor(v, device=mean.device) for v in (nodes, weights))
+    nodes, weights = (torch.as_tensor(v, device=mean.device) for v in hermegauss(200))
     weights = weights / weights.sum()
     wide_mean, wide_std = mean.double(), std.double()
     values = f(wide_mean[..., None] + wide_std[..., None] * nodes)

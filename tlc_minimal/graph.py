@@ -46,12 +46,8 @@ FUNCTIONAL = {
     F.silu: nn.SiLU,
     F.hardswish: nn.Hardswish,
 }
-
-
 VIEWS = {"view", "reshape", "flatten", "permute", "transpose", operator.getitem, torch.flatten}
 VIEWS |= {torch.reshape, torch.permute, torch.transpose}
-
-
 IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 IN_PLACE |= {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div"}
 
@@ -82,6 +78,8 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     ``share``: all but the tensors is copied; for those who only read them.
     ValueError if torch.fx cannot follow the model's forward.
     """
+    if _is_traced(model):
+        return _copy(model, share)
     tensors = (*model.parameters(), *model.buffers()) if share else ()
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     tracer = _Tracer()
@@ -103,7 +101,8 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
         if isinstance(module, ACTIVATION):
             base, shared = node.target, calls[node.target] > 1
         elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
-            module, base, shared = _as_module(node), _owner(node), True
+            options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
+            module, base, shared = FUNCTIONAL[node.target](**options), _owner(node), True
         else:
             if node.target in IN_PLACE:
                 _redirect_later_uses(traced, node)
@@ -125,6 +124,44 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     return finish(traced)
 
 
+def _is_traced(model: nn.Module) -> bool:
+    """Whether ``trace`` made this graph, or would leave it as it is."""
+    nodes = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    called = Counter(n.target for n in nodes if n.op == "call_module")
+    for node in nodes:
+        module = module_of(model, node)
+        if isinstance(module, ACTIVATION):
+            as_it_is = called[node.target] == 1 and not getattr(module, "inplace", False)
+        elif module is not None:
+            as_it_is = _Tracer().is_leaf_module(module, node.target)
+        else:
+            as_it_is = not (node.op == "get_attr" or node.target in {*FUNCTIONAL, *IN_PLACE})
+        if not as_it_is:
+            return False
+    return bool(called)
+
+
+def _copy(model: fx.GraphModule, share: bool) -> fx.GraphModule:
+    traced, known = fx.GraphModule(model, copy.deepcopy(model.graph), type(model).__name__), {}
+    for node in traced.graph.nodes:
+        node.meta = {}
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            module = _twin(module) if share else copy.deepcopy(module, known)
+            traced.add_submodule(node.target, module)
+    for name, module in traced.named_modules():
+        module.training = model.get_submodule(name).training
+    return traced
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Another module with the same tensors, but with modes and hooks of its own."""
+    twin = copy.copy(module)
+    vars(twin).update({k: copy.copy(v) for k, v in vars(module).items() if isinstance(v, dict)})
+    twin._modules.update({k: _twin(m) for k, m in module.named_children()})
+    return twin
+
+
 def find_layers(model: nn.Module, example) -> list[Layer]:
     """The removable activations of ``model`` in forward order.
 
@@ -133,19 +170,14 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     """
     traced = trace(model, share=True)
     shapes = find_shapes(traced, example)
-    layers = []
-    for node in activation_nodes(traced).values():
-        before = node.args[0]
-        layers.append(
-            Layer(
-                name=node.target,
-                kind=type(module_of(traced, node)).__name__,
-                channels=shapes[node][channel_dim(traced, node)],
-                norm=before.target if isinstance(module_of(traced, before), NORM) else None,
-                after_sum=is_sum(before),
-            )
-        )
-    return layers
+
+    def layer(node: fx.Node) -> Layer:
+        kind, before = type(module_of(traced, node)).__name__, node.args[0]
+        norm = before.target if isinstance(module_of(traced, before), NORM) else None
+        channels = shapes[node][channel_dim(traced, node)]
+        return Layer(node.target, kind, channels, norm, is_sum(before))
+
+    return [layer(node) for node in activation_nodes(traced).values()]
 
 
 def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...]]:
@@ -188,16 +220,10 @@ def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
     nodes = activation_nodes(traced)
     if name not in nodes:
         close = difflib.get_close_matches(name, nodes, 1)
-        hint = (
-            f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(nodes) or 'none'}."
-        )
+        there = ", ".join(nodes) or "none"
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
         raise ValueError(f"there is no activation {name!r} in this model; {hint}")
     return nodes[name]
-
-
-def _as_module(node: fx.Node) -> nn.Module:
-    options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
-    return FUNCTIONAL[node.target](**options)
 
 
 def _owner(node: fx.Node) -> str:
@@ -229,7 +255,6 @@ def _redirect_later_uses(traced: fx.GraphModule, node: fx.Node) -> None:
         alias.replace_all_uses_with(node, lambda user: order[user] > order[node])
         module = module_of(traced, alias)
         view = view or alias.target in VIEWS or isinstance(module, nn.Flatten)
-        passes = (
-            isinstance(module, nn.Identity) or isinstance(module, DROPOUT) and not module.training
-        )
+        passes = isinstance(module, nn.Identity)
+        passes |= isinstance(module, DROPOUT) and not module.training
         alias = alias.args[0] if passes or view else None

@@ -101,8 +101,7 @@ def check_rule(rule: str, padding: str = "as_trained") -> None:
     if padding not in ("first", "as_trained"):
         raise ValueError(f"padding is 'first' or 'as_trained', not {padding!r}.")
     if rule not in (*RULES, "thrifty"):
-        there = f"{', '.join(RULES)}, thrifty"
-        raise ValueError(f"there is no rule {rule!r}; there are: {there}.")
+        raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, thrifty.")
 
 
 def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:

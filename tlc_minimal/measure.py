@@ -13,7 +13,7 @@ from .data import Data
 from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
-from .train import device_of, evaluate
+from .train import device_of, evaluate, profile
 
 
 def count(model: nn.Module, example) -> dict[str, int]:
@@ -23,7 +23,7 @@ def count(model: nn.Module, example) -> dict[str, int]:
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
-    traced = trace(model).eval()
+    traced = trace(model, share=True).eval()
     parameter = next(traced.parameters())
     x = example_of(example)[:1].to(parameter.device, parameter.dtype)
     with flop_counter() as flops:
@@ -53,16 +53,17 @@ def flop_counter():
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 21) -> pd.DataFrame:
+def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> pd.DataFrame:
     """Milliseconds of each model on ``x``, and how many times faster than the first model that is.
 
-    One run, interleaved A B A B; every model with its batch norms folded, channels_last and in
-    inference mode, on the device of ``x``. Columns: ms and speedup, medians, each with its spread
+    One run, interleaved A B A B, ``repeats`` rounds (0: 21, or 5 in the smoke profile); every
+    model with its batch norms folded, channels_last and in inference mode, on the device of ``x``.
+    Columns: ms and speedup, medians, each with its spread
     (half the interquartile range); a speedup is taken within a round, so that a busy machine slows
     down both. On CUDA the same once more as CUDA graphs: ms_graph, speedup_graph (to the first
     model's graph), their spreads; NaN where a model cannot be captured.
     """
-    x = fast_layout(x)
+    x, repeats = fast_layout(x), repeats or (5 if profile() == "smoke" else 21)
     ready = [_ready(model).to(x.device) for model in models.values()]
     with torch.inference_mode():
         table = _race([lambda m=m: m(x) for m in ready], repeats, x.device)
@@ -81,16 +82,11 @@ def compare(
     The first model is the baseline of the ``speedup`` columns.
     """
     device = device_of(next(iter(models.values())))
-    rows = []
-    for model in models.values():
-        rows.append(
-            {
-                "accuracy": evaluate(model, data, "test").accuracy,
-                **count(_ready(model), data),
-                "threads": torch.get_num_threads(),
-            }
-        )
-    table = pd.DataFrame(rows, index=list(models))
+    rows = [
+        {"accuracy": evaluate(model, data, "test").accuracy, **count(_ready(model), data)}
+        for model in models.values()
+    ]
+    table = pd.DataFrame(rows, index=list(models)).assign(threads=torch.get_num_threads())
     for batch in batches or usual_batches(device):
         table = table.join(_label(latency(models, first_images(data, batch, device)), batch))
     return table

@@ -37,7 +37,7 @@ def rank(
     """
     check_ranking(rule)
     check_rule(replacement)
-    names = list(activation_nodes(trace(model)))
+    names = list(activation_nodes(trace(model, share=True)))
     if not names:
         raise ValueError("this model has no activation left to rank.")
     bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
@@ -118,8 +118,7 @@ def _harm(traced, node, g, replacement: str) -> float:
         if not isinstance(conv, CONV) or len(cost) != conv.weight.shape[1]:
             harms.append(cost.mean() / spread)  # a shortcut or a pool: relative to the input itself
             continue
-        error = conv.weight.detach() ** 2
-        error = error.flatten(2).sum(2) if error.ndim > 2 else error
+        error = (conv.weight.detach() ** 2)[..., None].flatten(2).sum(2)
         norm = module_of(traced, after)
         scale = norm.running_var if isinstance(norm, NORM) else error @ (g.std**2).to(error)
         harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from .modules import Affine
-from .nodes import CONV, DROPOUT, NORM, is_sum, module_of
+from .nodes import CONV, DROPOUT, NORM, is_sum, left_padding, module_of, name_of, width
 
 MIXES = (*CONV, *NORM, Affine, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
 
@@ -117,10 +117,9 @@ def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> n
     for node, conv in modules.items():
         known[node] = [max(axis) for axis in zip(*(known[n] for n in node.all_input_nodes))]
         if isinstance(conv, CONV):
-            wide = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
-            off = {"same": [0] * dims, "valid": wide}.get(conv.padding)
-            off = off or [w - 2 * p for w, p in zip(wide, conv.padding)]
-            parts = zip(known[node], conv.stride, wide, off)
+            off = [w - 2 * p for w, p in zip(width(conv), left_padding(conv))]
+            off = [0] * dims if conv.padding == "same" else off
+            parts = zip(known[node], conv.stride, width(conv), off)
             known[node] = [(r + s * w, s * t, lost + s * o) for (r, s, lost), t, w, o in parts]
             groups.add(conv.groups)
     reach, stride, lost = zip(*known[node])
@@ -133,9 +132,3 @@ def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> n
     groups = groups.pop() if len(groups) == 1 else 1
     make = CONV[dims - 1]
     return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
-
-
-def name_of(node: fx.Node) -> str:
-    """What a reader knows a node by."""
-    ends = {"placeholder": "the input", "output": "the output"}
-    return ends.get(node.op, str(node.target) if node.op == "call_module" else node.name)
