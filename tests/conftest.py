@@ -8,6 +8,11 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    # torch warns of a copy; several tests pad an even kernel by "same" on purpose.
+    config.addinivalue_line("filterwarnings", "ignore:Using padding='same' with even kernel")
+
+
 @pytest.fixture(scope="session")
 def digits():
     """All digits, 32x32; tests do not change them."""

@@ -74,9 +74,11 @@ def test_dense_and_collapsed_are_clocked_in_two_and_merged_at_each_batch(done):
     assert all(r["speedup"] == 1 for r in rows if (r["removed"], r["how"]) == (0, "in two"))
 
 
-def test_merged_for_the_batch_that_is_clocked_and_as_accurate_as_its_run(
+def test_a_lost_record_is_clocked_again_merged_for_its_batch_and_nothing_is_trained(
     done, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(pieces, "fit", forbid)
+    monkeypatch.setattr(bench, "collapse", forbid)
     shutil.copytree(done[0], out := tmp_path / "runs")
     content = json.loads((path := out / "resnet18_w2/run.json").read_text())
     for row, test in zip(content["rows"], (11.0, 22.0), strict=True):
@@ -84,9 +86,12 @@ def test_merged_for_the_batch_that_is_clocked_and_as_accurate_as_its_run(
     path.write_text(json.dumps(content))
     seen, merge = [], bench.merge
     monkeypatch.setattr(bench, "merge", lambda model, x: seen.append(len(x)) or merge(model, x))
-    bench.bench("smoke", "digits", "resnet18_w2_clock", out, tmp_path)
-    assert seen == [1, 1, 3, 3]
-    assert [r["accuracy"] for r in rows_of(tmp_path, "bench_resnet18_w2")] == [11.0, 22.0] * 4
+    written = bench.bench("smoke", "digits", "resnet18_w2", out, tmp_path)
+    assert seen == [1, 1, 3, 3] and [p.name for p in written] == ["bench_resnet18_w2.json"]
+    old, new = (rows_of(folder, "bench_resnet18_w2") for folder in (done[1], tmp_path))
+    assert [r["accuracy"] for r in new] == [11.0, 22.0] * 4
+    same = ("removed", "how", "activations")
+    assert [[r[k] for k in same] for r in old] == [[r[k] for k in same] for r in new]
 
 
 def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatch, capsys):
@@ -100,16 +105,6 @@ def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatc
     for word in (*NAMES, "million MACs", "speedup", "in two"):
         assert word in shown
     assert {p: p.read_bytes() for p in before} == before
-
-
-def test_a_lost_record_is_clocked_again_without_training(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "fit", forbid)
-    monkeypatch.setattr(bench, "collapse", forbid)
-    written = bench.bench("smoke", "digits", "resnet18_w2", done[0], tmp_path)
-    assert [p.name for p in written] == ["bench_resnet18_w2.json"]
-    same = ("removed", "how", "accuracy", "activations")
-    old, new = (rows_of(f, "bench_resnet18_w2") for f in (done[1], tmp_path))
-    assert [[r[k] for k in same] for r in old] == [[r[k] for k in same] for r in new]
 
 
 def test_an_interrupted_training_goes_on_from_the_dense_weights(done, tmp_path, monkeypatch):

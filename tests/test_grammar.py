@@ -681,7 +681,6 @@ def happened(case, traced, linear, merged) -> Counter:
     return Counter(fact for fact, true in facts.items() if true)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same'")  # even kernels are part of the language
 def test_any_network_stays_what_it_is():
     """Linearised is the affine map by hand, merged is linearised; and the draw is not vacuous.
     Every run draws other networks; a case that fails belongs below from then on."""

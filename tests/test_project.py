@@ -341,7 +341,7 @@ def test_pools_end_a_run_and_an_activation_without_a_layer_stays():
     x = torch.randn(40, 3, 16, 16).double()
     small, table = project(model, ["relu", "layer1.0.relu2"], x)
     assert table.removed.tolist() == ["relu", "layer1.0.relu2"]
-    why = "layer1.0.relu2 stays: no layer is between add and layer1.0.relu2"
+    why = "layer1.0.relu2 stays: no layer is between a sum and layer1.0.relu2"
     assert table.left.tolist()[1] == why and table.error[0] > 0
     assert len(activation_nodes(small)) == 16
     (got,), (y,) = values(small, "maxpool", x=x), values(model, "maxpool", x=x)
