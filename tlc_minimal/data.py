@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from .nodes import CONV
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
+from .refuse import in_eval, not_accepted
 
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
 
@@ -39,11 +41,12 @@ class Data:
         return self.normalize(self.train.images[:8])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Standardised float32 (B, 3, H, W) of uint8 (B, 1 or 3, H, W); ValueError if not that."""
+        """Standardised float32 (B, 3, H, W) of uint8 (B, 1 or 3, H, W); ValueError if not that.
+        (B, 1, H, W) where the network takes one channel (:func:`data_for`)."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             got = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"Images are uint8 (B, 1 or 3, H, W), not {got}.")
-        mean, std = (x.to(images.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        mean, std = (x.to(images.device).view(1, -1, 1, 1) for x in (self.mean, self.std))
         return (images / 255 - mean).div_(std)  # the subtraction spreads one channel over three
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,8 +62,8 @@ class Data:
             columns = torch.where(mirrored, columns.flip(1), columns)
         each = torch.arange(count, device=device)[:, None, None]
         pixels = (each * height + rows[:, :, None]) * width + columns[:, None, :]  # (B, H, W)
-        shifted = x.view(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
-        return shifted.permute(0, 3, 1, 2)  # channels_last
+        shifted = x.view(-1, x.shape[3]).index_select(0, pixels.flatten())
+        return shifted.view(*pixels.shape, -1).permute(0, 3, 1, 2)  # channels_last
 
     def to(self, device) -> "Data":
         """The same data with every tensor on `device`."""
@@ -126,12 +129,67 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
     elif isinstance(data, Tensor):
         data = data.split(batch)
     for x in data:
-        x = x[0] if isinstance(x, tuple | list) else x
-        if not (isinstance(x, Tensor) and x.is_floating_point()):
-            raise TypeError(f"Inputs are floats, not {getattr(x, 'dtype', type(x))}: normalise it.")
+        x = check_input(x[0] if isinstance(x, tuple | list) else x)
         if not len(x):
             raise ValueError("There are no inputs: give at least one image.")
         yield x[:limit]
         limit -= len(x)
         if limit <= 0:
             return
+
+
+def check_input(x) -> Tensor:
+    """A batch of inputs as it is; TypeError if it is none of floats, ValueError if not finite."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"inputs are a tensor of floats, not {type(x).__name__}.")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"inputs are floats, not {x.dtype}: normalise images; of a model that takes token ids, "
+            "give the part behind the embedding."
+        )
+    if not x.isfinite().all():
+        raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
+    return x
+
+
+def data_for(model: nn.Module, data):
+    """The data as a model takes them: of grey images one channel, not three, where its first layer
+    takes one. What is no Data comes back as it is."""
+    first = next((m for m in model.modules() if isinstance(m, CONV)), None)
+    if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
+        return data
+    into = first.weight.shape[1] * getattr(first, "groups", 1)
+    one = data.train.images[0, 0].numel() if isinstance(first, nn.Linear) else 1
+    return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
+
+
+def check_data(model: nn.Module, data: Data) -> Data:
+    """The data as the model takes them (:func:`data_for`); TypeError for what is no Data,
+    ValueError where labels, sizes, channels or classes do not fit: before anything is trained."""
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"data are a Data, as load_data gives it, not {type(data).__name__}: put the images "
+            "into train/<class>/ and test/<class>/ of a folder, and load that."
+        )
+    classes = len(data.classes)
+    for name in ("train", "val", "test"):
+        images, labels = getattr(data, name)
+        if len(images) != len(labels):
+            raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels.")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            worst = max(int(labels.max()), -int(labels.min()), key=abs)
+            raise ValueError(f"{name} has the label {worst}, and the classes are 0 to {classes - 1}.")
+    data = data_for(model, data)
+    like = next(model.parameters(), torch.empty(0))
+    x = data.example[:2].to(like.device, like.dtype)
+    if why := not_accepted(model, x):
+        raise ValueError(why)
+    with torch.no_grad(), in_eval(model):
+        out = model(x)
+    if not isinstance(out, Tensor) or out.shape[1:] != (classes,):
+        got = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"the model's output is {got}, and the data are of {classes} classes: give a model with "
+            f"{classes} outputs, or its own data."
+        )
+    return data
