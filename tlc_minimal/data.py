@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .nodes import CONV
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
-from .refuse import in_eval, not_accepted
+from .reading.refuse import check_input
 
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
 
@@ -136,60 +135,3 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
         limit -= len(x)
         if limit <= 0:
             return
-
-
-def check_input(x) -> Tensor:
-    """A batch of inputs as it is; TypeError if it is none of floats, ValueError if not finite."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"inputs are a tensor of floats, not {type(x).__name__}.")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"inputs are floats, not {x.dtype}: normalise images; of a model that takes token ids, "
-            "give the part behind the embedding."
-        )
-    if not x.isfinite().all():
-        raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
-    return x
-
-
-def data_for(model: nn.Module, data):
-    """The data as a model takes them: of grey images one channel, not three, where its first layer
-    takes one. What is no Data comes back as it is."""
-    first = next((m for m in model.modules() if isinstance(m, CONV)), None)
-    if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
-        return data
-    into = first.weight.shape[1] * getattr(first, "groups", 1)
-    one = data.train.images[0, 0].numel() if isinstance(first, nn.Linear) else 1
-    return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
-
-
-def check_data(model: nn.Module, data: Data) -> Data:
-    """The data as the model takes them (:func:`data_for`); TypeError for what is no Data,
-    ValueError where labels, sizes, channels or classes do not fit: before anything is trained."""
-    if not isinstance(data, Data):
-        raise TypeError(
-            f"data are a Data, as load_data gives it, not {type(data).__name__}: put the images "
-            "into train/<class>/ and test/<class>/ of a folder, and load that."
-        )
-    classes = len(data.classes)
-    for name in ("train", "val", "test"):
-        images, labels = getattr(data, name)
-        if len(images) != len(labels):
-            raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels.")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            worst = max(int(labels.max()), -int(labels.min()), key=abs)
-            raise ValueError(f"{name} has the label {worst}, and the classes are 0 to {classes - 1}.")
-    data = data_for(model, data)
-    like = next(model.parameters(), torch.empty(0))
-    x = data.example[:2].to(like.device, like.dtype)
-    if why := not_accepted(model, x):
-        raise ValueError(why)
-    with torch.no_grad(), in_eval(model):
-        out = model(x)
-    if not isinstance(out, Tensor) or out.shape[1:] != (classes,):
-        got = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
-            f"the model's output is {got}, and the data are of {classes} classes: give a model with "
-            f"{classes} outputs, or its own data."
-        )
-    return data

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .data import Data, check_input, data_for
-from .modules import Frozen
+from .data import Data
 from .nodes import NORM, activation_nodes, channel_dim, finish, is_sum, looked_through, module_of
 from .reading.activations import name_activations
+from .reading.fits import data_for
+from .reading.layers import Frozen
 from .reading.plain import read
-from .refuse import check_model, not_accepted, reason, untraceable
+from .reading.tracer import first_input
+from .reading.refuse import check_input, check_model, not_accepted, reason, untraceable
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
     cannot follow the forward, TypeError for what is no model.
     """
     check_model(model)
+    first_input(model)
     try:
         graph, root = read(model, share)
     except Exception as first:

@@ -59,32 +59,4 @@ class BiasMap(nn.Module):
         return x + self.conv(torch.ones_like(x[:1, :1]))
 
 
-class Norm(nn.modules.batchnorm._BatchNorm):
-    """A batch norm of any number of dimensions: what others wrote with F.batch_norm."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
-
-
-class Frozen(Norm):
-    """One that keeps its running statistics in training, too (FrozenBatchNorm2d)."""
-
-    def train(self, mode: bool = True) -> "Frozen":
-        return super().train(False)
-
-
-class ByMode(nn.Module):
-    """Calls ``function`` with the module's own mode at the arguments ``places``, as
-    ``F.dropout(x, training=self.training)`` does."""
-
-    def __init__(self, function, places: list[int | str]):
-        super().__init__()
-        self.function, self.places = function, places
-
-    def forward(self, *args, **kwargs):
-        args = [self.training if i in self.places else a for i, a in enumerate(args)]
-        kwargs |= {k: self.training for k in self.places if k in kwargs}
-        return self.function(*args, **kwargs)
-
-
 LEAVES = (Affine, ScaledSum, Ones, BiasMap)  # tracing does not look into them

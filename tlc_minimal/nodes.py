@@ -1,19 +1,15 @@
 """Questions to a traced graph, and its edits: what a node calls and feeds; put, bypass, replace."""
 
-import math
 import operator
 
 import torch
 from torch import fx, nn
 
-from .modules import Affine, Norm
+from .modules import Affine
+from .reading.axes import moved, shape_of
+from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, passes
 
-CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, Norm)
 MAP = (*NORM, Affine)  # slope * x + shift, per channel
-ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
-ACTIVATION += (nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Tanh, nn.Hardtanh)
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
 
 
@@ -21,12 +17,6 @@ def module_of(traced: fx.GraphModule, node) -> nn.Module | None:
     """The module that a node calls; None for anything but a module call."""
     called = isinstance(node, fx.Node) and node.op == "call_module"
     return traced.get_submodule(node.target) if called else None
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what a node makes, once ``find_shapes`` saw it."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if shape is None else tuple(shape)
 
 
 def name_of(node: fx.Node) -> str:
@@ -66,7 +56,7 @@ def is_private(traced: fx.GraphModule, node, kinds=CONV) -> bool:
 
 def looked_through(traced: fx.GraphModule, node):
     """What ``node`` is in eval mode: dropout passes everything."""
-    while isinstance(module_of(traced, node), DROPOUT):
+    while isinstance(m := module_of(traced, node), DROPOUT) or passes(m):
         node = node.args[0]
     return node
 
@@ -85,33 +75,6 @@ def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
     if isinstance(module, NORM) and not normalizes(traced, node, node.args[0]):
         return 1
     return moved(node, channel_dim(traced, node))
-
-
-def moved(node: fx.Node, dim: int) -> int:
-    """Where a view puts the axis ``dim`` of its input; what is no view leaves it."""
-    name = getattr(node.target, "__name__", node.target)
-    if name in ("permute", "transpose", "swapaxes") and node.op != "call_module":
-        axes = node.args[1:] if name != "permute" or len(node.args) > 2 else node.args[1]
-        if not all(isinstance(a, int) for a in axes) or name != "permute" and len(axes) != 2:
-            return dim
-        if name != "permute":
-            count = len(shape_of(node) or ()) or 1 + max(2, dim, *axes)
-            order = list(range(count))
-            a, b = axes
-            order[a], order[b] = order[b], order[a]
-        else:
-            order, count = list(axes), len(axes)
-        to = [a % count for a in order].index(dim % count)
-        return -1 if to == count - 1 and to != 1 else to
-    before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
-    if name not in ("view", "reshape", "flatten", "unflatten") or not before or not after:
-        return dim
-    dim %= len(before)
-    left = math.prod(before[:dim])
-    for to, size in enumerate(after):
-        if math.prod(after[:to]) == left and size == before[dim]:
-            return -1 if to == len(after) - 1 and to != 1 else to
-    return 1
 
 
 def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:

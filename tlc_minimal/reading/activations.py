@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..nodes import ACTIVATION, DROPOUT, module_of, put_module
+from ..nodes import module_of, put_module
+from .layers import ACTIVATION, DROPOUT
 
 FUNCTIONAL = {
     F.relu: nn.ReLU,
@@ -41,7 +42,6 @@ VIEWS |= {torch.reshape, torch.permute, torch.transpose}
 
 IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 IN_PLACE |= {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div"}
-
 
 
 def name_activations(traced: fx.GraphModule) -> None:

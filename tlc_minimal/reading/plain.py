@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from ..modules import ByMode, Frozen, Norm
+from .layers import ByMode, Frozen, Norm
 from .tracer import Flag, Reader, copied, differs, plain_class
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -201,7 +201,9 @@ def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> No
     for key, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
         value = options.get(key, default)
         value = value if isinstance(value, str | tuple | list) else (value,) * dims
-        setattr(module, key, value if isinstance(value, str) else tuple(value) * (dims // len(value)))
+        setattr(
+            module, key, value if isinstance(value, str) else tuple(value) * (dims // len(value))
+        )
     module.groups, module.kernel_size = options.get("groups", 1), tuple(weight.shape[2:])
     module.out_channels, module.in_channels = out, into * module.groups
     module.padding_mode, module.transposed, module.output_padding = "zeros", False, (0,) * dims

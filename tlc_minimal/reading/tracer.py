@@ -17,8 +17,10 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.fx.proxy import Attribute, ParameterProxy
 from torch.utils._pytree import tree_leaves
 
-from ..modules import LEAVES, ByMode, Norm
+from ..modules import LEAVES
+from .layers import ACTIVATION, ByMode, Norm
 
+COUNTS = {0: "no", 2: "two", 3: "three"}
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
 
 
@@ -64,12 +66,10 @@ class Reader(fx.Tracer):
     def trace(self, root: nn.Module) -> fx.Graph:
         tensors = [*root.named_parameters(), *root.named_buffers()]
         self.names = {id(tensor): name for name, tensor in tensors}
+        leaves = [m for n, m in root.named_modules() if self.stays_whole(m, n)]
+        self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
         for name, module in root.named_modules():
-            if not self.is_leaf_module(module, name):
-                module.training = Flag(name, self.asked)
-        leaves = [m for n, m in root.named_modules() if self.is_leaf_module(m, n)]
-        for module in {inner for leaf in leaves for inner in leaf.modules()}:
-            module.training = False
+            module.training = False if id(module) in self.leaves else Flag(name, self.asked)
         with torch.enable_grad(), _recorded_factories():
             graph = super().trace(root)
         for node in graph.nodes:
@@ -77,14 +77,23 @@ class Reader(fx.Tracer):
         return graph
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        return root_fn, [self.root, self.create_proxy("placeholder", first_input(self.root), (), {})]
+        return root_fn, [
+            self.root,
+            self.create_proxy("placeholder", first_input(self.root), (), {}),
+        ]
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return id(module) in self.leaves
+
+    def stays_whole(self, module: nn.Module, name: str) -> bool:
+        """Whether a module is called as it is, and its forward not followed."""
         return (
             isinstance(module, (*LEAVES, Norm, ByMode))
-            or plain_class(module) is not None and not differs(module) - {"train"}
-            or asks_for_mode(module)
+            or plain_class(module) is not None
+            and not differs(module) - {"train"}
             or super().is_leaf_module(module, name)
+            or asks_for_mode(module)
+            or is_elementwise(module)
         )
 
     def call_module(self, module, forward, args, kwargs):
@@ -98,6 +107,7 @@ class Reader(fx.Tracer):
             return value
         if name not in cache:
             make = lambda node: ParameterProxy(self, node, name, value)
+            make = make if isinstance(value, nn.Parameter) else None
             cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=make)
         return cache[name]
 
@@ -155,7 +165,7 @@ def first_input(model: nn.Module) -> str:
     needed += [p.name for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
     if not given or len(needed) > 1:
         raise ValueError(
-            f"{type(model).__name__} takes {len(needed) or 'no'} inputs "
+            f"{type(model).__name__} takes {COUNTS.get(len(needed), 'several')} inputs "
             f"({', '.join(needed)}), and one is all that can be followed: "
             "wrap it in a module whose forward takes one float tensor and sets the others."
         )
@@ -179,9 +189,10 @@ def differs(module: nn.Module) -> set[str]:
     return {k for c in before for k in vars(c)} & known
 
 
-HARMLESS = set("""__init__ __module__ __doc__ __annotations__ __annotate__ __repr__ extra_repr __dict__
-    __constants__ __static_attributes__ __firstlineno__ __setstate__ __qualname__ __weakref__
-    __parameters__ __orig_bases__ _load_from_state_dict _version reset_parameters""".split())
+HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__annotate__", "__repr__"}
+HARMLESS |= {"extra_repr", "__dict__", "__constants__", "__static_attributes__", "__weakref__"}
+HARMLESS |= {"__firstlineno__", "__setstate__", "__qualname__", "__parameters__", "_version"}
+HARMLESS |= {"__orig_bases__", "_load_from_state_dict", "reset_parameters"}
 
 
 def asks_for_mode(module: nn.Module) -> bool:
@@ -191,6 +202,19 @@ def asks_for_mode(module: nn.Module) -> bool:
     asks = code is not None and "training" in code.co_names
     bare = not module._modules and not module._parameters and not module._buffers
     return asks and bare and type(module).__mro__[1] is nn.Module
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether a foreign activation (a subclass of ReLU, say, with another forward) maps every
+    number on its own: then it is an activation, with its own function."""
+    if not isinstance(module, ACTIVATION) or module._modules or module._parameters:
+        return False
+    x = torch.linspace(-3, 3, 24).reshape(2, 3, 4)
+    try:
+        whole, turned = module(x.clone()), module(x.clone().flip(0, 1, 2).flatten())
+    except Exception:  # it wants something else
+        return False
+    return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())
 
 
 def copied(model: nn.Module, share: bool) -> nn.Module:
