@@ -104,9 +104,9 @@ def fit(
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
     check_recipe(data, **recipe)
-    data = check_data(model, data)
-    for network in (model, *([] if teacher is None else [teacher])):
-        check_data(network, data), check_finite(network)
+    for network in (teacher or model, model):
+        fitting = check_data(network, data)
+    data = fitting
     accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
     device, size = accelerator.device, data.train.size
     batch = min(batch, size)

@@ -13,6 +13,8 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 def moved(node: fx.Node, dim: int) -> int:
     """Where a view puts the axis ``dim`` of its input; what is no view leaves it."""
+    if not node.all_input_nodes:
+        return dim
     name = getattr(node.target, "__name__", node.target)
     if name in ("permute", "transpose", "swapaxes") and node.op != "call_module":
         axes = node.args[1:] if name != "permute" or len(node.args) > 2 else node.args[1]

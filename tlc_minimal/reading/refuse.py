@@ -158,9 +158,9 @@ def reason(error: BaseException) -> str:
 
 def line_of(error: Exception) -> str:
     """Where in the model's own code it happened."""
-    library = str(Path(torch.__file__).parent)
+    ours = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
     frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if not frame.filename.startswith(library)]
+    frames = [frame for frame in frames if not frame.filename.startswith(ours)]
     return f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
