@@ -137,6 +137,9 @@ def _collapse(
 
 def main() -> None:
     """Run the command; a mistake of the user's is one sentence, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII only
     try:
         check_alone()
         app()

@@ -108,7 +108,7 @@ def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
     ):
         norm.running_mean = norm.running_mean - bias
     elif bias.any():
-        conv.bias = nn.Parameter(bias.to(conv.weight))
+        conv.bias = nn.Parameter(bias.to(conv.weight), conv.weight.requires_grad)
 
 
 def thin(module: nn.Module, keep: Tensor) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from inspect import signature
 from numbers import Integral
@@ -15,11 +16,13 @@ from torch import fx, nn
 
 from .data import Data
 from .files import digest, load_weights, save_weights, write_json
-from .graph import find_shapes, trace
+from .graph import trace
 from .measure import count
 from .merge import check_keep, merge
 from .nodes import activation_nodes
-from .refuse import check_alone, check_number, check_plain
+from .reading.fits import check_data
+from .reading.refuse import check_plain, check_read_once, there_are
+from .refuse import check_alone, check_number
 from .run_folder import owned, rows_of, run_of
 from .stages import METHODS, Method, Stage, Task, off_share
 from .train import best_device, check_recipe, device_of, evaluate, fit, layout
@@ -76,6 +79,7 @@ def collapse(
     check_alone()
     about = checked(model, data, remove, epochs, method, seed, options)
     task, stages, tuning, config, finish = about
+    data = task.data
     keep, progress = options.get("keep", "fastest"), options.get("progress", True)
     out = tempfile.mkdtemp(prefix="tlc-") if out is None else out
     with owned(out) as folder:
@@ -125,7 +129,11 @@ def collapse(
             if row["test"] is None:
                 row["test"] = evaluate(network, data, "test").accuracy
         write_json(folder / "run.json", {"config": config, "rows": rows})
-    small = merge(finish(current).eval(), data, keep)
+    small = finish(current).eval()
+    try:
+        small = merge(small, data, keep)
+    except (RuntimeError, ValueError) as error:  # after hours: what is tuned is not lost
+        warnings.warn(f"not merged, the run's model is as it was tuned: {error}", stacklevel=2)
     return Run(pd.DataFrame(_removals(rows)), small, current, folder)
 
 
@@ -174,34 +182,27 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     tuning = TUNING | chosen.tuning | of_fit
     check_keep(options.get("keep", "fastest"))
     check_plain(model)
-    traced = trace(model, share=True)
+    check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
+    data = check_data(model, data)
+    traced = trace(model, share=True, example=data)
+    check_read_once(traced)
     if not (most := len(activation_nodes(traced))):
-        raise ValueError("this model has no activation to remove: it is linear already.")
+        raise ValueError(f"this model has no activation that can go: {there_are()}.")
     words = f"1 to {most}, the model's activations"
     if remove is not None or "macs" not in own:
         check_number("remove", remove, Integral, lambda n: 1 <= n <= most, words)
-    check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
-    bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
-    if bad:
-        raise ValueError(f"{bad[0]} holds NaN or inf: train the model again, or load it anew.")
-    shape = list(find_shapes(traced, data).values())[-1]  # ValueError if it does not take the data
-    if shape[1:] != (classes := len(data.classes),):
-        raise ValueError(
-            f"the model's output is of shape {shape}, and the data are of {classes} classes: give "
-            f"a model with {classes} outputs, or its own data."
-        )
     config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
     config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
     config |= {"data": data.sha256, "train": data.train.size}
     config = json.loads(json.dumps(config, default=lambda n: n.item()))  # as it will be read
     asked = (config[k] for k in ("remove", "epochs", "seed"))
-    task = Task(_ready(model, best_device()), data, *asked, options.get("progress", True))
+    task = Task(_ready(model, best_device(), data), data, *asked, options.get("progress", True))
     stages = chosen.stages(task, **of_method)
     return task, stages, dict(config["tuning"]), config, chosen.finish
 
 
-def _ready(model: nn.Module, device: torch.device) -> fx.GraphModule:
-    return trace(model).eval().to(device, memory_format=layout(model))
+def _ready(model: nn.Module, device: torch.device, example=None) -> fx.GraphModule:
+    return trace(model, example=example).eval().to(device, memory_format=layout(model))
 
 
 def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):

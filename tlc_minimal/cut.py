@@ -38,7 +38,7 @@ from .nodes import (
     shape_of,
 )
 
-PASSIVE = (nn.Identity, *ACTIVATION, *DROPOUT)
+PASSIVE = (nn.Identity, *(kind for kind in ACTIVATION if kind is not nn.PReLU), *DROPOUT)
 
 
 def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:

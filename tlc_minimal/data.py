@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
+from .reading.refuse import check_input
 
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
 
@@ -39,11 +40,12 @@ class Data:
         return self.normalize(self.train.images[:8])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Standardised float32 (B, 3, H, W) of uint8 (B, 1 or 3, H, W); ValueError if not that."""
+        """Standardised float32 (B, 3, H, W) of uint8 (B, 1 or 3, H, W); ValueError if not that.
+        (B, 1, H, W) where the network takes one channel (:func:`data_for`)."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             got = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"Images are uint8 (B, 1 or 3, H, W), not {got}.")
-        mean, std = (x.to(images.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        mean, std = (x.to(images.device).view(1, -1, 1, 1) for x in (self.mean, self.std))
         return (images / 255 - mean).div_(std)  # the subtraction spreads one channel over three
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,8 +61,8 @@ class Data:
             columns = torch.where(mirrored, columns.flip(1), columns)
         each = torch.arange(count, device=device)[:, None, None]
         pixels = (each * height + rows[:, :, None]) * width + columns[:, None, :]  # (B, H, W)
-        shifted = x.view(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
-        return shifted.permute(0, 3, 1, 2)  # channels_last
+        shifted = x.view(-1, x.shape[3]).index_select(0, pixels.flatten())
+        return shifted.view(*pixels.shape, -1).permute(0, 3, 1, 2)  # channels_last
 
     def to(self, device) -> "Data":
         """The same data with every tensor on `device`."""
@@ -126,9 +128,7 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
     elif isinstance(data, Tensor):
         data = data.split(batch)
     for x in data:
-        x = x[0] if isinstance(x, tuple | list) else x
-        if not (isinstance(x, Tensor) and x.is_floating_point()):
-            raise TypeError(f"Inputs are floats, not {getattr(x, 'dtype', type(x))}: normalise it.")
+        x = check_input(x[0] if isinstance(x, tuple | list) else x)
         if not len(x):
             raise ValueError("There are no inputs: give at least one image.")
         yield x[:limit]

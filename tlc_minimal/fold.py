@@ -4,11 +4,10 @@ import torch
 from torch import fx, nn
 
 from .channels import absorb, scale, slope_and_shift
-from .graph import trace
+from .graph import find_shapes, trace
 from .modules import Affine, Ones, ScaledSum
 from .nodes import (
     CONV,
-    DROPOUT,
     MAP,
     bypass,
     calls,
@@ -18,22 +17,28 @@ from .nodes import (
     is_sum,
     module_of,
     only_user,
+    passes,
     put_module,
     replace,
     resize,
 )
 from .piece import extract, obstacle, read
-from .refuse import check_plain
+from .reading.refuse import check_plain, check_read_once
 
 
-def fold(model: nn.Module) -> fx.GraphModule:
+def fold(model: nn.Module, example=None) -> fx.GraphModule:
     """A copy of ``model`` (eval mode) whose batch norms and affine maps are inside its layers.
 
+    ``example``: an input, needed by models that ask for its shape, and to fold what a batch norm
+    between linear layers does to its channels.
     ValueError for a batch norm in training mode or without running statistics, and for what
-    :func:`refuse.check_plain` refuses.
+    :func:`reading.refuse.check_plain` refuses.
     """
     check_plain(model)
-    traced = trace(model)
+    traced = trace(model, example=example)
+    check_read_once(traced)
+    if example is not None:
+        find_shapes(traced, example)
     fold_maps(traced)
     fold_sums(traced)
     return finish(traced)
@@ -44,7 +49,7 @@ def fold_maps(traced: fx.GraphModule) -> None:
     in front of it, else into the layer behind it; drop what does nothing in eval mode."""
     for node in list(traced.graph.nodes):
         module, before = module_of(traced, node), node.args[0] if node.args else None
-        if isinstance(module, nn.Identity) or isinstance(module, DROPOUT) and not module.training:
+        if passes(module):
             bypass(node, before)
         elif isinstance(module, Ones) and is_private(traced, before):
             append_ones(traced, node)

@@ -6,55 +6,23 @@ as ``layer1.0.relu`` becomes ``layer1.0.relu1`` and ``layer1.0.relu2``, a functi
 becomes a module beside it. Everything else in the library works on that graph, never on names.
 """
 
-import copy
 import difflib
-import operator
-from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .modules import LEAVES
-from .nodes import (
-    ACTIVATION,
-    DROPOUT,
-    NORM,
-    activation_nodes,
-    channel_dim,
-    finish,
-    is_sum,
-    module_of,
-    put_module,
-)
-from .refuse import line_of
-
-FUNCTIONAL = {
-    F.relu: nn.ReLU,
-    F.relu_: nn.ReLU,
-    torch.relu: nn.ReLU,
-    torch.relu_: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.relu6: nn.ReLU6,
-    F.leaky_relu: nn.LeakyReLU,
-    F.gelu: nn.GELU,
-    F.silu: nn.SiLU,
-    F.hardswish: nn.Hardswish,
-}
-VIEWS = {"view", "reshape", "flatten", "permute", "transpose", operator.getitem, torch.flatten}
-VIEWS |= {torch.reshape, torch.permute, torch.transpose}
-IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
-IN_PLACE |= {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div"}
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (*LEAVES, *ACTIVATION)) or super().is_leaf_module(module, name)
+from .data import Data
+from .nodes import NORM, activation_nodes, channel_dim, finish, is_sum, looked_through, module_of
+from .reading.activations import name_activations
+from .reading.fits import data_for
+from .reading.layers import Frozen
+from .reading.plain import read
+from .reading.tracer import first_input
+from .reading.refuse import check_input, check_model, not_accepted, reason, untraceable
 
 
 @dataclass(frozen=True)
@@ -72,94 +40,36 @@ class Layer:
     after_sum: bool
 
 
-def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
+def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule:
     """A traced deep copy of ``model``, every activation call a module of its own, none in place.
 
-    ``share``: all but the tensors is copied; for those who only read them.
-    ValueError if torch.fx cannot follow the model's forward.
+    ``share``: all but the tensors is copied; for those who only read them. ``example``: an input
+    (tensor, DataLoader or Data), needed where the forward asks for shapes. ValueError if torch.fx
+    cannot follow the forward, TypeError for what is no model.
     """
-    if _is_traced(model):
-        return _copy(model, share)
-    tensors = (*model.parameters(), *model.buffers()) if share else ()
-    model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    tracer = _Tracer()
+    check_model(model)
+    first_input(model)
     try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}"
-            f"{line_of(error)}): its forward must not branch or loop on the values of tensors; "
-            "move that part outside the model or wrap it with torch.fx.wrap."
-        ) from error
-    traced = fx.GraphModule(model, graph, type(model).__name__)
+        graph, root = read(model, share)
+    except Exception as first:
+        if example is None:
+            raise ValueError(untraceable(model, first)) from first
+        x, like = example_of(example, model)[:2], next(model.parameters(), None)
+        x = x if like is None else x.to(like)
+        try:
+            graph, root = read(model, share, x)
+        except Exception as error:
+            if why := not_accepted(model, x):
+                raise ValueError(why) from error
+            raise ValueError(untraceable(model, error)) from error
+    traced = fx.GraphModule(root, graph, type(model).__name__)
+    modes = {name: module.training for name, module in model.named_modules()}
     for name, module in traced.named_modules():
-        module.training = model.get_submodule(name).training
-    calls = Counter(n.target for n in graph.nodes if n.op == "call_module")
-    seen = Counter()
-    for node in list(graph.nodes):
-        module = module_of(traced, node)
-        if isinstance(module, ACTIVATION):
-            base, shared = node.target, calls[node.target] > 1
-        elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
-            options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
-            module, base, shared = FUNCTIONAL[node.target](**options), _owner(node), True
-        else:
-            if node.target in IN_PLACE:
-                _redirect_later_uses(traced, node)
-                node.target = IN_PLACE[node.target]
-            continue
-        if _in_place(node, module):
-            _redirect_later_uses(traced, node)
-        module = copy.deepcopy(module)
-        if hasattr(module, "inplace"):
-            module.inplace = False
-        name = base
-        while shared:
-            seen[base] += 1
-            name = f"{base}{seen[base]}"
-            if name not in calls:
-                break
-        put_module(traced, name, module)
-        node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+        while name not in modes:
+            name = name.rpartition(".")[0]
+        module.training = modes[name] and not isinstance(module, Frozen)
+    name_activations(traced)
     return finish(traced)
-
-
-def _is_traced(model: nn.Module) -> bool:
-    """Whether ``trace`` made this graph, or would leave it as it is."""
-    nodes = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
-    called = Counter(n.target for n in nodes if n.op == "call_module")
-    for node in nodes:
-        module = module_of(model, node)
-        if isinstance(module, ACTIVATION):
-            as_it_is = called[node.target] == 1 and not getattr(module, "inplace", False)
-        elif module is not None:
-            as_it_is = _Tracer().is_leaf_module(module, node.target)
-        else:
-            as_it_is = not (node.op == "get_attr" or node.target in {*FUNCTIONAL, *IN_PLACE})
-        if not as_it_is:
-            return False
-    return bool(called)
-
-
-def _copy(model: fx.GraphModule, share: bool) -> fx.GraphModule:
-    traced, known = fx.GraphModule(model, copy.deepcopy(model.graph), type(model).__name__), {}
-    for node in traced.graph.nodes:
-        node.meta = {}
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            module = _twin(module) if share else copy.deepcopy(module, known)
-            traced.add_submodule(node.target, module)
-    for name, module in traced.named_modules():
-        module.training = model.get_submodule(name).training
-    return traced
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """Another module with the same tensors, but with modes and hooks of its own."""
-    twin = copy.copy(module)
-    vars(twin).update({k: copy.copy(v) for k, v in vars(module).items() if isinstance(v, dict)})
-    twin._modules.update({k: _twin(m) for k, m in module.named_children()})
-    return twin
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:
@@ -168,21 +78,26 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
     ValueError if the model cannot be traced or does not accept the example.
     """
-    traced = trace(model, share=True)
+    traced = trace(model, share=True, example=example)
     shapes = find_shapes(traced, example)
-
-    def layer(node: fx.Node) -> Layer:
-        kind, before = type(module_of(traced, node)).__name__, node.args[0]
-        norm = before.target if isinstance(module_of(traced, before), NORM) else None
-        channels = shapes[node][channel_dim(traced, node)]
-        return Layer(node.target, kind, channels, norm, is_sum(before))
-
-    return [layer(node) for node in activation_nodes(traced).values()]
+    layers = []
+    for node in activation_nodes(traced).values():
+        before = looked_through(traced, node.args[0])
+        layers.append(
+            Layer(
+                name=node.target,
+                kind=type(module_of(traced, node)).__name__,
+                channels=shapes[node][channel_dim(traced, node)],
+                norm=before.target if isinstance(module_of(traced, before), NORM) else None,
+                after_sum=is_sum(before),
+            )
+        )
+    return layers
 
 
 def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor-valued node when the traced model runs (in eval) on ``example``."""
-    x = example_of(example)
+    x = example_of(example, traced)
     parameter = next(traced.parameters(), x)
     mode = traced.training
     try:
@@ -191,7 +106,7 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
     except RuntimeError as error:
         raise ValueError(
             f"the model does not accept an example of shape {tuple(x.shape)}: "
-            f"{str(error.__cause__ or error).splitlines()[0]}"
+            f"{reason(error.__cause__ or error)}"
         ) from error
     finally:
         traced.train(mode)
@@ -199,20 +114,21 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
     return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
 
 
-def example_of(data) -> Tensor:
-    """An input batch from a tensor, from anything with ``.example``, or from a DataLoader."""
+def example_of(data, model: nn.Module | None = None) -> Tensor:
+    """An input batch from a tensor, from a Data (in as many channels as ``model`` takes), or from a
+    DataLoader. TypeError, ValueError for what is no batch of finite floats."""
+    if isinstance(data, Data):
+        return (data if model is None else data_for(model, data)).example
     if isinstance(data, Tensor):
-        return data
-    if hasattr(data, "example"):
-        return data.example
-    try:
-        batch = next(iter(data))
-    except TypeError as error:
+        return check_input(data)
+    if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, dict | str):
         raise TypeError(
             f"an example input is needed, not {type(data).__name__}: give a batch of inputs as a "
             "tensor, a DataLoader or a Data."
-        ) from error
-    return batch if isinstance(batch, Tensor) else batch[0]
+        )
+    if (batch := next(iter(data), None)) is None:
+        raise ValueError("the DataLoader yields nothing: give at least one batch.")
+    return check_input(batch[0] if isinstance(batch, tuple | list) else batch)
 
 
 def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
@@ -220,41 +136,8 @@ def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
     nodes = activation_nodes(traced)
     if name not in nodes:
         close = difflib.get_close_matches(name, nodes, 1)
-        there = ", ".join(nodes) or "none"
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
+        hint = (
+            f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(nodes) or 'none'}."
+        )
         raise ValueError(f"there is no activation {name!r} in this model; {hint}")
     return nodes[name]
-
-
-def _owner(node: fx.Node) -> str:
-    """A name for a functional activation: that of the module whose forward calls it."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    word = FUNCTIONAL[node.target].__name__.lower()
-    return f"{path}.{word}" if path else word
-
-
-def _in_place(node: fx.Node, module: nn.Module) -> bool:
-    if node.op == "call_module":
-        return getattr(module, "inplace", False)
-    named = str(getattr(node.target, "__name__", node.target))
-    return named.endswith("_") or bool(node.kwargs.get("inplace") or True in node.args[1:])
-
-
-def _redirect_later_uses(traced: fx.GraphModule, node: fx.Node) -> None:
-    """After an in-place activation its input holds the output: let later users say so."""
-    order = {n: i for i, n in enumerate(node.graph.nodes)}
-    alias, view = node.args[0], False
-    while isinstance(alias, fx.Node):
-        later = [user for user in alias.users if order[user] > order[node]]
-        if later and view:
-            raise ValueError(
-                f"{node} works in place on a view, and {later[0]} uses what lies under it "
-                "afterwards: make the activation not in place."
-            )
-        alias.replace_all_uses_with(node, lambda user: order[user] > order[node])
-        module = module_of(traced, alias)
-        view = view or alias.target in VIEWS or isinstance(module, nn.Flatten)
-        passes = isinstance(module, nn.Identity)
-        passes |= isinstance(module, DROPOUT) and not module.training
-        alias = alias.args[0] if passes or view else None

@@ -26,7 +26,7 @@ from .nodes import (
     put_module,
 )
 from .padding import move_padding
-from .refuse import check_plain
+from .reading.refuse import check_plain, check_read_once
 from .statistics import statistics
 
 
@@ -82,18 +82,33 @@ def linearize(
     check_rule(rule, padding)
     names = [names] if isinstance(names, str) else list(names)
     check_plain(model)
-    traced = trace(model)
+    traced = trace(model, example=None if isinstance(data, dict) else data)
+    check_read_once(traced)
     nodes = {name: find_node(traced, name) for name in names}
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]
     gaussians = data if isinstance(data, dict) else statistics(model, data)
+    for name in names:
+        check_gaussian(name, gaussians)
     if not isinstance(data, dict):
-        find_shapes(traced, example_of(data)[:2])  # tells tokens from channels behind a Linear
+        find_shapes(
+            traced, example_of(data, model)[:2]
+        )  # tells tokens from channels behind a Linear
     for name in names:
         node = nodes[name]
         _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
         traced.graph.eliminate_dead_code()
     return finish(traced)
+
+
+def check_gaussian(name: str, gaussians: dict) -> None:
+    """ValueError if there are no statistics of an activation, or they are not finite."""
+    g = gaussians.get(name)
+    if not isinstance(g, Gaussian):
+        there = ", ".join(map(str, list(gaussians)[:5])) or "none"
+        raise ValueError(f"there are no statistics (a Gaussian) of {name}; there are: {there}.")
+    if not (g.mean.isfinite().all() and g.std.isfinite().all() and (g.std >= 0).all()):
+        raise ValueError(f"the statistics of {name} hold NaN, inf or a negative spread.")
 
 
 def check_rule(rule: str, padding: str = "as_trained") -> None:
@@ -119,8 +134,12 @@ def line_at(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> tu
 
 
 def function_of(module: nn.Module):
-    """The function to integrate: torch.relu has a closed form (see :mod:`gaussian`)."""
-    return torch.relu if isinstance(module, nn.ReLU) else module
+    """The function to integrate: torch.relu has a closed form (see :mod:`gaussian`). Channels come
+    first, as in the statistics."""
+    if isinstance(module, nn.PReLU):
+        slope = module.weight.detach()
+        return lambda z: torch.where(z > 0, z, slope.to(z).view(-1, *[1] * (z.ndim - 1)) * z)
+    return torch.relu if type(module) is nn.ReLU else module
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:

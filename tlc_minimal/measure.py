@@ -6,13 +6,16 @@ from contextlib import contextmanager
 
 import pandas as pd
 import torch
-from torch import fx, nn
+import torch.nn.functional as F
+from torch import nn
 
 from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
 from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
+from .reading.fits import check_data, data_for
+from .reading.refuse import check_input, check_model
 from .train import device_of, evaluate, profile
 
 
@@ -23,11 +26,9 @@ def count(model: nn.Module, example) -> dict[str, int]:
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
-    traced = trace(model, share=True).eval()
-    parameter = next(traced.parameters())
-    x = example_of(example)[:1].to(parameter.device, parameter.dtype)
+    traced = trace(model, share=True, example=example).eval()
     with flop_counter() as flops:
-        shapes = find_shapes(traced, x)
+        shapes = find_shapes(traced, example_of(example, model)[:1])
     activations = activation_nodes(traced).values()
     return {
         "activations": len(activations),
@@ -63,8 +64,9 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
     down both. On CUDA the same once more as CUDA graphs: ms_graph, speedup_graph (to the first
     model's graph), their spreads; NaN where a model cannot be captured.
     """
-    x, repeats = fast_layout(x), repeats or (5 if profile() == "smoke" else 21)
-    ready = [_ready(model).to(x.device) for model in models.values()]
+    check_models(models)
+    x, repeats = fast_layout(check_input(x)), repeats or (5 if profile() == "smoke" else 21)
+    ready = [_ready(model, x).to(x.device) for model in models.values()]
     with torch.inference_mode():
         table = _race([lambda m=m: m(x) for m in ready], repeats, x.device)
         if x.is_cuda:
@@ -81,15 +83,29 @@ def compare(
 
     The first model is the baseline of the ``speedup`` columns.
     """
+    check_models(models)
+    for model in models.values():
+        check_data(model, data)
     device = device_of(next(iter(models.values())))
     rows = [
-        {"accuracy": evaluate(model, data, "test").accuracy, **count(_ready(model), data)}
+        {"accuracy": evaluate(model, data, "test").accuracy, **count(_ready(model, data), data)}
         for model in models.values()
     ]
     table = pd.DataFrame(rows, index=list(models)).assign(threads=torch.get_num_threads())
+    fitting = data_for(next(iter(models.values())), data)
     for batch in batches or usual_batches(device):
-        table = table.join(_label(latency(models, first_images(data, batch, device)), batch))
+        table = table.join(_label(latency(models, first_images(fitting, batch, device)), batch))
     return table
+
+
+def check_models(models) -> None:
+    """TypeError for what is no dictionary of models, ValueError for an empty one."""
+    if not isinstance(models, dict):
+        raise TypeError(f"models are a dictionary, {{name: model}}, not {type(models).__name__}.")
+    if not models:
+        raise ValueError("there is no model to compare: give at least one.")
+    for model in models.values():
+        check_model(model)
 
 
 def usual_batches(device) -> tuple[int, int]:
@@ -103,11 +119,16 @@ def first_images(data: Data, batch: int, device="cpu") -> torch.Tensor:
     return data.normalize(images[torch.arange(batch) % len(images)].to(device))
 
 
-def _ready(model: nn.Module) -> fx.GraphModule:
-    """A copy as it would be used: in eval mode, batch norms folded, channels_last."""
+def _ready(model: nn.Module, example) -> nn.Module:
+    """A copy as it would be used: in eval mode, batch norms folded (where that can be),
+    channels_last."""
     if any(module.training for module in model.modules()):
         model = copy.deepcopy(model).eval()
-    return fold(model).to(memory_format=torch.channels_last)
+    try:
+        ready = fold(model, example)
+    except ValueError:
+        ready = copy.deepcopy(model)
+    return ready.to(memory_format=torch.channels_last)
 
 
 def _race(runs: list, repeats: int, device) -> pd.DataFrame:
@@ -124,10 +145,15 @@ def _label(table: pd.DataFrame, word) -> pd.DataFrame:
     return table.set_axis(["_".join([n[0], str(word), *n[1:]]) for n in names], axis=1)
 
 
+LAYERS = (*CONV, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CALLS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
+CALLS |= {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+
+
 def _depth(traced) -> int:
     longest = {}
     for node in traced.graph.nodes:
         before = max((longest[n] for n in node.all_input_nodes), default=0)
         module = module_of(traced, node)
-        longest[node] = before + isinstance(module, CONV)
+        longest[node] = before + (isinstance(module, LAYERS) or node.target in CALLS)
     return max(longest.values(), default=0)

@@ -6,12 +6,10 @@ import torch
 from torch import fx, nn
 
 from .modules import Affine
+from .reading.axes import moved, shape_of
+from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, passes
 
-CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MAP = (*NORM, Affine)  # slope * x + shift, per channel
-ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
 
 
@@ -19,12 +17,6 @@ def module_of(traced: fx.GraphModule, node) -> nn.Module | None:
     """The module that a node calls; None for anything but a module call."""
     called = isinstance(node, fx.Node) and node.op == "call_module"
     return traced.get_submodule(node.target) if called else None
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what a node makes, once ``find_shapes`` saw it."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if shape is None else tuple(shape)
 
 
 def name_of(node: fx.Node) -> str:
@@ -62,18 +54,27 @@ def is_private(traced: fx.GraphModule, node, kinds=CONV) -> bool:
     return alone and calls(traced, node) == 1
 
 
+def looked_through(traced: fx.GraphModule, node):
+    """What ``node`` is in eval mode: dropout passes everything."""
+    while isinstance(m := module_of(traced, node), DROPOUT) or passes(m):
+        node = node.args[0]
+    return node
+
+
 def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
-    """Where the channels are: -1 behind a Linear or LayerNorm (features last), else 1."""
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
-        module = module_of(traced, node)
-        if isinstance(module, (nn.Linear, nn.LayerNorm)):
-            return -1
-        if isinstance(module, NORM) and normalizes(traced, node, node.args[0]):
-            continue  # its channels are those of the layer in front of it
-        if isinstance(module, CONV + NORM):
-            return 1
-    return 1
+    """Where the channels are that ``node`` takes: -1 behind a Linear or LayerNorm (features last),
+    else 1; and where views carry them from there."""
+    if not node.all_input_nodes:
+        return 1
+    node = node.all_input_nodes[0]
+    module = module_of(traced, node)
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        return -1
+    if isinstance(module, CONV):
+        return 1
+    if isinstance(module, NORM) and not normalizes(traced, node, node.args[0]):
+        return 1
+    return moved(node, channel_dim(traced, node))
 
 
 def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:

@@ -51,7 +51,7 @@ def losses(
 ) -> dict[str, float]:
     """{activation: mean cross-entropy in nats on the validation split with ``lines[activation]`` in
     its place}, and under "" that of the model itself, in eval mode, as ``evaluate`` takes it."""
-    traced = trace(model, share=True).eval()
+    traced = trace(model, share=True, example=data).eval()
     there = activation_nodes(traced)
     swaps = {name: Swap(there[name].args[0], there[name], line) for name, line in lines.items()}
     return swapped_losses(traced, swaps, data, len(data.val.labels), "rank", progress)

@@ -23,7 +23,8 @@ from torch import Tensor, fx, nn
 from .data import Data, input_batches
 from .graph import example_of, find_node, find_shapes, trace
 from .nodes import finish, put_module
-from .refuse import check_plain
+from .reading.fits import data_for
+from .reading.refuse import check_plain, check_read_once
 from .runs import Run, find_runs
 
 
@@ -59,7 +60,9 @@ def project(
         got = f"kernel={kernel}, images={images}, ridge={ridge}"
         raise ValueError(f"kernel and images are at least 1 and ridge at least 0, not {got}.")
     check_plain(model)
-    dense, traced = trace(model, share=True).eval(), trace(model).eval()
+    dense, traced = trace(model, True, data).eval(), trace(model, example=data).eval()
+    check_read_once(traced)
+    data = data_for(model, data)
     gone = {find_node(traced, n) for n in ([names] if isinstance(names, str) else names)}
     shapes, like = find_shapes(traced, example_of(data)[:2]), next(traced.parameters())
     runs, left = find_runs(traced, gone, shapes, kernel)

@@ -18,6 +18,8 @@ from .linearize import check_rule, line_at, rule_at
 from .modules import Affine
 from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
 from .prefix import losses
+from .reading.fits import check_data
+from .reading.refuse import check_finite, there_are
 from .statistics import firing_rates, last_norm, statistics
 from .train import device_of
 
@@ -37,9 +39,11 @@ def rank(
     """
     check_ranking(rule)
     check_rule(replacement)
-    names = list(activation_nodes(trace(model, share=True)))
+    names = list(activation_nodes(trace(model, share=True, example=data)))
     if not names:
-        raise ValueError("this model has no activation left to rank.")
+        raise ValueError(f"this model has no activation left that can go: {there_are()}.")
+    data = check_data(model, data)
+    check_finite(model)
     bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
     scores = RULES[rule](model, data, bar, replacement, seed)
     return dict(sorted(scores.items(), key=lambda item: item[1]))
@@ -55,7 +59,7 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     """Increase of the validation loss when the activation becomes a line (TLC, algorithm 1), on the
     whole fixed un-augmented validation split. What comes before the activation runs only once."""
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
-    gaussians, traced = statistics(model, data), trace(model, share=True)
+    gaussians, traced = statistics(model, data), trace(model, share=True, example=data)
     nodes, lines = activation_nodes(traced), {}
     for n in names:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
@@ -67,7 +71,7 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
 def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
     """Expected squared error of the next layer's output, in units of its variance (MATHS, section
     2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
-    gaussians, traced = statistics(model, data), trace(model)
+    gaussians, traced = statistics(model, data), trace(model, True, data)
     nodes = activation_nodes(traced)
     return {n: _harm(traced, nodes[n], gaussians[n], replacement) for n in names}
 
@@ -94,9 +98,10 @@ def gaussian_entropy(model, data, names, replacement, seed) -> dict[str, float]:
 def magnitude(model, data, names, replacement, seed) -> dict[str, float]:
     """Mean |gamma| of the last batch norm in front (network slimming, Liu et al., arXiv
     1708.06519): what varies least goes first. ValueError where there is no batch norm."""
-    traced = trace(model, share=True)
+    traced = trace(model, share=True, example=data)
     nodes = activation_nodes(traced)
-    return {n: float(last_norm(traced, nodes[n]).weight.detach().abs().mean()) for n in names}
+    gains = {n: last_norm(traced, nodes[n]).weight for n in names}
+    return {n: 1.0 if w is None else float(w.detach().abs().mean()) for n, w in gains.items()}
 
 
 RULES = {r.__name__: r for r in (tlc, gaussian, entropy, gaussian_entropy, magnitude, random)}
@@ -120,6 +125,7 @@ def _harm(traced, node, g, replacement: str) -> float:
             continue
         error = (conv.weight.detach() ** 2)[..., None].flatten(2).sum(2)
         norm = module_of(traced, after)
-        scale = norm.running_var if isinstance(norm, NORM) else error @ (g.std**2).to(error)
+        known = isinstance(norm, NORM) and norm.running_var is not None
+        scale = norm.running_var if known else error @ (g.std**2).to(error)
         harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())
     return float(torch.stack(harms).mean())

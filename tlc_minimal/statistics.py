@@ -11,8 +11,10 @@ from torch import Tensor, fx, nn
 
 from .data import input_batches
 from .gaussian import Gaussian
-from .graph import trace
-from .nodes import NORM, activation_nodes, channel_dim, module_of
+from .graph import find_shapes, trace
+from .nodes import NORM, activation_nodes, channel_dim, looked_through, module_of
+from .reading.fits import data_for
+from .reading.refuse import check_finite
 
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
@@ -21,11 +23,13 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """{name: Gaussian(mean, std)} of every activation's input, in forward order, eval mode.
 
     ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
-    ValueError if the model cannot be traced or a measured value is not finite.
+    ValueError if the model cannot be traced or a weight or measured value is not finite.
     """
-    traced = trace(model, share=True).eval()
+    traced = trace(model, share=True, example=data).eval()
+    check_finite(traced)
     nodes = activation_nodes(traced)
-    known = {name: module_of(traced, node.args[0]) for name, node in nodes.items()}
+    made_by = {name: looked_through(traced, node.args[0]) for name, node in nodes.items()}
+    known = {name: module_of(traced, node) for name, node in made_by.items()}
     known = {
         name: m for name, m in known.items() if isinstance(m, NORM) and m.running_var is not None
     }
@@ -36,14 +40,14 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """The same, but measured everywhere: the yardstick for what BN claims."""
-    traced = trace(model, share=True).eval()
+    traced = trace(model, share=True, example=data).eval()
     return _measure(traced, list(activation_nodes(traced)), data)
 
 
 def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
     """{name: share of the pre-activations that are positive, (channels,)}, measured everywhere: the
     probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.18949)."""
-    traced = trace(model, share=True).eval()
+    traced = trace(model, share=True, example=data).eval()
     rates = _measure(traced, list(activation_nodes(traced)), data, lambda z: z > 0)
     return {name: g.mean for name, g in rates.items()}
 
@@ -71,7 +75,10 @@ def last_norm(traced: fx.GraphModule, activation: fx.Node) -> nn.Module:
 
 
 def from_batch_norm(norm: nn.Module) -> Gaussian:
-    """Gaussian of a batch norm's output: mean beta, std |gamma| sqrt(var / (var + eps))."""
+    """Gaussian of a batch norm's output: mean beta, std |gamma| sqrt(var / (var + eps)).
+    ValueError for one without running statistics."""
+    if norm.running_var is None:
+        raise ValueError("a batch norm without running statistics says nothing: measure instead.")
     var = norm.running_var.detach()
     shrink = (var / (var + norm.eps)).sqrt()
     gamma = torch.ones_like(var) if norm.weight is None else norm.weight.detach().abs()
@@ -108,12 +115,17 @@ def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, 
         )
         for name in names
     ]
-    parameter = next(traced.parameters())
-    with torch.no_grad():
-        for batch in input_batches(data, limit=CALIBRATION):
-            traced(batch.to(parameter.device, parameter.dtype))
-    for hook in hooks:
-        hook.remove()
+    parameter = next(traced.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            for batch in input_batches(data_for(traced, data), limit=CALIBRATION):
+                traced(batch.to(parameter.device, parameter.dtype))
+    except RuntimeError:
+        find_shapes(traced, data)  # which says it in one sentence
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
     found = {name: t.result() for name, t in tally.items()}
     broken = [
         n for n, g in found.items() if not (g.mean.isfinite().all() and g.std.isfinite().all())

@@ -16,7 +16,7 @@ def table(model: nn.Module, linear: nn.Module, merged: nn.Module, example) -> pd
     """One row a layer of ``model``: its MACs per image; those of the layer of that name when it was
     made ``linear`` and that was ``merged`` (by ``merge``), 0 where it is gone; and a sentence: what
     was cut, what it was merged into, or why it stays apart from what is in front of it."""
-    dense, cut, left = graphs = [trace(m, share=True).eval() for m in (model, linear, merged)]
+    dense, cut, left = graphs = [trace(m, True, example).eval() for m in (model, linear, merged)]
     for graph in graphs:
         find_shapes(graph, example)
     kept, remain, rows = layers_of(cut), layers_of(left), {}

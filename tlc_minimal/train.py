@@ -2,7 +2,7 @@
 
 import math
 import os
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ from tqdm.auto import tqdm
 
 from .data import Data
 from .files import digest
+from .reading.fits import check_data
+from .reading.refuse import check_finite, in_eval
+from .recipe import SCHEDULES, check_recipe, steps_of
 from .refuse import check_number
 from .state import keep, take_up
 
@@ -68,18 +71,6 @@ def profile() -> str:
     return chosen
 
 
-def _cosine(share: float, steps: int) -> float:
-    warmup = max(1, steps // 10)
-    return min((share * steps + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * share))
-
-
-def _steps(share: float, steps: int) -> float:
-    return 0.1 ** ((share >= 0.5) + (share >= 0.75))
-
-
-SCHEDULES = {"cosine": _cosine, "steps": _steps}  # share of the way, steps in all -> factor of lr
-
-
 def fit(
     model: nn.Module,
     data: Data,
@@ -105,13 +96,17 @@ def fit(
     ``state``: a file. Every epoch leaves there what it takes to go on (weights, momentum, random
     state), and the same call takes it up: a killed training loses an epoch at most and ends in the
     same weights. Delete the file when the result is safe.
-    ValueError for arguments out of range (:func:`check_recipe`) or the ``state`` of another
-    training, FloatingPointError when the loss is no longer finite: the model then holds the weights
-    of the last good epoch.
+    ValueError for arguments out of range, a model that does not take the data
+    (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
+    FloatingPointError when the loss is no longer finite: the model then holds the weights of the
+    last good epoch.
     """
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
     check_recipe(data, **recipe)
+    for network in (teacher or model, model):
+        fitting = check_data(network, data)
+    data = fitting
     accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
     device, size = accelerator.device, data.train.size
     batch = min(batch, size)
@@ -161,7 +156,7 @@ def fit(
             bar.update()
             if step + 1 == steps or (step + 1) % per_epoch == 0:
                 # The loss was taken before the step: look at what the step has left, too.
-                after = evaluate(model, data, "train", limit=batch).loss
+                after = _score(model, data, "train", 500, batch).loss
                 _check_finite([*losses, after], step + 1, model, good)
                 means.append(torch.stack(losses).mean().item())
                 losses, good = [], _snapshot(model)
@@ -173,55 +168,37 @@ def fit(
     return means
 
 
-def check_recipe(data: Data, **recipe) -> None:
-    """ValueError or TypeError, in one sentence, for what :func:`fit` cannot train with: what is no
-    Data, a number out of its range, less data than two images."""
-    if not isinstance(data, Data):
-        raise TypeError(f"data are a Data, as load_data gives it, not {type(data).__name__}.")
-    for name, value in recipe.items():
-        if name == "schedule":
-            if value not in SCHEDULES:
-                there = ", ".join(SCHEDULES)
-                raise ValueError(f"there is no schedule {value!r}; there are: {there}.")
-        elif name in _RANGES:
-            check_number(name, value, *_RANGES[name])
-    if min(recipe.get("batch", 128), data.train.size) < 2:
-        raise ValueError("batch norm needs batches of at least two images.")
-
-
-_RANGES = {  # kind of number, what is allowed, in words
-    "epochs": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
-    "lr": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
-    "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
-    "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
-    "smoothing": (Real, lambda v: 0 <= v < 1, "a number from 0 to below 1"),
-    "seed": (Integral, lambda v: 0 <= v < 2**32, "a whole number from 0 to below 2**32"),
-}
-
-
-def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
-    """How many steps of training these (fractions of) epochs are."""
-    size = data.train.size
-    return max(1, int(epochs * (size // min(batch, size))))
-
-
-@torch.no_grad()
 def evaluate(
     model: nn.Module, data: Data, split: str = "val", batch: int = 500, limit: int | None = None
 ) -> Score:
     """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode;
-    ``limit``: on its first images only."""
-    device, mode = device_of(model), model.training
+    ``limit``: on its first images only. TypeError, ValueError for arguments out of range, for a
+    model that does not take the data, and for one whose outputs are not finite."""
+    data = check_data(model, data)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split is 'train', 'val' or 'test', not {split!r}.")
+    for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
+        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
+    if not getattr(data, split).size:
+        raise ValueError(f"there are no images in {split}: choose another split.")
+    score = _score(model, data, split, batch, limit)
+    if not math.isfinite(score.loss):
+        check_finite(model)
+        raise ValueError(f"the outputs on {split} are not finite: train the model again.")
+    return score
+
+
+@torch.no_grad()
+def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | None) -> Score:
+    device, loss, correct = device_of(model), 0.0, 0.0
     images, labels = (part[:limit] for part in getattr(data, split))
-    model.eval()
-    loss = correct = 0.0
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    for start in range(0, len(labels), batch):
-        y = labels[start : start + batch].to(device)
-        out = model(data.normalize(images[start : start + batch].to(device)).to(dtype))
-        loss += F.cross_entropy(out.float(), y, reduction="sum")
-        correct += (out.argmax(1) == y).sum()
-    model.train(mode)
+    with in_eval(model):
+        for start in range(0, len(labels), batch):
+            y = labels[start : start + batch].to(device)
+            out = model(data.normalize(images[start : start + batch].to(device)).to(dtype))
+            loss += F.cross_entropy(out.float(), y, reduction="sum")
+            correct += (out.argmax(1) == y).sum()
     return Score(float(loss) / len(labels), 100 * float(correct) / len(labels))
 
 

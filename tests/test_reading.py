@@ -1,0 +1,356 @@
+"""Whatever a network is written in, what is read is what it computes, in both modes."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from helpers import digits, kept, randomize, relative_error, same
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+import tlc_minimal as tlc
+from tlc_minimal.gaussian import best_affine
+from tlc_minimal.graph import trace
+from tlc_minimal.nodes import NORM, module_of
+
+X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class Subclass(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm writes it: the norm is a function call, its activation a child."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var
+        args = self.weight, self.bias, self.training, self.momentum, self.eps
+        return self.act(F.batch_norm(x, *statistics, *args))
+
+
+class Branching(NormAct):
+    def forward(self, x):
+        training = True if self.training else self.running_mean is None
+        statistics = self.running_mean, self.running_var
+        args = self.weight, self.bias, training, self.momentum, self.eps
+        return self.act(F.batch_norm(x, *statistics, *args))
+
+
+class Super(NormAct):
+    def forward(self, x):
+        return self.act(nn.BatchNorm2d.forward(self, x))
+
+
+class Holds(nn.Module):
+    """Calls F.batch_norm with what its child holds."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        bn = self.bn
+        statistics, gain = (bn.running_mean, bn.running_var), (bn.weight, bn.bias)
+        return F.relu(F.batch_norm(x, *statistics, *gain, self.training, 0.1, bn.eps))
+
+
+class ByHand(nn.Module):
+    """A frozen batch norm with an epsilon of its own, as detection code has it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def sequence(*norm):
+    first, last = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 2, 3)
+    return randomize(nn.Sequential(first, *norm, last))
+
+
+NORMS = {
+    "subclass": lambda: (Subclass(4), nn.ReLU()),
+    "function": lambda: (NormAct(4),),
+    "branching": lambda: (Branching(4),),
+    "super": lambda: (Super(4),),
+    "held by a child": lambda: (Holds(4),),
+    "SyncBatchNorm": lambda: (nn.SyncBatchNorm(4), nn.ReLU()),
+    "FrozenBatchNorm2d": lambda: (FrozenBatchNorm2d(4), nn.ReLU()),
+    "frozen by hand": lambda: (ByHand(4), nn.ReLU()),
+    "identity between": lambda: (nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
+    "dropout between": lambda: (nn.BatchNorm2d(4), nn.Dropout2d(0.5), nn.ReLU()),
+}
+FROZEN = {"FrozenBatchNorm2d", "frozen by hand"}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_batch_norm_is_what_computes_one(kind):
+    torch.manual_seed(0)
+    model = sequence(*NORMS[kind]())
+    (layer,) = tlc.find_layers(model, X)
+    assert layer.norm is not None and layer.channels == 4
+    assert relative_error(trace(model)(X), model(X)) < 1e-12
+    merged = tlc.merge(model, X, keep="all")
+    kinds = [type(module_of(merged, n)) for n in merged.graph.nodes if n.op.startswith("call")]
+    assert kinds == [nn.Conv2d, nn.ReLU, nn.Conv2d]
+    assert relative_error(merged(X), model(X)) < 1e-12
+
+    traced = trace(model).train()  # in training it is the batch norm, too
+    mean = traced.get_submodule(layer.norm).running_mean.clone()
+    traced(X)
+    assert torch.equal(mean, traced.get_submodule(layer.norm).running_mean) == (kind in FROZEN)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_reading_changes_nothing_in_train_mode_either(kind):
+    model = sequence(*NORMS[kind]()).train()
+    before, modes = kept(model), [m.training for m in model.modules()]
+    for read in (tlc.find_layers, tlc.count, tlc.statistics, tlc.measured_statistics):
+        read(model, X)
+    tlc.latency({"m": model}, X, repeats=2)
+    assert same(before, kept(model)) and modes == [m.training for m in model.modules()]
+
+
+@pytest.mark.parametrize("build", ["googlenet", "mobilenet_v3_small"])
+def test_torchvision_as_built_is_read_and_left_as_it_is(build):
+    options = {"init_weights": False} if build == "googlenet" else {}
+    model = torchvision.models.get_model(build, weights=None, num_classes=10, **options)
+    before, x = kept(model), torch.randn(2, 3, 64, 64)
+    tlc.find_layers(model, x)
+    traced = trace(model)
+    assert same(before, kept(model)) and model.training
+    traced.eval()
+    with torch.no_grad():
+        assert torch.equal(traced(x), traced(x))
+        assert relative_error(traced(x), copy.deepcopy(model).eval()(x)) < 1e-5
+
+
+class DropPath(nn.Module):
+    def forward(self, x):
+        return x * (torch.rand(len(x), 1, 1, 1) < 0.5) if self.training else x
+
+
+class Dropped(nn.Module):
+    def __init__(self, drop):
+        super().__init__()
+        self.a, self.path, self.b = nn.Conv2d(3, 8, 3), DropPath(), nn.Conv2d(8, 4, 3)
+        self.drop = drop
+
+    def forward(self, x):
+        return self.b(self.drop(self, F.relu(self.a(x))))
+
+
+DROPS = {
+    "F.dropout": lambda m, x: F.dropout(x, 0.5, m.training),
+    "by keyword": lambda m, x: F.dropout2d(x, p=0.5, training=m.training),
+    "alpha": lambda m, x: F.alpha_dropout(x, 0.5, m.training),
+    "a module that asks": lambda m, x: m.path(x),
+    "torchvision": lambda m, x: torchvision.ops.stochastic_depth(x, 0.5, "row", m.training),
+}
+
+
+@pytest.mark.parametrize("kind", DROPS)
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_is_that_of_the_moment_not_of_the_tracing(kind, mode):
+    x = X.float()
+    model = Dropped(DROPS[kind]).train(mode)
+    linear = tlc.linearize(model, tlc.find_layers(model, x)[0].name, x, "affine")
+    assert torch.equal(linear.eval()(x), linear(x))
+    assert not torch.equal(linear.train()(x), linear(x))
+
+
+class Shapes(nn.Module):
+    """Asks what half of all code asks."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.a, self.b, self.way = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), way
+
+    def forward(self, x, mask=None, features: bool = False, **kwargs):
+        y = self.way(self, F.relu(self.a(x)))
+        if mask is not None:
+            y = y * mask
+        return y if features else self.b(y)
+
+
+def padded(model, y):
+    if y.shape[-1] % 4:
+        y = F.pad(y, (0, 4 - y.shape[-1] % 4))
+    return y
+
+
+def checked(model, y):
+    batch, channels, *size = y.shape
+    assert channels == model.a.out_channels and len(size) == 2 and y.dim() == 4
+    if y.device != model.a.weight.device:
+        raise ValueError("another device")
+    return y.reshape(batch, channels, -1).view(batch, channels, *size)
+
+
+def looped(model, y):
+    total = torch.zeros(y.shape[0], y.shape[1], 1, y.shape[3], dtype=y.dtype)
+    for row in range(y.shape[2]):
+        total = total + y[:, :, row : row + 1]
+    return total
+
+
+@pytest.mark.parametrize("way", [padded, checked, looped, lambda model, y: y])
+def test_shapes_and_optional_arguments_are_those_of_the_example(way):
+    model = Shapes(way).double().eval()
+    (layer,) = tlc.find_layers(model, X)
+    assert tlc.count(model, X)["activations"] == 1 == len(tlc.statistics(model, X))
+    linear = tlc.linearize(model, layer.name, X, "affine").eval()
+    merged = tlc.merge(linear, X, keep="all")
+    other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # of another size than the example
+    assert relative_error(merged(x=other), linear(other)) < 1e-10
+
+
+class Raw(nn.Module):
+    """Layers as functions of parameters that a module of any kind holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.w1, self.w2 = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(2, 4))
+        self.b1, self.norm = nn.Parameter(torch.randn(4)), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = F.conv2d(x, self.w1, self.b1, 2, padding=1)
+        return F.linear(F.relu(self.norm(y)).mean((2, 3)), self.w2)
+
+
+def test_functions_of_parameters_are_layers():
+    model = randomize(Raw())
+    assert tlc.count(model, X)["layers"] == 2
+    merged = tlc.merge(model, X, keep="all")
+    assert not any(isinstance(m, NORM) for m in merged.modules())
+    assert relative_error(merged(X), model(X)) < 1e-12
+    half = tlc.Gaussian(torch.tensor([1.0, -1, 1, -1]), torch.ones(4))
+    name = tlc.find_layers(model, X)[0].name
+    assert tlc.count(tlc.linearize(model, name, {name: half}), X)["params"] == 3 * 27 // 3 * 2 + 12
+
+
+def test_what_was_frozen_or_under_no_grad_learns_nothing():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            with torch.no_grad():
+                y = F.relu(self.a(x))
+            return self.c(F.relu(self.b(y)))
+
+    model = Net().double().eval()
+    model.b.requires_grad_(False)
+    linear = tlc.linearize(model, "relu2", X)
+    linear(X).sum().backward()
+    assert [n for n, p in linear.named_parameters() if p.grad is not None][-2:] == [
+        "c.weight", "c.bias"
+    ]  # fmt: skip
+    assert linear.a.weight.grad is None and linear.b.weight.grad is None
+
+
+ACTIVATIONS = [nn.Mish(), nn.ELU(0.7), nn.SELU(), nn.Tanh(), nn.Softplus(), nn.Hardtanh()]
+ACTIVATIONS += [nn.PReLU(), nn.PReLU(4)]
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS, ids=str)
+def test_any_elementwise_activation_has_its_best_line(act):
+    if isinstance(act, nn.PReLU):
+        nn.init.uniform_(act.weight, -0.5, 0.9)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), act, nn.Conv2d(4, 2, 1)).double().eval()
+    g = tlc.Gaussian(torch.linspace(-1, 2, 4), torch.linspace(0.5, 2, 4))
+    linear = tlc.linearize(model, "1", {"1": g}, "affine")
+    z = g.mean + g.std * torch.randn(200_000, 4, generator=torch.Generator().manual_seed(0))
+    f = act(z.double()).detach()  # channels are axis 1, for a PReLU too
+    z = z.double() - z.double().mean(0)
+    slope = (z * f).mean(0) / z.square().mean(0)
+    want = model[2]((model[0](X) - g.mean.double()[:, None, None]) * slope[:, None, None]
+                    + f.mean(0)[:, None, None])  # fmt: skip
+    assert relative_error(linear(X), want) < 0.02
+    assert tlc.count(model, X)["activations"] == 1
+
+
+def test_a_relu_that_is_none_has_its_own_line():
+    class Shifted(nn.ReLU):
+        def forward(self, x):
+            return F.relu(x - 1.0)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Shifted(), nn.Conv2d(4, 2, 1)).double().eval()
+    g = tlc.Gaussian(torch.full((4,), 9.0), torch.ones(4))  # far in the linear part
+    linear = tlc.linearize(model, "1", {"1": g}, "affine")
+    assert relative_error(linear(X), model[2](model[0](X) - 1)) < 1e-6
+    assert best_affine(g.mean, g.std, Shifted())[1].allclose(torch.tensor(-1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "back", [lambda y: y.permute(0, 3, 1, 2), lambda y: y.transpose(1, 3).transpose(2, 3)]
+)
+def test_channels_are_followed_through_views(back):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            y = F.gelu(self.a(x).permute(0, 2, 3, 1))
+            return self.b(F.gelu(back(y)))
+
+    layers = tlc.find_layers(Net().double(), X)
+    assert [layer.channels for layer in layers] == [4, 4]
+    linear = tlc.linearize(Net().double(), [layer.name for layer in layers], X, "affine")
+    assert linear(torch.randn(1, 3, 13, 9, dtype=torch.float64)).shape == (1, 2, 11, 7)
+
+
+def test_a_network_that_amplifies_is_compared_with_its_own_rounding():
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(12):  # each doubles what rounding does, and keeps the size
+        layers += [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()]
+    model = nn.Sequential(*layers).eval()
+    for norm in model[1::3]:
+        norm.running_mean.fill_(300.0)
+        norm.bias.data.fill_(300.0)
+    x = torch.randn(4, 64)
+    merged = tlc.merge(model, x, keep="all")
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in merged.modules())
+
+
+def test_a_model_that_is_random_in_eval_mode_is_merged_and_told():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.b = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.b(F.dropout(F.relu(self.n(self.a(x))), 0.5, True))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        merged = tlc.merge(randomize(Net()), X, keep="all")  # the same dice: equal
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d(1, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))])
+def test_grey_images_have_one_channel_for_a_network_of_one(first):
+    data = digits(60)
+    end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    end = end if isinstance(first, nn.Conv2d) else nn.Linear(4, 10)
+    model = nn.Sequential(first, nn.ReLU(), end)
+    losses = tlc.fit(model, data, 2, progress=None)
+    assert len(losses) == 2 and tlc.find_layers(model, data) and tlc.statistics(model, data)
+    run = tlc.collapse(model, data, 1, 1, progress=False)
+    assert tlc.compare({"dense": model, "small": run.model}, data, (1,)).notna().all(None)

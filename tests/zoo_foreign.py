@@ -1,0 +1,163 @@
+"""How much of other people's networks this library reads: a table, data/results/zoo.json.
+
+    pip install -c constraints.txt -e ".[zoo]"; python tests/zoo_foreign.py [names …]
+
+Every network has random weights and random batch-norm statistics. Four of its activations, spread
+evenly, become linear with every other channel OFF; then all is merged that can be. A row has:
+traced, norms seen of those there, activations found, channels cut, the relative error of the merged
+network against the linear one in float64, seconds; or, where one is refused, its sentence. Rows
+that are in runs/zoo.json already are not measured again; delete it to begin anew.
+"""
+
+import json
+import signal
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+import tlc_minimal as tlc
+from tlc_minimal.gaussian import Gaussian
+from tlc_minimal.graph import trace
+from tlc_minimal.nodes import CONV, NORM, module_of
+
+TIMM = """resnet18 resnet50 resnet26d seresnet18 resnext26ts resnetv2_50 skresnet18 res2net50_14w_8s
+    ecaresnet26t efficientnet_b0 efficientnet_lite0 tf_efficientnet_b0 tf_efficientnetv2_b0
+    mobilenetv2_050 mobilenetv3_small_050 tf_mobilenetv3_small_minimal_100 mobilenetv4_conv_small
+    mnasnet_small mixnet_s fbnetc_100 spnasnet_100 semnasnet_075 hardcorenas_a ghostnet_050
+    ghostnetv2_100 regnetx_002 regnety_002 densenet121 darknet17 cspresnet50 cspdarknet53 vovnet39a
+    ese_vovnet19b_dw repvgg_a0 mobileone_s0 repghostnet_050 lcnet_035 tinynet_e dla34 dla46_c
+    hrnet_w18_small selecsls42b dpn48b xception41 inception_v3 nf_resnet26 gernet_s vgg11_bn
+    convnext_atto convnextv2_atto edgenext_xx_small fastvit_t8 mobilevit_xxs poolformer_s12
+    visformer_tiny levit_128s efficientformer_l1 starnet_s1 rdnet_tiny hgnetv2_b0 mambaout_femto
+    vit_tiny_patch16_224 deit_tiny_patch16_224 mixer_s32_224 resmlp_12_224 convmixer_768_32
+    coat_lite_tiny pit_ti_224 swin_tiny_patch4_window7_224 cait_xxs24_224 crossvit_tiny_240
+    tresnet_m botnet26t_256 halonet26t repvit_m0_9 pvt_v2_b0 maxvit_rmlp_pico_rw_256""".split()
+SMP = """Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer
+    DPT""".split()
+LIMIT = 60  # seconds a network
+
+
+def build(name: str) -> tuple[nn.Module, int]:
+    """The network and the side of its images."""
+    library, _, word = name.partition("/")
+    if library == "smp":
+        import segmentation_models_pytorch as smp
+
+        return smp.create_model(word, "resnet18", encoder_weights=None, classes=3), 64
+    import timm
+
+    model = timm.create_model(word, pretrained=False, num_classes=10)
+    size = model.default_cfg["input_size"][1]
+    fixed = model.default_cfg.get("fixed_input_size") or word.endswith(("_224", "_240", "_256"))
+    return model, size if fixed else 64
+
+
+def randomize(model: nn.Module) -> int:
+    """Random statistics and gains in every batch norm; how many there are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        for tensor, low, high in (
+            (norm.running_mean, -0.3, 0.3), (norm.running_var, 0.5, 2.0),
+            (norm.weight, 0.5, 1.5), (norm.bias, -0.3, 0.3),
+        ):  # fmt: skip
+            if tensor is not None:
+                tensor.data.uniform_(low, high)
+    return len(norms)
+
+
+def half_off(channels: int) -> Gaussian:
+    mean = torch.ones(channels)
+    mean[::2] = -1
+    return Gaussian(mean, torch.ones(channels))
+
+
+def widths(traced) -> int:
+    modules = [module_of(traced, n) for n in traced.graph.nodes]
+    return sum(len(m.weight) for m in modules if isinstance(m, CONV))
+
+
+@torch.no_grad()
+def measure(name: str) -> dict:
+    """One row of the table."""
+    torch.manual_seed(0)
+    model, size = build(name)
+    row = {"network": name, "size": size, "norms": randomize(model.eval()), "traced": False}
+    x = torch.rand(2, 3, size, size)
+    traced = trace(model, share=True, example=x)
+    row["traced"] = True
+    row["norms_seen"] = len(
+        {n.target for n in traced.graph.nodes if isinstance(module_of(traced, n), NORM)}
+    )
+    layers = tlc.find_layers(model, x)
+    row["activations"] = len(layers)
+    chosen = layers[:: max(1, len(layers) // 4)][:4]
+    gone = {layer.name: half_off(layer.channels) for layer in chosen}
+    linear = tlc.linearize(model, list(gone), gone) if gone and name_only(model) else None
+    if linear is None:
+        linear = tlc.linearize(model, [layer.name for layer in chosen], x)
+    linear = linear.eval()
+    row["channels_cut"] = widths(traced) - widths(linear)
+    merged = tlc.merge(linear, x, keep="all")
+    want, got = (first(m.double()(x.double())) for m in (linear, merged))
+    row["error"] = float((got - want).norm() / want.norm())
+    return row
+
+
+def name_only(model: nn.Module) -> bool:
+    """Whether a model can be read without an example, as ready statistics need."""
+    try:
+        return trace(model, share=True) is not None
+    except ValueError:
+        return False
+
+
+def first(out) -> torch.Tensor:
+    return out if isinstance(out, torch.Tensor) else first(list(out)[0])
+
+
+def limited(name: str) -> dict:
+    """The row, or what stopped it."""
+
+    def stop(*_):
+        raise TimeoutError(f"not finished in {LIMIT} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    start, row = time.perf_counter(), {"network": name}
+    try:
+        row |= measure(name)
+    except Exception as error:
+        kind = "refusal" if isinstance(error, (ValueError, TypeError)) else "failure"
+        row[kind] = f"{type(error).__name__}: {error}"[:400]
+    finally:
+        signal.alarm(0)
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def main(names: list[str]) -> None:
+    root, start = Path(__file__).parents[1], time.perf_counter()
+    path = root / "runs/zoo.json"
+    path.parent.mkdir(exist_ok=True)
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for name in names or [*(f"timm/{n}" for n in TIMM), *(f"smp/{n}" for n in SMP)]:
+        if not any(row["network"] == name for row in rows):
+            rows.append(limited(name))
+            print(rows[-1], flush=True)
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+    data = SimpleNamespace(name="random numbers", sha256="none")
+    config = {n: version(n) for n in ("timm", "segmentation-models-pytorch")} | {"limit_s": LIMIT}
+    seconds, command = time.perf_counter() - start, "python tests/zoo_foreign.py"
+    (root / "data/results/zoo.json").unlink(missing_ok=True)
+    tlc.record("zoo", data, config, 0, rows, seconds, 0, command, root / "data/results")
+    print(f"{sum('error' in row for row in rows)} of {len(rows)} merged")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(sys.argv[1:])

@@ -1,0 +1,61 @@
+"""Whether a model and data fit together, before anything is trained."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Data
+from .layers import CONV
+from .refuse import check_model, in_eval, not_accepted
+
+
+def data_for(model: nn.Module, data):
+    """The data as a model takes them: of grey images one channel, not three, where its first layer
+    takes one. What is no Data comes back as it is."""
+    first = next((m for m in model.modules() if isinstance(m, CONV)), None)
+    if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
+        return data
+    into = first.weight.shape[1] * getattr(first, "groups", 1)
+    one = data.train.images[0, 0].numel() if isinstance(first, nn.Linear) else 1
+    return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
+
+
+def check_is_data(data) -> None:
+    """TypeError for what is no Data."""
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"data are a Data, as load_data gives it, not {type(data).__name__}: put the images "
+            "into train/<class>/ and test/<class>/ of a folder, and load that."
+        )
+
+
+def check_data(model: nn.Module, data: Data) -> Data:
+    """The data as the model takes them (:func:`data_for`); TypeError for what is no Data,
+    ValueError where labels, sizes, channels or classes do not fit: before anything is trained."""
+    check_is_data(data)
+    classes = len(data.classes)
+    for name in ("train", "val", "test"):
+        images, labels = getattr(data, name)
+        if len(images) != len(labels):
+            raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels.")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            worst = max(int(labels.max()), -int(labels.min()), key=abs)
+            raise ValueError(
+                f"{name} has the label {worst}, and the classes are 0 to {classes - 1}."
+            )
+    check_model(model)
+    data = data_for(model, data)
+    like = next(model.parameters(), torch.empty(0))
+    x = data.example[:2].to(like.device, like.dtype)
+    if why := not_accepted(model, x):
+        raise ValueError(why)
+    with torch.no_grad(), in_eval(model):
+        out = model(x)
+    if not isinstance(out, Tensor) or out.shape[1:] != (classes,):
+        got = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"the model's output is {got}, and the data are of {classes} classes: give a model "
+            f"with {classes} outputs, or its own data."
+        )
+    return data

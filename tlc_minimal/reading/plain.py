@@ -1,0 +1,256 @@
+"""Foreign layers become plain ones: what a layer is, is what it computes, not its class's name."""
+
+import operator
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from .layers import ByMode, Frozen, Norm
+from .tracer import Flag, Reader, copied, differs, plain_class
+
+CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+CALLS = {  # functions that are layers if their tensors are a module's own; names of the arguments
+    F.linear: (nn.Linear, CONV[:3]),
+    F.conv1d: (nn.Conv1d, CONV),
+    F.conv2d: (nn.Conv2d, CONV),
+    F.conv3d: (nn.Conv3d, CONV),
+    F.batch_norm: (
+        Norm,
+        ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    ),
+    torch.batch_norm: (
+        Norm,
+        ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
+    ),
+}
+DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+
+
+def read(model: nn.Module, share: bool, example: Tensor | None = None):
+    """The graph of a model's forward, and the copy of the model that it belongs to."""
+    root, reader = copied(model, share), Reader(example)
+    plain_modules(root)
+    graph = reader.trace(root)
+    for module in root.modules():
+        module.__dict__.pop("_check_input_dim", None)
+        module.training = False
+    plain_calls(root, graph, reader.asked)
+    return graph, root
+
+
+def plain_modules(model: nn.Module) -> None:
+    """Give every module that computes what a layer of torch.nn computes that class, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module._check_input_dim = lambda x: None  # it branches on the shape
+        if isinstance(module, nn.SyncBatchNorm):
+            if not differs(module):
+                module.__class__ = Norm
+        elif (base := plain_class(module)) and not differs(module):
+            module.__class__ = base
+        elif is_frozen_norm(module):
+            freeze(module)
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether a foreign module is a batch norm that never trains its statistics: it has their
+    names, and per channel it computes what a batch norm in eval mode does."""
+    tensors = module._parameters | module._buffers
+    if isinstance(module, nn.modules.batchnorm._NormBase) or module._modules:
+        return False
+    return {"running_mean", "running_var"} <= tensors.keys() and eps_of(module) is not None
+
+
+@torch.no_grad()
+def eps_of(module: nn.Module) -> float | None:
+    """The epsilon with which a module is a batch norm on its running statistics; None if none."""
+    mean, var = module.running_mean.detach(), module.running_var.detach()
+    if mean is None or mean.ndim != 1:
+        return None
+    x = torch.randn(2, len(mean), 3, 3, generator=torch.Generator().manual_seed(0)).to(mean)
+    gain = [getattr(module, key, None) for key in ("weight", "bias")]
+    try:
+        y = module(x)
+        for eps in (getattr(module, "eps", 1e-5), 1e-5, 0.0, 1e-3):
+            if torch.allclose(F.batch_norm(x, mean, var, *gain, False, 0.0, eps), y, 1e-5, 1e-6):
+                return eps
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def freeze(module: nn.Module) -> None:
+    """Make a frozen batch norm, whatever its class, a :class:`Frozen`, in place."""
+    eps = eps_of(module)
+    tensors = {k: getattr(module, k, None) for k in ("weight", "bias")}
+    stats = {k: getattr(module, k) for k in ("running_mean", "running_var")}
+    replace_tensors(module, tensors, stats)
+    module.__class__, module.eps, module.momentum = Frozen, eps, 0.0
+    module.num_features = len(module.running_mean)
+    module.affine, module.track_running_stats = module.weight is not None, True
+
+
+def replace_tensors(module: nn.Module, parameters: dict, buffers: dict) -> None:
+    """Let a module hold these, and nothing else; a parameter that was a buffer does not learn."""
+    counter = module._buffers.get("num_batches_tracked")
+    module._parameters.clear(), module._buffers.clear()
+    for key, tensor in parameters.items():
+        module.__dict__.pop(key, None)
+        if tensor is not None and not isinstance(tensor, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        module.register_parameter(key, tensor)
+    for key, tensor in buffers.items():
+        module.register_buffer(key, tensor)
+    if counter is not None:
+        module.register_buffer("num_batches_tracked", counter)
+
+
+def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
+    """Make modules of the functions that are layers, and of those that ask for the mode; drop what
+    passes everything; what ran under ``no_grad`` gives no gradient. ``asked``: the modules whose
+    forward branches on its mode."""
+    reads = Counter(n.target for n in graph.nodes if n.op == "get_attr" for _ in n.users)
+    called = {n.target for n in graph.nodes if n.op == "call_module"}
+    for node in list(graph.nodes):
+        if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
+            pass_through(node, node.args[0])
+        elif node.target in (operator.add, torch.add) and 0 in node.args and not node.kwargs:
+            other = [a for a in node.args if isinstance(a, fx.Node)]
+            if len(other) == 1:
+                pass_through(node, other[0])  # sum([a, b]) begins with 0
+        elif node.op == "call_function" and node.target in CALLS:
+            as_layer(model, node, reads, called, asked)
+        if node.op == "call_function":
+            follow_mode(model, node)
+    for node in [n for n in graph.nodes if n.meta.get("no_grad") and n.op != "get_attr"]:
+        outside = [u for u in node.users if not u.meta.get("no_grad")]
+        if outside:
+            with graph.inserting_after(node):
+                cut = graph.call_function(detached, (node,))
+            node.replace_all_uses_with(cut, lambda user, outside=outside: user in outside)
+
+
+def detached(value):
+    """What a forward computed under ``no_grad``."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def pass_through(node: fx.Node, source: fx.Node) -> None:
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
+def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked: set) -> None:
+    """Turn a call of F.conv2d and the like into one of a module, if its tensors are parameters (or
+    buffers) that nothing else reads."""
+    kind, names = CALLS[node.target]
+    given = dict(zip(names, node.args)) | node.kwargs
+    keys = [k for k in ("weight", "bias", "running_mean", "running_var") if k in names]
+    read = {k: given[k] for k in keys if given.get(k) is not None}
+    plain = all(isinstance(n, fx.Node) and n.op == "get_attr" for n in read.values())
+    needed = {"running_mean", "running_var"} if kind is Norm else {"weight"}
+    if not plain or not needed <= read.keys() or any(reads[n.target] > 1 for n in read.values()):
+        return
+    options = {k: v for k, v in given.items() if k not in (*keys, "input")}
+    if any(isinstance(a, fx.Node) for v in options.values() for a in _leaves(v)):
+        return
+    owners = {n.target.rpartition(".")[0] for n in read.values()}
+    owner = min(owners)
+    if owner in called:
+        return
+    tensors = {k: _tensor(model, read[k].target) if k in read else None for k in keys}
+    module = model.get_submodule(owner)
+    own = isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
+    if kind is Norm and not isinstance(options.get("training"), Flag):
+        if options.get("training"):
+            return
+        kind = kind if own and owner in asked else Frozen  # F.batch_norm(…, training=False)
+    name = owner if own and len(owners) == 1 else free_name(model, owner, kind.__name__.lower())
+    if name != owner:
+        module = nn.Module()
+        _put(model, name, module)
+    configure(module, kind, tensors, options)
+    called.add(name)
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
+
+
+def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> None:
+    """Make a module the layer ``kind`` with these tensors, in place; its children stay."""
+    buffers = {k: v for k, v in tensors.items() if k.startswith("running")}
+    replace_tensors(module, {k: tensors[k] for k in ("weight", "bias")}, buffers)
+    module.__class__, weight = kind, tensors["weight"]
+    if issubclass(kind, Norm):
+        module.num_features, module.eps = len(tensors["running_mean"]), options.get("eps", 1e-5)
+        module.momentum = getattr(module, "momentum", options.get("momentum", 0.1))
+        module.affine, module.track_running_stats = weight is not None, True
+        if "num_batches_tracked" not in module._buffers:
+            module.num_batches_tracked = None
+        return
+    out, into = weight.shape[:2]
+    if kind is nn.Linear:
+        module.out_features, module.in_features = out, into
+        return
+    dims = weight.ndim - 2
+    for key, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = options.get(key, default)
+        value = value if isinstance(value, str | tuple | list) else (value,) * dims
+        setattr(
+            module, key, value if isinstance(value, str) else tuple(value) * (dims // len(value))
+        )
+    module.groups, module.kernel_size = options.get("groups", 1), tuple(weight.shape[2:])
+    module.out_channels, module.in_channels = out, into * module.groups
+    module.padding_mode, module.transposed, module.output_padding = "zeros", False, (0,) * dims
+    module._reversed_padding_repeated_twice = [0] * (2 * dims)
+
+
+def follow_mode(model: nn.Module, node: fx.Node) -> None:
+    """Make a module of a function that was given ``self.training``: it follows the mode."""
+    if not any(isinstance(a, Flag) for a in _leaves((node.args, node.kwargs))):
+        return
+    flag = next(a for a in _leaves((node.args, node.kwargs)) if isinstance(a, Flag))
+    if node.target in DROPOUTS:
+        given = dict(zip(("input", "p", "training", "inplace"), node.args)) | node.kwargs
+        module, args, kwargs = DROPOUTS[node.target](given.get("p", 0.5)), (given["input"],), {}
+    else:
+        places = [i for i, a in enumerate(node.args) if isinstance(a, Flag)]
+        places += [k for k, a in node.kwargs.items() if isinstance(a, Flag)]
+        module = ByMode(node.target, places)
+        args, kwargs = map_aggregate(
+            (node.args, node.kwargs), lambda v: False if isinstance(v, Flag) else v
+        )
+    name = free_name(model, flag.name, getattr(node.target, "__name__", "function"))
+    _put(model, name, module)
+    node.op, node.target, node.args, node.kwargs = "call_module", name, args, kwargs
+
+
+def free_name(model: nn.Module, path: str, word: str) -> str:
+    """A name below ``path`` that no module has."""
+    known, name = dict(model.named_modules()), f"{path}.{word}" if path else word
+    number, owner = 1, model.get_submodule(path)
+    while name in known or hasattr(owner, name.rpartition(".")[2]):
+        number += 1
+        name = f"{path}.{word}{number}" if path else f"{word}{number}"
+    return name
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    path, _, last = name.rpartition(".")
+    model.get_submodule(path).add_module(last, module)
+
+
+def _tensor(model: nn.Module, target: str) -> Tensor:
+    path, _, last = target.rpartition(".")
+    return getattr(model.get_submodule(path), last)
+
+
+def _leaves(value) -> list:
+    found = []
+    map_aggregate(value, lambda v: found.append(v))
+    return found

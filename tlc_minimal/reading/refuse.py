@@ -1,0 +1,178 @@
+"""Which models are refused before anything is done: by name, in one sentence, with the way out."""
+
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from .layers import ACTIVATION, CONV, NORM
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+WRAPPERS = {  # what holds a model, and where
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+
+
+def check_model(model: nn.Module) -> None:
+    """TypeError for what is no model; ValueError for what only wraps one, or is no longer one."""
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is an nn.Module, not {kind}.")
+    if kind in WRAPPERS:
+        raise ValueError(f"{kind} wraps the model: pass model.{WRAPPERS[kind]}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"{kind} is compiled code: pass the nn.Module that it was made from.")
+    nodes = getattr(getattr(model, "graph", None), "nodes", ())
+    if any(isinstance(getattr(n, "target", None), torch._ops.OpOverload) for n in nodes):
+        raise ValueError(
+            f"{kind} comes from torch.export, which takes layers apart: pass the nn.Module that "
+            "was exported."
+        )
+
+
+def check_plain(model: nn.Module) -> None:
+    """ValueError, naming the module and the way out, for what a changed copy would silently lose:
+    hooks and parametrizations, weights that two layers share, quantised or half-precision ones;
+    and for weights that are not finite. TypeError for what is no model."""
+    check_model(model)
+    owners = {}
+    for name, module in model.named_modules():
+        where, kind = name or "the model", type(module).__module__
+        if any(getattr(module, hook) for hook in HOOKS) or is_parametrized(module):
+            raise ValueError(
+                f"{where} carries a hook or a parametrization, which the changed copy would lose: "
+                f"call {way_out(module)} first."
+            )
+        if "forward" in vars(module):
+            raise ValueError(f"the forward of {where} was replaced: write a module of its own.")
+        if "quantized" in kind or "quantizable" in kind:
+            raise ValueError(
+                f"{where} is quantised: give the float model, and quantise the result."
+            )
+        for key, tensor in module.named_parameters(recurse=False):
+            if tensor.dtype in (torch.float16, torch.bfloat16) and tensor.device.type == "cpu":
+                raise ValueError(
+                    f"{where}.{key} is in half precision on a CPU, where sums lose too many "
+                    "digits: call model.float() first."
+                )
+            other, own = owners.setdefault(id(tensor), (where, module))
+            if own is not module and (isinstance(module, CONV + NORM) or isinstance(own, CONV)):
+                raise ValueError(
+                    f"{other} and {where} share their {key}, and only one of them may change: "
+                    f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
+                )
+    check_finite(model)
+
+
+def check_finite(model: nn.Module) -> None:
+    """ValueError that names a weight or statistic that is NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not is_finite(tensor):
+            raise ValueError(f"{name} holds NaN or inf: train the model again, or load it anew.")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def way_out(module: nn.Module) -> str:
+    """The call that takes a module's hook or parametrization away."""
+    hooks = [h for hook in HOOKS for h in getattr(module, hook).values()]
+    kinds = {type(hook).__module__.rpartition(".")[2] for hook in hooks}
+    if "prune" in kinds:
+        return "torch.nn.utils.prune.remove(module, 'weight')"
+    for kind in ("weight_norm", "spectral_norm"):
+        if kind in kinds:
+            return f"torch.nn.utils.remove_{kind}(module)"
+    if is_parametrized(module):
+        return "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+    return "remove() on the hook's handle"
+
+
+def check_read_once(traced: fx.GraphModule) -> None:
+    """ValueError that names a weight that its layer owns and the forward reads once more: cutting
+    or folding the layer would change what is read."""
+    nodes = [n for n in traced.graph.nodes if n.op == "call_module"]
+    owners = {n.target: traced.get_submodule(n.target) for n in nodes}
+    layers = {n: m for n, m in owners.items() if isinstance(m, CONV + NORM)}
+    tensors = {id(t): (n, k) for n, m in layers.items() for k, t in m.named_parameters()}
+    tensors |= {id(t): (n, k) for n, m in layers.items() for k, t in m.named_buffers()}
+    for node in [n for n in traced.graph.nodes if n.op == "get_attr"]:
+        path, _, last = node.target.rpartition(".")
+        found = tensors.get(id(getattr(traced.get_submodule(path), last)))
+        if found:
+            owner, key = found
+            raise ValueError(
+                f"the forward reads {owner}.{key} once more, beside {owner} itself, and would see "
+                "it changed: give the second use a parameter of its own (a clone)."
+            )
+
+
+def not_accepted(model: nn.Module, x: Tensor) -> str:
+    """Why a model does not take an input; empty if it does."""
+    try:
+        with torch.no_grad(), in_eval(model):
+            model(x)
+    except Exception as error:
+        return f"the model does not accept an example of shape {tuple(x.shape)}: {reason(error)}"
+    return ""
+
+
+@contextmanager
+def in_eval(model: nn.Module):
+    """Every module in eval mode; afterwards each as it was."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def untraceable(model: nn.Module, error: Exception) -> str:
+    """Why a forward cannot be followed, in one sentence."""
+    return (
+        f"{type(model).__name__} cannot be traced ({reason(error)}{line_of(error)}): its forward "
+        "must not branch or loop on the values of tensors; move that part outside the model or "
+        "wrap it with torch.fx.wrap."
+    )
+
+
+def there_are() -> str:
+    """The activations that can be removed, in words."""
+    return f"those of these kinds can: {', '.join(kind.__name__ for kind in ACTIVATION)}"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what was said, cut to 140 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 140 else lines[0][:139] + "…"
+
+
+def line_of(error: Exception) -> str:
+    """Where in the model's own code it happened."""
+    ours = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame.filename.startswith(ours)]
+    return f"; {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+
+
+def check_input(x) -> Tensor:
+    """A batch of inputs as it is; TypeError if it is none of floats, ValueError if not finite."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"inputs are a tensor of floats, not {type(x).__name__}.")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"inputs are floats, not {x.dtype}: normalise images; of a model that takes token ids, "
+            "give the part behind the embedding."
+        )
+    if not x.isfinite().all():
+        raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
+    return x

@@ -1,0 +1,259 @@
+"""Follows a model's forward with torch.fx, further than fx alone would.
+
+fx gives up where a forward asks for a shape, loops over one or takes optional arguments. Here the
+first argument is the input and all others have their defaults; if an example is given, every value
+in the graph is known while it is made, so that questions about shapes have their answer. What
+depends on the *values* of a tensor is refused still: for another input the answer may be another.
+"""
+
+import copy
+import inspect
+import math
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+from torch.fx.proxy import Attribute, ParameterProxy
+from torch.utils._pytree import tree_leaves
+
+from ..modules import LEAVES
+from .layers import ACTIVATION, ByMode, Norm
+
+COUNTS = {0: "no", 2: "two", 3: "three"}
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
+
+
+class Flag(int):
+    """A module's ``training`` while its forward is read: False, and known again in the graph."""
+
+    def __new__(cls, name: str, asked: set[str]):
+        flag = super().__new__(cls, 0)
+        flag.name, flag.asked = name, asked
+        return flag
+
+    def __bool__(self) -> bool:
+        self.asked.add(self.name)
+        return False
+
+
+class Known(fx.Proxy):
+    """A proxy that answers what its value is, if that is no tensor and known."""
+
+    def __getattr__(self, name: str):
+        value = self.node.meta.get("value")
+        if not hasattr(value, name) or callable(getattr(value, name)):
+            return Attribute(self, name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def __len__(self) -> int:
+        return len(self.node.meta["value"]) if "value" in self.node.meta else super().__len__()
+
+    def __index__(self) -> int:
+        return self.tracer.answer(self, int)
+
+    def __float__(self) -> float:
+        return float(self.tracer.answer(self, (int, float)))
+
+
+class Reader(fx.Tracer):
+    """``asked``: names of the modules whose forward branches on ``training``."""
+
+    def __init__(self, example: Tensor | None = None):
+        super().__init__(autowrap_modules=(math,))
+        self.example, self.asked, self.inside = example, set(), False
+
+    def trace(self, root: nn.Module) -> fx.Graph:
+        tensors = [*root.named_parameters(), *root.named_buffers()]
+        self.names = {id(tensor): name for name, tensor in tensors}
+        leaves = [m for n, m in root.named_modules() if self.stays_whole(m, n)]
+        self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
+        for name, module in root.named_modules():
+            module.training = False if id(module) in self.leaves else Flag(name, self.asked)
+        with torch.enable_grad(), _recorded_factories():
+            graph = super().trace(root)
+        for node in graph.nodes:
+            node.meta.pop("value", None)
+        return graph
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        return root_fn, [
+            self.root,
+            self.create_proxy("placeholder", first_input(self.root), (), {}),
+        ]
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return id(module) in self.leaves
+
+    def stays_whole(self, module: nn.Module, name: str) -> bool:
+        """Whether a module is called as it is, and its forward not followed."""
+        return (
+            isinstance(module, (*LEAVES, Norm, ByMode))
+            or plain_class(module) is not None
+            and not differs(module) - {"train"}
+            or super().is_leaf_module(module, name)
+            or asks_for_mode(module)
+            or is_elementwise(module)
+        )
+
+    def call_module(self, module, forward, args, kwargs):
+        if self.inside:
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
+
+    def getattr(self, attr: str, value, cache: dict):
+        name = self.names.get(id(value)) if isinstance(value, Tensor) and not self.inside else None
+        if name is None:
+            return value
+        if name not in cache:
+            make = lambda node: ParameterProxy(self, node, name, value)
+            make = make if isinstance(value, nn.Parameter) else None
+            cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=make)
+        return cache[name]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Known(node, self)
+
+    def create_proxy(self, *args, **kwargs) -> fx.Proxy:
+        proxy = super().create_proxy(*args, **kwargs)
+        proxy.node.meta["no_grad"] = not torch.is_grad_enabled()
+        if self.example is not None:
+            proxy.node.meta["value"] = self.value_of(proxy.node)
+        return proxy
+
+    @torch.no_grad()
+    def value_of(self, node: fx.Node):
+        """What the node makes of the example, in eval mode."""
+        if node.op == "placeholder":
+            return self.example
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        args, kwargs = map_aggregate((args, kwargs), lambda v: False if isinstance(v, Flag) else v)
+        self.inside = True  # no proxies meanwhile
+        try:
+            if node.op == "call_method":
+                return getattr(args[0], node.target)(*args[1:], **kwargs)
+            if node.op == "call_function":
+                return node.target(*args, **kwargs)
+            path, _, last = node.target.rpartition(".")
+            found = getattr(self.root.get_submodule(path), last)
+            return found if node.op == "get_attr" else found(*args, **kwargs)
+        finally:
+            self.inside = False
+
+    def answer(self, proxy: fx.Proxy, kinds=object):
+        """The value of a proxy that is no tensor; fx's TraceError if it is not known."""
+        value = proxy.node.meta.get("value", proxy)
+        if isinstance(value, (Tensor, fx.Proxy)) or not isinstance(value, kinds):
+            what = "the values" if isinstance(value, Tensor) else "the shape"
+            raise fx.proxy.TraceError(f"it branches or loops on {what} of a tensor")
+        return value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.answer(obj))
+
+    def iter(self, obj: fx.Proxy):
+        value = obj.node.meta.get("value")
+        count = len(value) if isinstance(value, (Tensor, tuple, list)) else len(self.answer(obj))
+        return iter([obj[i] for i in range(count)])
+
+
+def first_input(model: nn.Module) -> str:
+    """The name of a forward's first argument; ValueError if it needs another number of them."""
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    given = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+    needed += [p.name for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
+    if not given or len(needed) > 1:
+        raise ValueError(
+            f"{type(model).__name__} takes {COUNTS.get(len(needed), 'several')} inputs "
+            f"({', '.join(needed)}), and one is all that can be followed: "
+            "wrap it in a module whose forward takes one float tensor and sets the others."
+        )
+    return given[0].name if given[0].kind != given[0].VAR_POSITIONAL else "x"
+
+
+def plain_class(module: nn.Module) -> type | None:
+    """The layer of torch.nn that a foreign class descends from; None if there is none."""
+    base = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
+    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return None if base in containers or base is type(module) else base
+
+
+def differs(module: nn.Module) -> set[str]:
+    """What a class and its parents outside torch.nn define anew of what the layer of torch.nn has,
+    as far as that can matter to what it computes."""
+    if (base := plain_class(module)) is None:
+        return set()
+    before = type(module).__mro__[: type(module).__mro__.index(base)]
+    known = {*dir(base), *module._parameters, *module._buffers} - HARMLESS
+    return {k for c in before for k in vars(c)} & known
+
+
+HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__annotate__", "__repr__"}
+HARMLESS |= {"extra_repr", "__dict__", "__constants__", "__static_attributes__", "__weakref__"}
+HARMLESS |= {"__firstlineno__", "__setstate__", "__qualname__", "__parameters__", "_version"}
+HARMLESS |= {"__orig_bases__", "_load_from_state_dict", "reset_parameters"}
+
+
+def asks_for_mode(module: nn.Module) -> bool:
+    """Whether a module without tensors or modules of its own asks whether it is in training: then
+    it is called as it is (DropPath, noise). Not layers of torch.nn with another forward."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    asks = code is not None and "training" in code.co_names
+    bare = not module._modules and not module._parameters and not module._buffers
+    return asks and bare and type(module).__mro__[1] is nn.Module
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether a foreign activation (a subclass of ReLU, say, with another forward) maps every
+    number on its own: then it is an activation, with its own function."""
+    if not isinstance(module, ACTIVATION) or module._modules or module._parameters:
+        return False
+    x = torch.linspace(-3, 3, 24).reshape(2, 3, 4)
+    try:
+        whole, turned = module(x.clone()), module(x.clone().flip(0, 1, 2).flatten())
+    except Exception:  # it wants something else
+        return False
+    return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())
+
+
+def copied(model: nn.Module, share: bool) -> nn.Module:
+    """A deep copy; ``share``: all but the tensors. What cannot be copied (an open file, a stored
+    activation) is shared, too, as far as it is an attribute of a module."""
+    tensors = (*model.parameters(), *model.buffers()) if share else ()
+    memo = {id(tensor): tensor for tensor in tensors}
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except (RuntimeError, TypeError, NotImplementedError):
+        for value in [v for m in model.modules() for v in vars(m).values() if v is not None]:
+            if isinstance(value, Tensor):
+                memo[id(value)] = value.detach()
+            elif not isinstance(value, dict | list):
+                try:
+                    copy.deepcopy(value)
+                except Exception:  # whatever it is that it cannot
+                    memo[id(value)] = value
+        return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _recorded_factories():
+    """``torch.zeros(n)`` and the like take a shape that is a proxy, too."""
+
+    def recorded(original):
+        def make(*args, **kwargs):
+            found = [a for a in tree_leaves((args, kwargs)) if isinstance(a, fx.Proxy)]
+            if not found:
+                return original(*args, **kwargs)
+            return found[0].tracer.create_proxy("call_function", original, args, kwargs)
+
+        return make
+
+    before = {name: getattr(torch, name) for name in FACTORIES}
+    try:
+        for name, original in before.items():
+            setattr(torch, name, recorded(original))
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(torch, name, original)
