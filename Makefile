@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format student site test-site slides nbgrader test-nbgrader launch test-oldest test-newest clean
+.PHONY: help setup demo test lab lint format student site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
 
 help:
 	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
@@ -24,6 +24,7 @@ help:
 	@echo "For those who change it:"
 	@echo "make test-site      the site and the slides in a headless Chromium"
 	@echo "make test-nbgrader  right, half-right, spoilt and endless submissions, graded"
+	@echo "make test-installed the built wheel in a clean venv and another folder: import, doctor, demo"
 	@echo "make test-oldest    the tests on the oldest Python and the floors of pyproject.toml"
 	@echo "make test-newest    the tests with the newest of everything"
 	@echo "Another Python: make PYTHON=python3.12 setup"
@@ -73,6 +74,15 @@ test-nbgrader: .venv/.grade
 BRANCH ?= main
 launch:
 	@$(PYTHON) -m tools.launch "$(REPO)" "$(BRANCH)"
+
+# Not from this folder, and not editable: what a person has who never cloned it.
+test-installed: VENV := build/installed
+test-installed: $(READY)
+	rm -rf build/wheel
+	$(PY) -m pip wheel -qq --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install -qq -c constraints.txt "$$(ls build/wheel/*.whl)[course]"
+	cd $(VENV) && bin/python $(CURDIR)/tools/installed.py
 
 # The floors of the core and the course, on the oldest Python; and no constraints at all. Each in a venv of its own.
 OLDEST ?= python3.11

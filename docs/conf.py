@@ -33,6 +33,7 @@ myst_update_mathjax = False
 
 html_theme = "sphinx_book_theme"
 html_title = "tlc-minimal"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system says
 html_static_path = ["docs/_static"]
 html_css_files = ["site.css"]
 html_last_updated_fmt = None

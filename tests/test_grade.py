@@ -43,7 +43,7 @@ def test_assignment_holds_every_check_and_no_solution(path):
 
 
 @each_lesson
-def test_the_lessons_own_solutions_pass_in_the_assignment(path, monkeypatch):
+def test_the_lessons_own_solutions_pass_in_the_assignment(path):
     """Names differ (solution_p_on for my_p_on), so the check takes the function of the solution."""
     space, last = {}, []
     for source in solved(path):

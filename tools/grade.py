@@ -4,6 +4,7 @@ One assignment a lesson: its imports, each exercise's card, the stub, and the le
 the graded cell. No solution is in it."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -53,7 +54,8 @@ def preamble(notebook: dict) -> str:
             continue
         tree = ast.parse(text(cell))
         if "solution" in tags(cell):
-            wanted |= reads(tree)
+            functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+            wanted |= set().union(*map(reads, functions))
             continue
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -78,16 +80,12 @@ def preamble(notebook: dict) -> str:
     return "\n".join([*dict.fromkeys(imports), *kept])
 
 
-def reads(tree: ast.AST) -> set[str]:
-    """Names that functions (their arguments and own names aside) and assignments read."""
-    found = set()
-    for part in ast.walk(tree):
-        if isinstance(part, ast.FunctionDef | ast.Assign):
-            names = [n for n in ast.walk(part) if isinstance(n, ast.Name)]
-            own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
-            own |= {n.arg for n in ast.walk(part) if isinstance(n, ast.arg)}
-            found |= {n.id for n in names} - own
-    return found
+def reads(part: ast.AST) -> set[str]:
+    """The names that a function or an assignment reads, its arguments and its own names aside."""
+    names = [n for n in ast.walk(part) if isinstance(n, ast.Name)]
+    own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    own |= {n.arg for n in ast.walk(part) if isinstance(n, ast.arg)}
+    return {n.id for n in names} - own
 
 
 def card_of(prose: str) -> str:
@@ -137,8 +135,11 @@ def fresh(source: str) -> str:
     return re.sub(r"\W+", "-", source[:40]).strip("-").lower() or "text"
 
 
-def nbgrader(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "nbgrader", *arguments], cwd=COURSE)
+def nbgrader(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """Run nbgrader in the course; it looks for alembic, which stands beside this Python."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    return subprocess.run(command, cwd=COURSE, env=os.environ | {"PATH": path}, **options)
 
 
 def main() -> None:
@@ -153,7 +154,8 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(f"grade: nbgrader did not release {path.stem}: it says why above")
     print(f"{COURSE}/release holds the assignments. What comes back goes into {COURSE}/submitted/")
-    print("<student>/<lesson>/; then, in that folder: nbgrader autograde <lesson>; nbgrader export")
+    print("<student>/<lesson>/. Then, in that folder and with .venv activated:")
+    print("nbgrader autograde <lesson>; nbgrader export")
 
 
 if __name__ == "__main__":

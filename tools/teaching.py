@@ -22,13 +22,14 @@ def minutes() -> str:
         cells = read(path)["cells"]
         prose = " ".join(text(c) for c in cells if c["cell_type"] == "markdown")
         cards = sum(int(n) for n in re.findall(r"(?:Easy|Medium|Hard\w*)[ ,·]+(\d+) min", prose))
-        row = (f"{len(prose.split()) / 130:.0f}", cards, f"{seconds(cells) / 60:.1f}")
+        computing = f"{seconds(cells) / 60:.1f}" if seconds(cells) else "not kept"
+        row = (f"{len(prose.split()) / 130:.0f}", cards, computing)
         lines.append(f"| {path.stem} | {' | '.join(map(str, row))} |")
     return "\n".join(lines)
 
 
 def seconds(cells: list[dict]) -> float:
-    """What the committed run took, by the times that Jupyter left in its cells."""
+    """What the committed run took, by the times in its cells; 0 if Jupyter left none."""
     total = 0.0
     for cell in cells:
         times = cell["metadata"].get("execution", {})

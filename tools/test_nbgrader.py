@@ -1,10 +1,9 @@
 """nbgrader itself, over submissions as they come. `make test-nbgrader` runs this."""
 
 import csv
+import functools
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -17,9 +16,7 @@ ENDLESS = "def my_macs(*sizes):\n    while True:\n        pass\n"
 PEEK = "my_share_off = check.share_off.right"
 
 
-def nbgrader(*arguments):
-    command = [sys.executable, "-m", "nbgrader", *arguments]
-    return subprocess.run(command, cwd=grade.COURSE, capture_output=True, text=True)
+nbgrader = functools.partial(grade.nbgrader, capture_output=True, text=True)
 
 
 def solutions() -> list[str]:
