@@ -4,17 +4,29 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format student clean
+.PHONY: help setup demo test lab lint format student site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
 
 help:
-	@echo "make demo     collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
-	@echo "make lab      open the course in JupyterLab"
-	@echo "make test     every test, and every notebook in the smoke profile"
-	@echo "make lint     ruff: check and format"
-	@echo "make format   let ruff put right what it can"
-	@echo "make student  the notebooks without the solutions, into student/"
-	@echo "make setup    only install into .venv (the others do it when needed)"
-	@echo "make clean    remove .venv, student/ and caches; data/ and runs/ stay"
+	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
+	@echo "make lab            open the course in JupyterLab"
+	@echo "make test           every test, and every notebook in the smoke profile"
+	@echo "make lint           ruff: check and format"
+	@echo "make format         let ruff put right what it can"
+	@echo "make setup          only install into .venv (the others do it when needed)"
+	@echo "make clean          remove .venv, build/, student/ and caches; data/ and runs/ stay"
+	@echo "For those who teach:"
+	@echo "make student        the notebooks without outputs and solutions, hints kept, into student/"
+	@echo "make slides         one reveal.js deck a lesson, into build/slides/ (needs npm)"
+	@echo "make nbgrader       a graded course from the exercises, into build/course/"
+	@echo "make site           lessons, results, library and these pages as a site, into build/site/ (needs npm)"
+	@echo "make launch REPO=owner/name [BRANCH=main]"
+	@echo "                    the lessons with Colab, Kaggle and Binder buttons for a fork, into launch/"
+	@echo "For those who change it:"
+	@echo "make test-site      the site and the slides in a headless Chromium"
+	@echo "make test-nbgrader  right, half-right, spoilt and endless submissions, graded"
+	@echo "make test-installed the built wheel in a clean venv and another folder: import, doctor, demo"
+	@echo "make test-oldest    the tests on the oldest Python and the floors of pyproject.toml"
+	@echo "make test-newest    the tests with the newest of everything"
 	@echo "Another Python: make PYTHON=python3.12 setup"
 
 setup: $(READY)
@@ -40,13 +52,67 @@ format: $(READY)
 
 student: $(READY)
 	rm -rf student
-	$(PY) -m nbconvert --log-level=WARN --to notebook --output-dir=student \
+	$(PY) -m nbconvert --log-level=WARN --to notebook --output-dir=student --ClearOutputPreprocessor.enabled=True \
 	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution notebooks/*.ipynb
-	@echo "The notebooks without the solutions are in student/"
+	@echo "The notebooks without outputs and solutions are in student/"
+
+site: .venv/.site build/npm
+	$(PY) -m tools.site
+
+slides: $(READY) build/npm
+	$(PY) -m tools.slides
+
+test-site: site slides
+	$(PY) -m pytest -q tools/test_site.py
+
+nbgrader: .venv/.grade
+	$(PY) -m tools.grade
+
+test-nbgrader: .venv/.grade
+	$(PY) -m pytest -q tools/test_nbgrader.py
+
+BRANCH ?= main
+launch:
+	@$(PYTHON) -m tools.launch "$(REPO)" "$(BRANCH)"
+
+# Not from this folder, and not editable: what a person has who never cloned it.
+test-installed: VENV := build/installed
+test-installed: $(READY)
+	rm -rf build/wheel
+	$(PY) -m pip wheel -qq --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install -qq -c constraints.txt "$$(ls build/wheel/*.whl)[course]"
+	cd $(VENV) && bin/python $(CURDIR)/tools/installed.py
+
+# The floors of the core and the course, on the oldest Python; and no constraints at all. Each in a venv of its own.
+OLDEST ?= python3.11
+NEWEST ?= python3.13
+test-oldest: VENV := build/oldest
+test-oldest:
+	$(OLDEST) -m venv --clear $(VENV)
+	$(VENV)/bin/python tools/floors.py > $(VENV)/floors.txt
+	$(VENV)/bin/python -m pip install -qq -c $(VENV)/floors.txt -e ".[course,dev]"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n logical --maxprocesses=8 --dist=loadfile tests
+
+test-newest: VENV := build/newest
+test-newest:
+	$(NEWEST) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install -qq --upgrade -e ".[course,dev]"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n logical --maxprocesses=8 --dist=loadfile tests
 
 clean:
 	rm -rf .venv student build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find tlc_minimal tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find tlc_minimal tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What one extra brings, beside what is there: .venv/.site, .venv/.grade
+.venv/.%: $(READY)
+	$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
+
+# MathJax and reveal.js, whole: pages and slides fetch nothing when they are looked at.
+build/npm:
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js (on Debian and Ubuntu: apt install npm)" >&2; exit 1; }
+	npm install --silent --no-audit --no-fund --no-save --prefix build/npm mathjax@3.2.2 reveal.js@4.6.1 requirejs@2.3.7 || { rm -rf build/npm; exit 1; }
 
 # The stamp is newer than both files: nothing to do. A venv whose Python has gone is made again.
 $(READY): pyproject.toml constraints.txt

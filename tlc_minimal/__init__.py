@@ -25,4 +25,4 @@ from .stages import METHODS, Method, Stage, Task
 from .statistics import measured_statistics, statistics
 from .train import best_device, evaluate, fit, precision, profile
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

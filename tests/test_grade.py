@@ -1,0 +1,64 @@
+"""The graded course is made of the lessons: their exercises, their checks, and no solution."""
+
+import ast
+
+import pytest
+
+from tools.grade import assignment, parted
+from tools.notebooks import FOLDER, lessons, read, tags, text
+
+LESSONS = lessons()
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def solved(path) -> list[str]:
+    """The code of an assignment in which the lesson's own solutions stand for the stubs."""
+    answers = [text(c) for c in read(path)["cells"] if "solution" in tags(c)]
+    functions = [
+        "\n".join(ast.unparse(n) for n in ast.parse(a).body if isinstance(n, ast.FunctionDef))
+        for a in answers
+    ]
+    made = assignment(path.stem, read(path))["cells"]
+    code = [cell for cell in made if cell["cell_type"] == "code"]
+    todo = iter(functions)
+    return [next(todo) if mark(c)["solution"] else c["source"] for c in code]
+
+
+def mark(cell):
+    return cell["metadata"]["nbgrader"]
+
+
+@each_lesson
+def test_assignment_holds_every_check_and_no_solution(path):
+    cells = assignment(path.stem, read(path))["cells"]
+    graded = [c["source"] for c in cells if c["cell_type"] == "code" and mark(c)["grade"]]
+    exercises = [text(c) for c in read(path)["cells"] if "exercise" in tags(c)]
+    assert graded == [check for source in exercises for check in parted(source)[1]]
+    assert all(mark(c)["points"] in (1, 2, 3) for c in cells if c["source"] in graded)
+    ids = [c["id"] for c in cells]
+    assert len(ids) == len(set(ids))
+    whole = "\n".join(c["source"] for c in cells)
+    for cell in (c for c in read(path)["cells"] if "solution" in tags(c)):
+        assert text(cell) not in whole
+
+
+@each_lesson
+def test_the_lessons_own_solutions_pass_in_the_assignment(path):
+    """Names differ (solution_p_on for my_p_on), so the check takes the function of the solution."""
+    space, last = {}, []
+    for source in solved(path):
+        if source.startswith("check."):
+            call = ast.parse(source, mode="eval").body
+            wanted = call.args[0].id
+            space.setdefault(wanted, space.get(last[0] if last else ""))
+        else:
+            last = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+        exec(source, space)
+
+
+def test_a_lesson_without_tags_is_named():
+    notebook = read(FOLDER / "00_tour.ipynb")
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("tags", None)
+    with pytest.raises(ValueError, match="00_tour has no cell tagged 'exercise'"):
+        assignment("00_tour", notebook)

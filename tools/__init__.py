@@ -1,0 +1,1 @@
+"""What the make targets beside the course need: site, slides, grading, launch. Not installed."""

@@ -1,0 +1,123 @@
+"""Slides: `python -m tools.slides` writes one reveal.js deck a lesson into build/slides.
+
+What stands on them follows from a rule, so that no lesson has to be marked: of every section its
+heading with the first paragraph, and each of its pictures; exercises and solutions are left out."""
+
+import re
+import shutil
+from pathlib import Path
+
+from .need import Missing, package
+from .notebooks import lessons, read, tags, text
+
+NPM, DECKS = Path("build/npm/node_modules"), Path("build/slides")
+WORDS = 75  # of prose that a slide bears at 1280x720
+LISTS = ("what you will be able to do", "what to take along", "where it breaks")
+LEFT_OUT = ("exercise", "further reading", "how to use", "what you need first", "where to go")
+
+
+def slides(notebook: dict) -> list[dict]:
+    """The cells of the deck, each one slide; ValueError if the lesson has no heading."""
+    deck, heading = [], None
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            for title, body in sections(text(cell)):
+                heading = None if title.lower().startswith(LEFT_OUT) else title
+                if heading is not None:
+                    body = points(body) if title.lower() in LISTS else lead(body)
+                    deck.append(markdown(f"## {title}\n\n{body}"))
+        elif heading is not None and not {"exercise", "solution"} & set(tags(cell)):
+            for output in cell["outputs"]:
+                if "image/png" in output.get("data", {}):
+                    deck.append(picture(heading, output))
+    if not deck:
+        raise ValueError("this lesson has no heading: a deck is made of sections")
+    return deck
+
+
+def sections(prose: str) -> list[tuple[str, str]]:
+    """(heading, text below it) of a cell, in order; text above the first heading is not shown."""
+    parts = re.split(r"^#{1,3} +(.*)$", prose, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2]))
+
+
+def lead(body: str) -> str:
+    """The first paragraph, as many sentences as fit, and the first formula on its own line."""
+    blocks = [b.strip() for b in re.split(r"\n\s*\n", body.strip())]
+    prose = next((b for b in blocks if re.match(r"[\w*`\"(\[$]", b)), "")
+    sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`$])", " ".join(prose.split()))
+    kept, words = [], 0
+    for sentence in sentences:
+        words += len(sentence.split())
+        if kept and words > WORDS:
+            break
+        kept.append(sentence)
+    shown = " ".join(kept)
+    formula = re.search(r"\$\$.+?\$\$", body, re.DOTALL)
+    return shown if not formula or formula[0] in shown else f"{shown}\n\n{formula[0]}"
+
+
+def points(body: str) -> str:
+    """The bullets of a list, each cut after its first sentence."""
+    bullets = re.split(r"^- ", body, flags=re.MULTILINE)[1:]
+    short = [re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(b.split()))[0] for b in bullets]
+    short = [s if not s.endswith("**") else " ".join(b.split()) for s, b in zip(short, bullets)]
+    return "\n".join(f"- {' '.join(s.split()[:26])}" for s in short[:6])
+
+
+def markdown(source: str) -> dict:
+    meta = {"slideshow": {"slide_type": "slide"}}
+    return {"cell_type": "markdown", "metadata": meta, "source": source}
+
+
+def picture(heading: str, output: dict) -> dict:
+    alt = " ".join(output["metadata"]["image/png"]["alt"].split()).replace('"', "'")
+    data = "".join(output["data"]["image/png"]).strip().replace("\n", "")
+    image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    return markdown(f'## {heading}\n\n<div class="jp-OutputArea">{image}</div>')
+
+
+def deck(path: Path) -> str:
+    """The HTML of one lesson's deck; ValueError, naming the notebook, if it has no sections."""
+    import nbformat
+    from nbconvert import SlidesExporter
+
+    try:
+        cells = slides(read(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    exporter = SlidesExporter(
+        template_name="deck",
+        extra_template_basedirs=[str(Path(__file__).parent)],
+        reveal_url_prefix="reveal",
+        reveal_width="1280",
+        reveal_height="720",
+        reveal_transition="none",
+        reveal_number="c/t",
+        require_js_url="require.js",
+    )
+    resources = {"metadata": {"name": path.stem}}
+    return exporter.from_notebook_node(nbformat.from_dict(notebook), resources)[0]
+
+
+def main() -> None:
+    package("nbconvert", "course")
+    if not (NPM / "reveal.js").is_dir():
+        raise Missing("reveal.js is not there: make build/npm")
+    shutil.rmtree(DECKS, ignore_errors=True)
+    (DECKS / "mathjax").mkdir(parents=True)
+    shutil.copy(NPM / "mathjax/es5/tex-svg.js", DECKS / "mathjax")
+    shutil.copy(NPM / "requirejs/require.js", DECKS)
+    for part in ("dist", "plugin/notes"):
+        shutil.copytree(NPM / "reveal.js" / part, DECKS / "reveal" / part)
+    for path in lessons():
+        (DECKS / f"{path.stem}.html").write_text(deck(path), encoding="utf-8")
+    print(f"the decks are in {DECKS}/: open {DECKS}/{lessons()[0].stem}.html")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Missing, OSError, ValueError) as error:
+        raise SystemExit(f"slides: {error}") from None
