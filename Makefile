@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format student clean
+.PHONY: help setup demo test lab lint format student variation clean
 
 help:
 	@echo "make demo     collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint     ruff: check and format"
 	@echo "make format   let ruff put right what it can"
 	@echo "make student  the notebooks without the solutions, into student/"
+	@echo "make variation NAME=mine  a folder for rules of your own: variations/mine/ (lesson 09)"
 	@echo "make setup    only install into .venv (the others do it when needed)"
 	@echo "make clean    remove .venv, student/ and caches; data/ and runs/ stay"
 	@echo "Another Python: make PYTHON=python3.12 setup"
@@ -43,6 +44,9 @@ student: $(READY)
 	$(PY) -m nbconvert --log-level=WARN --to notebook --output-dir=student \
 	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution notebooks/*.ipynb
 	@echo "The notebooks without the solutions are in student/"
+
+variation: $(READY)
+	@$(PY) -m tlc_minimal.lessons.variation '$(NAME)'
 
 clean:
 	rm -rf .venv student build *.egg-info .pytest_cache .ruff_cache .hypothesis
