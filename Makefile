@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format student site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
+.PHONY: help setup demo test lab lint format student variation site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
 
 help:
 	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
@@ -12,6 +12,8 @@ help:
 	@echo "make test           every test, and every notebook in the smoke profile"
 	@echo "make lint           ruff: check and format"
 	@echo "make format         let ruff put right what it can"
+	@echo "make variation NAME=mine"
+	@echo "                    a folder for rules of your own: variations/mine/ (lesson 09)"
 	@echo "make setup          only install into .venv (the others do it when needed)"
 	@echo "make clean          remove .venv, build/, student/ and caches; data/ and runs/ stay"
 	@echo "For those who teach:"
@@ -99,6 +101,9 @@ test-newest:
 	$(NEWEST) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install -qq --upgrade -e ".[course,dev]"
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n logical --maxprocesses=8 --dist=loadfile tests
+
+variation: $(READY)
+	@$(PY) -m tlc_minimal.lessons.variation '$(NAME)'
 
 clean:
 	rm -rf .venv student build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -131,7 +131,9 @@ def test_library_imports_only_what_is_declared(path):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("target", ["help", "demo", "test", "lab", "lint", "format", "student"])
+@pytest.mark.parametrize(
+    "target", ["help", "demo", "test", "lab", "lint", "format", "student", "variation"]
+)
 def test_make_knows(target):
     env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
     done = subprocess.run(["make", "-n", target], cwd=ROOT, env=env, capture_output=True, text=True)

@@ -12,7 +12,14 @@ from .lesson03 import (
     folded_batch_norm,
     merged_inside,
 )
-from .lesson04 import activations_left, against_state, layer_score, over_seeds, paired_difference
+from .lesson04 import (
+    activations_left,
+    against_state,
+    layer_score,
+    over_seeds,
+    paired_difference,
+    spared_order,
+)
 from .lesson05 import activation_kinds, block_share, conv_macs
 from .lesson06 import paired_t, seeds_needed, sign_flip, state_entropy, wasserstein
 from .lesson07 import between_positions, block_left, layer_norm, mean_gelu, one_matrix

@@ -45,5 +45,6 @@ two_linear_layers.mistakes = {
     "the first bias is forgotten": lambda w1, b1, w2, b2: (w2 @ w1, b2),
     "the second layer acts on the first bias, too": lambda w1, b1, w2, b2: (w2 @ w1, b1 + b2),
     "the second bias is forgotten": lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1),
+    "the weight is transposed": lambda w1, b1, w2, b2: ((w2 @ w1).T, w2 @ b1 + b2),
     "* is no matrix product": lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2),
 }

@@ -29,8 +29,9 @@ def layer_score(model, name, data):
     return _increase("loss", "val", model, name, data)
 
 
-def _increase(what, split, model, name, data):
-    after, before = (evaluate(m, data, split) for m in (linearize(model, name, data), model))
+def _increase(what, split, model, name, data, rule="on_off_affine"):
+    linear = linearize(model, name, data, rule)
+    after, before = (evaluate(m, data, split) for m in (linear, model))
     return getattr(after, what) - getattr(before, what)
 
 
@@ -40,6 +41,8 @@ layer_score.mistakes = {
     "the loss before is not subtracted": lambda m, n, d: evaluate(linearize(m, n, d), d).loss,
     "the difference is the wrong way round": lambda *given: -_increase("loss", "val", *given),
     "this is what is lost in accuracy": lambda *given: -_increase("accuracy", "val", *given),
+    "affine is not the default rule": lambda *given: _increase("loss", "val", *given, "affine"),
+    "on_off is not the default rule": lambda *given: _increase("loss", "val", *given, "on_off"),
 }
 
 
@@ -61,13 +64,23 @@ against_state.mistakes = {
 }
 
 
-def _called_twice(*more):
-    relu = nn.ReLU()
-    model = nn.Sequential(nn.Linear(3, 5), relu, nn.Linear(5, 4), relu, *more)
-    return model, torch.zeros(1, 3)
+class _CalledTwice(nn.Module):
+    """One ReLU module that is called twice, as in torchvision's ResNet, and what comes behind."""
+
+    def __init__(self, *more):
+        super().__init__()
+        self.first, self.second, self.relu = nn.Linear(3, 5), nn.Linear(5, 4), nn.ReLU()
+        self.rest = nn.Sequential(*more)
+
+    def forward(self, x):
+        return self.rest(self.relu(self.second(self.relu(self.first(x)))))
 
 
-@exercise(_called_twice, lambda: _called_twice(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+def _more():
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.ReLU(), nn.Linear(2, 2))
+
+
+@exercise(*(lambda m=m: (_CalledTwice(*m()), torch.zeros(1, 3)) for m in (tuple, _more)))
 def activations_left(model, x):
     """The number of activations that can be removed; the net calls one ReLU module twice."""
     return len(find_layers(model, x))
@@ -80,7 +93,9 @@ activations_left.mistakes = {
     "channels were counted, but an activation is a whole layer of neurons": lambda model, x: sum(
         layer.channels for layer in find_layers(model, x)
     ),
-    "all layers were counted, the linear ones as well": lambda model, x: len(model),
+    "linear layers were counted, too": lambda model, x: (
+        len(find_layers(model, x)) + sum(isinstance(m, nn.Linear) for m in model.modules())
+    ),
 }
 
 
@@ -119,4 +134,33 @@ paired_difference.mistakes = {
     ),
     "the sign, for a minus b was asked for": lambda a, b: paired_difference.right(b, a),
     "summarised before subtracting": lambda a, b: _summary(a) - _summary(b),
+}
+
+
+@exercise(
+    ([0.1, 0.4, -0.2, 0.3, 0.2], [80.0, 20.0, 95.0, 79.9, 60.0]),
+    ([0.5, 0.1, 0.2, 0.3], [90.0, 100.0, 85.0, 10.0]),
+)
+def spared_order(scores, off):
+    """The numbers of the layers in the order in which they go: first those that are less than 80 %
+    OFF, the least harmful in front, then the others likewise; off in percent."""
+    return _order(scores, off >= 80)
+
+
+def _order(scores, late):
+    return sorted(range(len(scores)), key=lambda i: (late[i], scores[i]))
+
+
+spared_order.mistakes = {
+    "a layer of exactly 80 % counts as one to spare": lambda s, off: _order(s, off > 80),
+    "this is the order of the scores alone": lambda s, off: _order(s, 0 * off),
+    "the order is by score, the share only divides": lambda s, off: _order(off, 0 * off),
+    "the least harmful goes first, not the most": lambda s, off: _order(-s, off >= 80),
+    "the spared ones go last, not first": lambda s, off: _order(s, off < 80),
+    "the spared ones are left out, but they go at last": lambda s, off: (
+        [i for i in spared_order.right(s, off) if off[i] < 80]
+    ),
+    "these are the places, not who goes first": lambda s, off: torch.tensor(
+        spared_order.right(s, off)
+    ).argsort(),
 }

@@ -95,6 +95,7 @@ paired_t.mistakes = {
         (a - b).mean(), (a - b).var(), len(a)
     ),
     "the sign, for a minus b was asked for": lambda a, b: paired_t.right(b, a),
+    "the sign is lost, which tells who is ahead": lambda a, b: paired_t.right(a, b).abs(),
 }
 
 
@@ -124,7 +125,7 @@ sign_flip.mistakes = {
 }
 
 
-@exercise(([1.0, -0.5, 2.0, 0.2], 3.0), ([0.5, 0.7, 0.1], 4.0))
+@exercise(([1.0, -0.5, 2.0, 0.2], 3.0), ([0.5, 0.7, 0.1], 4.0), ([1.0, -0.5, 2.0, 0.2], 3.1))
 def seeds_needed(d, t):
     """The smallest number of seeds at which a difference such as d's reaches t."""
     return math.ceil((t * d.std() / d.mean()) ** 2)
@@ -133,6 +134,9 @@ def seeds_needed(d, t):
 seeds_needed.mistakes = {
     "t grows with the root of n only": lambda d, t: math.ceil(t * d.std() / d.mean()),
     "rounded down, but so few do not reach t": lambda d, t: int((t * d.std() / d.mean()) ** 2),
+    "rounded to the nearest, which may be too few": lambda d, t: round(
+        float((t * d.std() / d.mean()) ** 2)
+    ),
     "not a whole number of seeds": lambda d, t: (t * d.std() / d.mean()) ** 2,
     "the variance, not the standard deviation": lambda d, t: seeds_needed.right(d, t * d.std()),
     "the standard deviation of a sample divides by n - 1": lambda d, t: math.ceil(

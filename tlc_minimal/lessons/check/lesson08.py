@@ -12,6 +12,7 @@ def _draw(seed, *shape):
 
 def _predictions(seed):
     confidence = _draw(seed, 400) ** 0.4
+    confidence[:20] = 1  # the upper edge of the last bin
     return confidence, _draw(seed + 1, 400) < 0.6 * confidence**2 + 0.3
 
 
@@ -31,6 +32,9 @@ calibration_error.mistakes = {
     "without absolute values the gaps cancel": lambda sure, right: (1.0 * right - sure).mean(),
     "without bins the gaps cancel": lambda sure, right: (1.0 * right - sure).mean().abs(),
     "this is the largest gap, not their mean": lambda *given: _gaps(*given).abs().max(),
+    "a bin holds its upper edge, and 1 is sure, not nowhere": lambda sure, right: (
+        robust.calibration_error(sure[sure < 1], right[sure < 1]) * (sure < 1).double().mean()
+    ),
     "these are ten bins, not 15": lambda *given: robust.calibration_error(*given, bins=10),
 }
 

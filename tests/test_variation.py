@@ -1,0 +1,127 @@
+"""A rule keeps its promises, or a sentence says which it broke; a folder for rules of your own."""
+
+import random
+import re
+
+import pytest
+import torch
+
+from tlc_minimal import evaluate, linearize
+from tlc_minimal.lessons import conformance, variation
+from tlc_minimal.lessons.sweep import sweep
+from tlc_minimal.linearize import RULES as LINES
+from tlc_minimal.rank import RULES as RANKINGS
+
+
+def scored(change=lambda scores, model: scores):
+    """The ranking rule ``random``, spoiled."""
+    return lambda model, *rest: change(RANKINGS["random"](model, *rest), model)
+
+
+def by_report(model, data, names, replacement, seed):
+    score = evaluate(model, data, "test").loss
+    return {name: score for name in names}
+
+
+def shaken(scores, model):
+    next(model.parameters()).data += 1
+    return scores
+
+
+BROKEN_RANKINGS = {
+    "names: a dictionary": scored(lambda scores, model: list(scores.values())),
+    "names: a score for each given name": scored(lambda scores, model: scores | {"relu9": 0.0}),
+    "names after a removal": lambda model, data, *_: {
+        n: 0.0 for n in ("2", "3.relu1", "3.relu2", "4.relu1", "4.relu2")
+    },
+    "finite: 2 has the score nan": scored(lambda scores, m: scores | {"2": float("nan")}),
+    "deterministic: the same seed": scored(lambda scores, m: {n: random.random() for n in scores}),
+    "test split: the scores depend": by_report,
+    "model untouched": scored(shaken),
+    "model untouched: ": scored(lambda scores, model: model.train() and scores),
+}
+BROKEN_LINES = {
+    "shape: a rule returns a pair": lambda g, f: g.mean,
+    r"shape: the slope is .* not \(\)": lambda g, f: (g.mean.mean(), g.mean),
+    "shape: the shift is .* not float": lambda g, f: (g.mean, 0.0),
+    "finite: the slope of a channel of mean -30 and std 0": lambda g, f: (g.mean / g.std, g.mean),
+    "deterministic": lambda g, f: (torch.rand_like(g.mean), g.mean),
+    "statistics untouched": lambda g, f: (g.mean, g.std.add_(1)),
+}
+
+
+@pytest.mark.parametrize("name", ["random", "tlc"])
+def test_the_librarys_rankings_conform(name, capsys):
+    conformance.ranking(RANKINGS[name])
+    assert capsys.readouterr().out.startswith("a ranking rule: right names")
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_librarys_lines_conform(name, capsys):
+    conformance.line(LINES[name])
+    assert "equal after merging" in capsys.readouterr().out
+    assert not [rule for rule in LINES if "under test" in rule]
+
+
+@pytest.mark.parametrize("sentence", BROKEN_RANKINGS)
+def test_a_ranking_that_breaks_a_promise_is_told_which(sentence):
+    with pytest.raises(AssertionError, match=f"^{sentence}"):
+        conformance.ranking(BROKEN_RANKINGS[sentence])
+
+
+@pytest.mark.parametrize("sentence", BROKEN_LINES)
+def test_a_line_that_breaks_a_promise_is_told_which(sentence):
+    with pytest.raises(AssertionError, match=f"^{sentence}"):
+        conformance.line(BROKEN_LINES[sentence])
+
+
+def test_a_line_that_the_network_does_not_keep_is_found(monkeypatch):
+    """Were the surgery wrong, whatever the rule, the check would say so."""
+
+    def wrong(model, names, known, rule):
+        linear = linearize(model, names, known, rule)
+        next(linear.parameters()).data *= 1.01
+        return linear
+
+    monkeypatch.setattr(conformance, "linearize", wrong)
+    with pytest.raises(AssertionError, match="^equality: linearised, the network is off by"):
+        conformance.line(LINES["affine"])
+
+
+def test_a_sweep_is_the_same_in_processes_as_here():
+    draw = lambda seed, n: random.Random(seed).choices(range(100), k=n)
+    jobs = [(0, 3), (1, 2), (2, 1)]
+    assert sweep(draw, jobs) == [draw(*job) for job in jobs]
+
+
+def test_a_folder_has_the_template_under_its_new_name(tmp_path):
+    folder = variation.write("calm", tmp_path / "variations")
+    assert folder == tmp_path / "variations" / "calm"
+    assert {path.name for path in folder.iterdir()} == {"calm.py", "test_calm.py", "calm.ipynb"}
+    for path in folder.iterdir():
+        original = variation.TEMPLATE / path.name.replace("calm", "mine")
+        text = path.read_text()
+        assert "calm" in text and not re.search(r"\bmine\b", text)
+        assert re.sub(r"\bcalm\b", "mine", text) == original.read_text()
+    with pytest.raises(FileExistsError, match="is there already: take another name"):
+        variation.write("calm", tmp_path / "variations")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "'' is no name for a Python file: take letters"),
+        ("my rule", "is no name"),
+        ("../mine", "is no name"),
+        ("2nd", "is no name"),
+        ("class", "is no name"),
+        ("größer", "is no name"),
+        ("tlc", "the library has a rule 'tlc'"),
+        ("affine", "the library has a rule 'affine'"),
+        ("json", "Python has a module 'json', which yours would hide"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(name, why, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        variation.write(name, tmp_path)
+    assert not list(tmp_path.iterdir())
