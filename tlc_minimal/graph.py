@@ -156,8 +156,8 @@ def _copy(model: fx.GraphModule, share: bool) -> fx.GraphModule:
 
 def _twin(module: nn.Module) -> nn.Module:
     """Another module with the same tensors, but with modes and hooks of its own."""
-    twin = copy.copy(module)
-    vars(twin).update({k: copy.copy(v) for k, v in vars(module).items() if isinstance(v, dict)})
+    own = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+    vars(twin := type(module).__new__(type(module))).update(own)
     twin._modules.update({k: _twin(m) for k, m in module.named_children()})
     return twin
 
