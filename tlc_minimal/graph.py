@@ -26,6 +26,7 @@ from .nodes import (
     NORM,
     activation_nodes,
     channel_dim,
+    copied,
     finish,
     is_sum,
     module_of,
@@ -79,12 +80,11 @@ def trace(model: nn.Module, share: bool = False) -> fx.GraphModule:
     ValueError if torch.fx cannot follow the model's forward.
     """
     if _is_traced(model):
-        return _copy(model, share)
+        return copied(model, share)
     tensors = (*model.parameters(), *model.buffers()) if share else ()
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}"
@@ -139,27 +139,6 @@ def _is_traced(model: nn.Module) -> bool:
         if not as_it_is:
             return False
     return bool(called)
-
-
-def _copy(model: fx.GraphModule, share: bool) -> fx.GraphModule:
-    traced, known = fx.GraphModule(model, copy.deepcopy(model.graph), type(model).__name__), {}
-    for node in traced.graph.nodes:
-        node.meta = {}
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            module = _twin(module) if share else copy.deepcopy(module, known)
-            traced.add_submodule(node.target, module)
-    for name, module in traced.named_modules():
-        module.training = model.get_submodule(name).training
-    return traced
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """Another module with the same tensors, but with modes and hooks of its own."""
-    own = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
-    vars(twin := type(module).__new__(type(module))).update(own)
-    twin._modules.update({k: _twin(m) for k, m in module.named_children()})
-    return twin
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:
