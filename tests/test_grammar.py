@@ -649,7 +649,7 @@ def contract(case: Case) -> Counter:
         assert close(got, want, case.dtype), "merged is not linear"
         pairs.append((x, want))
     if exact:
-        hands = by_hand(model, gaussians, case.rule)
+        hands = by_hand(traced, gaussians, case.rule)
         right = (all(close(y, hand(x.clone()), case.dtype) for x, y in pairs) for hand in hands)
         assert any(right), "not affine"
     return happened(case, traced, linear, merged)

@@ -43,7 +43,7 @@ def _collapsed(name: str, rule: str, seed: int, dtype, padding="first"):
     return tlc.linearize(model, names, x, rule, padding).eval(), names
 
 
-@pytest.mark.parametrize(("seed", "rule"), enumerate([*RULES, "thrifty"]))
+@pytest.mark.parametrize(("seed", "rule"), list(enumerate([*RULES, "thrifty"])))
 @pytest.mark.parametrize("name", ["resnet18", "simple_cnn"])
 def test_merged_equals_linear(name, rule, seed):
     linear, _ = _collapsed(name, rule, seed, torch.float64)

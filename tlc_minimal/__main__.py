@@ -48,9 +48,7 @@ def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) ->
 def collapse(
     data: Annotated[str, Option(help="digits, mnist, cifar10, or a folder of images")],
     out: Annotated[Path, Option(help="folder for the run and its report")],
-    remove: Annotated[
-        int | None, Option(help="default: 12, where no other target is given")
-    ] = None,
+    remove: Annotated[int | None, Option(help="default: 12, without another target")] = None,
     macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
     speedup: Annotated[float | None, Option(help="for project: how many times as fast")] = None,
     method: Annotated[str, Option(help=", ".join(tlc.METHODS))] = "at_once",
