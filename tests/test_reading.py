@@ -344,7 +344,9 @@ def test_a_model_that_is_random_in_eval_mode_is_merged_and_told():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
 
 
-@pytest.mark.parametrize("first", [nn.Conv2d(1, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))])
+@pytest.mark.parametrize(
+    "first", [nn.Conv2d(1, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))]
+)
 def test_grey_images_have_one_channel_for_a_network_of_one(first):
     data = digits(60)
     end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))

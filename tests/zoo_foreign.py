@@ -26,20 +26,99 @@ from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
 from tlc_minimal.nodes import CONV, NORM, module_of
 
-TIMM = """resnet18 resnet50 resnet26d seresnet18 resnext26ts resnetv2_50 skresnet18 res2net50_14w_8s
-    ecaresnet26t efficientnet_b0 efficientnet_lite0 tf_efficientnet_b0 tf_efficientnetv2_b0
-    mobilenetv2_050 mobilenetv3_small_050 tf_mobilenetv3_small_minimal_100 mobilenetv4_conv_small
-    mnasnet_small mixnet_s fbnetc_100 spnasnet_100 semnasnet_075 hardcorenas_a ghostnet_050
-    ghostnetv2_100 regnetx_002 regnety_002 densenet121 darknet17 cspresnet50 cspdarknet53 vovnet39a
-    ese_vovnet19b_dw repvgg_a0 mobileone_s0 repghostnet_050 lcnet_035 tinynet_e dla34 dla46_c
-    hrnet_w18_small selecsls42b dpn48b xception41 inception_v3 nf_resnet26 gernet_s vgg11_bn
-    convnext_atto convnextv2_atto edgenext_xx_small fastvit_t8 mobilevit_xxs poolformer_s12
-    visformer_tiny levit_128s efficientformer_l1 starnet_s1 rdnet_tiny hgnetv2_b0 mambaout_femto
-    vit_tiny_patch16_224 deit_tiny_patch16_224 mixer_s32_224 resmlp_12_224 convmixer_768_32
-    coat_lite_tiny pit_ti_224 swin_tiny_patch4_window7_224 cait_xxs24_224 crossvit_tiny_240
-    tresnet_m botnet26t_256 halonet26t repvit_m0_9 pvt_v2_b0 maxvit_rmlp_pico_rw_256""".split()
-SMP = """Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer
-    DPT""".split()
+TIMM = [
+    "resnet18",
+    "resnet50",
+    "resnet26d",
+    "seresnet18",
+    "resnext26ts",
+    "resnetv2_50",
+    "skresnet18",
+    "res2net50_14w_8s",
+    "ecaresnet26t",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "tf_efficientnet_b0",
+    "tf_efficientnetv2_b0",
+    "mobilenetv2_050",
+    "mobilenetv3_small_050",
+    "tf_mobilenetv3_small_minimal_100",
+    "mobilenetv4_conv_small",
+    "mnasnet_small",
+    "mixnet_s",
+    "fbnetc_100",
+    "spnasnet_100",
+    "semnasnet_075",
+    "hardcorenas_a",
+    "ghostnet_050",
+    "ghostnetv2_100",
+    "regnetx_002",
+    "regnety_002",
+    "densenet121",
+    "darknet17",
+    "cspresnet50",
+    "cspdarknet53",
+    "vovnet39a",
+    "ese_vovnet19b_dw",
+    "repvgg_a0",
+    "mobileone_s0",
+    "repghostnet_050",
+    "lcnet_035",
+    "tinynet_e",
+    "dla34",
+    "dla46_c",
+    "hrnet_w18_small",
+    "selecsls42b",
+    "dpn48b",
+    "xception41",
+    "inception_v3",
+    "nf_resnet26",
+    "gernet_s",
+    "vgg11_bn",
+    "convnext_atto",
+    "convnextv2_atto",
+    "edgenext_xx_small",
+    "fastvit_t8",
+    "mobilevit_xxs",
+    "poolformer_s12",
+    "visformer_tiny",
+    "levit_128s",
+    "efficientformer_l1",
+    "starnet_s1",
+    "rdnet_tiny",
+    "hgnetv2_b0",
+    "mambaout_femto",
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "mixer_s32_224",
+    "resmlp_12_224",
+    "convmixer_768_32",
+    "coat_lite_tiny",
+    "pit_ti_224",
+    "swin_tiny_patch4_window7_224",
+    "cait_xxs24_224",
+    "crossvit_tiny_240",
+    "tresnet_m",
+    "botnet26t_256",
+    "halonet26t",
+    "repvit_m0_9",
+    "pvt_v2_b0",
+    "maxvit_rmlp_pico_rw_256",
+]
+SMP = [
+    "Unet",
+    "UnetPlusPlus",
+    "MAnet",
+    "Linknet",
+    "FPN",
+    "PSPNet",
+    "PAN",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "UPerNet",
+    "Segformer",
+    "DPT",
+]
 LIMIT = 60  # seconds a network
 
 
