@@ -110,8 +110,8 @@ INPUTS = READ | CHANGE  # a tensor, a DataLoader or a Data
 MODELS = READ | CHANGE | TRAIN | FOLD
 
 NO_MODELS = {
-    "None": None, "number": 3, "word": "resnet18", "class": nn.ReLU, "weights": {"a": torch.ones(1)},
-    "function": torch.relu, "list": [nn.ReLU()],
+    "None": None, "number": 3, "word": "resnet18", "class": nn.ReLU,
+    "weights": {"a": torch.ones(1)}, "function": torch.relu, "list": [nn.ReLU()],
 }  # fmt: skip
 WRAPPED = {
     "DataParallel": (lambda: nn.DataParallel(network()), "pass model.module"),
@@ -149,7 +149,7 @@ NO_DATA = {
     "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
     "array": (X.numpy(), TypeError), "DataLoader": (LOADER, TypeError), "list": ([], TypeError),
     "label 10": (with_labels(10), ValueError), "label -1": (with_labels(-1), ValueError),
-    "fewer labels": (replace(DATA, train=Split(DATA.train.images, DATA.train.labels[1:])), ValueError),
+    "fewer labels": (replace(DATA, train=Split(DATA.train[0], DATA.train[1][1:])), ValueError),
     "two classes": (replace(DATA, classes=("a", "b")), ValueError),
 }  # fmt: skip
 
@@ -292,10 +292,12 @@ COMMANDS = [
     for value in values.split()
 ]  # fmt: skip
 COMMANDS += [
-    "collapse --data diggits --out OUT", "collapse --data '' --out OUT", "collapse --data FILE --out OUT",
+    "collapse --data diggits --out OUT", "collapse --data '' --out OUT",
+    "collapse --data FILE --out OUT",
     "collapse --out OUT", "collapse --data digits", "collapse --data digits --out FILE",
     "collapse --data digits --out FILE/run", "collapse --data EMPTY --out OUT",
-    "demo --out FILE", "demo --out FILE/run", "demo --epochs 0 --out OUT", "demo --tune 0 --out OUT",
+    "demo --out FILE", "demo --out FILE/run", "demo --epochs 0 --out OUT",
+    "demo --tune 0 --out OUT",
     "demo --epochs x --out OUT", "demo --tune nan --out OUT", "demo zz", "report", "report OUT",
     "report FILE", "report EMPTY", "reproduce --profile fast --out OUT --folder OUT",
     "bench --profile fast --out OUT --folder OUT", "bench --profile smoke --only vgg --out OUT",

@@ -119,7 +119,7 @@ SMP = [
     "Segformer",
     "DPT",
 ]
-LIMIT = 60  # seconds a network
+LIMIT = 100  # seconds a network
 
 
 def build(name: str) -> tuple[nn.Module, int]:
