@@ -124,6 +124,7 @@ CHANGED = {  # what a changed copy would lose
     "hook": (hooked, "remove()"),
     "prune": (pruned, "prune.remove"),
     "half": (lambda: network().half(), "model.float()"),
+    "bfloat16": (lambda: network().bfloat16(), "model.float()"),
     "shared": (shared, "share their weight"),
     "NaN": (lambda: spoilt(torch.nan), "0.weight holds NaN"),
     "inf": (lambda: spoilt(torch.inf, "1.running_var"), "1.running_var holds NaN or inf"),

@@ -1,6 +1,7 @@
 """Foreign layers become plain ones: what a layer is, is what it computes, not its class's name."""
 
 import operator
+import warnings
 from collections import Counter
 
 import torch
@@ -43,6 +44,14 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
+    norm = nn.modules.batchnorm._NormBase
+    lost = [n for n in sorted(reader.asked) if not isinstance(model.get_submodule(n), norm)]
+    if lost and not share:
+        warnings.warn(
+            f"the forward of {lost[0] or 'the model'} branches on its mode: the copy does in both "
+            "what it does in eval mode. Make what it does in training a module of its own.",
+            stacklevel=4,
+        )
     plain_calls(root, graph, reader.asked)
     return graph, root
 
@@ -69,7 +78,7 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
     called = {n.target for n in graph.nodes if n.op == "call_module"}
     for node in list(graph.nodes):
         if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
-            pass_through(node, node.args[0])
+            pass_through(node, node.all_input_nodes[0])
         elif node.target in (operator.add, torch.add) and 0 in node.args and not node.kwargs:
             other = [a for a in node.args if isinstance(a, fx.Node)]
             if len(other) == 1:
@@ -116,7 +125,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
         return
     tensors = {k: _tensor(model, read[k].target) if k in read else None for k in keys}
     module = model.get_submodule(owner)
-    own = isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
+    own = owner and isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
     if kind is Norm and not isinstance(options.get("training"), Flag):
         if options.get("training"):
             return
