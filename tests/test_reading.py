@@ -344,13 +344,15 @@ def test_a_model_that_is_random_in_eval_mode_is_merged_and_told():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
 
 
-@pytest.mark.parametrize("first", [nn.Conv2d(1, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))])
-def test_grey_images_have_one_channel_for_a_network_of_one(first):
-    data = digits(60)
+@pytest.mark.parametrize("kind", ["convolution", "matrix"])
+def test_grey_images_have_one_channel_for_a_network_of_one(kind):
+    data, matrix = digits(60), nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    first = nn.Conv2d(1, 4, 3) if kind == "convolution" else matrix
     end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     end = end if isinstance(first, nn.Conv2d) else nn.Linear(4, 10)
     model = nn.Sequential(first, nn.ReLU(), end)
     losses = tlc.fit(model, data, 2, progress=None)
     assert len(losses) == 2 and tlc.find_layers(model, data) and tlc.statistics(model, data)
     run = tlc.collapse(model, data, 1, 1, progress=False)
-    assert tlc.compare({"dense": model, "small": run.model}, data, (1,)).notna().all(None)
+    table = tlc.compare({"dense": model, "small": run.model}, data, (1,))
+    assert table.notna().all(axis=None)

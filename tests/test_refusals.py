@@ -1,4 +1,7 @@
-"""What cannot be done is refused by name, with the way out, and nothing is changed."""
+"""What cannot be done is refused by name, with the way out, and nothing is changed.
+
+Wrong models, data and options one by one: tests/test_bad_inputs.py.
+"""
 
 import copy
 
@@ -76,14 +79,6 @@ def test_control_flow_that_depends_on_data_names_the_line(do):
 
 
 @BOTH
-def test_two_convolutions_that_share_their_weight_are_named(do):
-    model = chain()
-    model.append(nn.Conv2d(4, 4, 3, padding=1))
-    model[4].weight = model[3].weight
-    refused(do, model.eval(), "3 and 4 share their weight", "clone()")
-
-
-@BOTH
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_hook_on_what_would_go_is_named(do, where, kind):
@@ -102,35 +97,12 @@ def test_a_parametrised_convolution_is_named(do):
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_on_a_cpu_is_refused(do, dtype):
-    refused(do, chain().to(dtype), "0.weight is in half precision", "model.float()")
-
-
-@BOTH
 def test_a_quantised_model_is_refused(do):
     quantized = pytest.importorskip("torch.ao.nn.quantized")
     model = chain()
     model.append(quantized.Conv2d(4, 4, 1))
     with pytest.raises(ValueError, match="4 is quantised: give the float model"):
         do(model.eval())
-
-
-@pytest.mark.parametrize(
-    "do",
-    [
-        lambda m: tlc.find_layers(m, None),
-        lambda m: tlc.merge(m, None),
-        lambda m: tlc.explain(m, None),
-        lambda m: tlc.linearize(m, "2", None),
-        lambda m: tlc.statistics(m, None),
-    ],
-    ids=["find_layers", "merge", "explain", "linearize", "statistics"],
-)
-def test_no_example_is_refused(do):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
-    with pytest.raises(TypeError, match="NoneType"):
-        do(model)
 
 
 # ---- left alone, and said so ----

@@ -92,7 +92,7 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     """
     if name in READERS:
         title, train, test, classes = READERS[name](Path(root), size)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         title, train, test, classes = read_folder(Path(name), size)
     else:
         raise ValueError(f"No data set {str(name)!r}: give {', '.join(READERS)} or a folder.")
@@ -127,11 +127,12 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
         data = map(data.normalize, data.train.images.split(batch))
     elif isinstance(data, Tensor):
         data = data.split(batch)
+    left = limit
     for x in data:
         x = check_input(x[0] if isinstance(x, tuple | list) else x)
-        if not len(x):
-            raise ValueError("There are no inputs: give at least one image.")
-        yield x[:limit]
-        limit -= len(x)
-        if limit <= 0:
-            return
+        yield x[:left]
+        left -= len(x)
+        if left <= 0 or not len(x):
+            break
+    if left == limit:
+        raise ValueError("There are no inputs: give at least one image.")

@@ -21,8 +21,8 @@ from .reading.activations import name_activations
 from .reading.fits import data_for
 from .reading.layers import Frozen
 from .reading.plain import read
-from .reading.tracer import first_input
 from .reading.refuse import check_input, check_model, not_accepted, reason, untraceable
+from .reading.tracer import first_input
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
 from .reading.fits import check_data, data_for
-from .reading.refuse import check_input, check_model
+from .reading.refuse import check_input, check_models
 from .train import device_of, evaluate, profile
 
 
@@ -96,16 +96,6 @@ def compare(
     for batch in batches or usual_batches(device):
         table = table.join(_label(latency(models, first_images(fitting, batch, device)), batch))
     return table
-
-
-def check_models(models) -> None:
-    """TypeError for what is no dictionary of models, ValueError for an empty one."""
-    if not isinstance(models, dict):
-        raise TypeError(f"models are a dictionary, {{name: model}}, not {type(models).__name__}.")
-    if not models:
-        raise ValueError("there is no model to compare: give at least one.")
-    for model in models.values():
-        check_model(model)
 
 
 def usual_batches(device) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from .graph import example_of, find_shapes, trace
 from .linearize import linearize
 from .nodes import alone, finish, replace, shape_of
 from .piece import Piece, extract, grow, obstacle, read
-from .reading.refuse import check_plain, check_read_once
+from .reading.refuse import check_model, check_plain, check_read_once
 from .table import APART, MERGED, describe, macs_of, table
 
 
@@ -34,9 +34,11 @@ def merge(
     every verdict. The result is checked on the example: both run in float64, RuntimeError if they
     differ by more than 1e-10 (1e-5 for weights in float32, or what rounding them does here).
     ``.meta["merges"]`` has a row for each piece of two layers or more that was tried. ValueError
-    in training mode (a batch norm on batch statistics is not a linear map), and for what :func:`reading.refuse.check_plain` refuses.
+    in training mode (a batch norm on batch statistics is not a linear map), and for what
+    :func:`reading.refuse.check_plain` refuses.
     """
     check_keep(keep)
+    check_model(model)
     layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
     training = [name for name, module in layers if module.training]
     if training:

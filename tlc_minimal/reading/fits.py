@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..data import Data
 from .layers import CONV
 from .refuse import check_model, in_eval, not_accepted
+from .tracer import first_input
 
 
 def data_for(model: nn.Module, data):
@@ -45,6 +46,7 @@ def check_data(model: nn.Module, data: Data) -> Data:
                 f"{name} has the label {worst}, and the classes are 0 to {classes - 1}."
             )
     check_model(model)
+    first_input(model)
     data = data_for(model, data)
     like = next(model.parameters(), torch.empty(0))
     x = data.example[:2].to(like.device, like.dtype)

@@ -1,5 +1,7 @@
 """The layers that others write by hand, as plain ones; and what kinds of layers there are."""
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
@@ -56,3 +58,48 @@ def passes(module: nn.Module | None) -> bool:
         return module(x) is x
     except Exception:  # it wants something else
         return False
+
+
+def plain_class(module: nn.Module) -> type | None:
+    """The layer of torch.nn that a foreign class descends from; None if there is none."""
+    base = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
+    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return None if base in containers or base is type(module) else base
+
+
+def differs(module: nn.Module) -> set[str]:
+    """What a class and its parents outside torch.nn define anew of what the layer of torch.nn has,
+    as far as that can matter to what it computes."""
+    if (base := plain_class(module)) is None:
+        return set()
+    before = type(module).__mro__[: type(module).__mro__.index(base)]
+    known = {*dir(base), *module._parameters, *module._buffers} - HARMLESS
+    return {k for c in before for k in vars(c)} & known
+
+
+HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__annotate__", "__repr__"}
+HARMLESS |= {"extra_repr", "__dict__", "__constants__", "__static_attributes__", "__weakref__"}
+HARMLESS |= {"__firstlineno__", "__setstate__", "__qualname__", "__parameters__", "_version"}
+HARMLESS |= {"__orig_bases__", "_load_from_state_dict", "reset_parameters"}
+
+
+def asks_for_mode(module: nn.Module) -> bool:
+    """Whether a module without tensors or modules of its own asks whether it is in training: then
+    it is called as it is (DropPath, noise). Not layers of torch.nn with another forward."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    asks = code is not None and "training" in code.co_names
+    bare = not module._modules and not module._parameters and not module._buffers
+    return asks and bare and type(module).__mro__[1] is nn.Module
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether a foreign activation (a subclass of ReLU, say, with another forward) maps every
+    number on its own: then it is an activation, with its own function."""
+    if not isinstance(module, ACTIVATION) or module._modules or module._parameters:
+        return False
+    x = torch.linspace(-3, 3, 24).reshape(2, 3, 4)
+    try:
+        whole, turned = module(x.clone()), module(x.clone().flip(0, 1, 2).flatten())
+    except Exception:  # it wants something else
+        return False
+    return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())

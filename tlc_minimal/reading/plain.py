@@ -1,6 +1,7 @@
 """Foreign layers become plain ones: what a layer is, is what it computes, not its class's name."""
 
 import operator
+import warnings
 from collections import Counter
 
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from .layers import ByMode, Frozen, Norm
-from .tracer import Flag, Reader, copied, differs, plain_class
+from .frozen import freeze, is_frozen_norm, replace_tensors
+from .layers import ByMode, Frozen, Norm, differs, plain_class
+from .tracer import Flag, Reader, copied
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 CALLS = {  # functions that are layers if their tensors are a module's own; names of the arguments
@@ -42,6 +44,14 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
+    norm = nn.modules.batchnorm._NormBase
+    lost = [n for n in sorted(reader.asked) if not isinstance(model.get_submodule(n), norm)]
+    if lost and not share:
+        warnings.warn(
+            f"the forward of {lost[0] or 'the model'} branches on its mode: the copy does in both "
+            "what it does in eval mode. Make what it does in training a module of its own.",
+            stacklevel=4,
+        )
     plain_calls(root, graph, reader.asked)
     return graph, root
 
@@ -60,58 +70,6 @@ def plain_modules(model: nn.Module) -> None:
             freeze(module)
 
 
-def is_frozen_norm(module: nn.Module) -> bool:
-    """Whether a foreign module is a batch norm that never trains its statistics: it has their
-    names, and per channel it computes what a batch norm in eval mode does."""
-    tensors = module._parameters | module._buffers
-    if isinstance(module, nn.modules.batchnorm._NormBase) or module._modules:
-        return False
-    return {"running_mean", "running_var"} <= tensors.keys() and eps_of(module) is not None
-
-
-@torch.no_grad()
-def eps_of(module: nn.Module) -> float | None:
-    """The epsilon with which a module is a batch norm on its running statistics; None if none."""
-    mean, var = module.running_mean.detach(), module.running_var.detach()
-    if mean is None or mean.ndim != 1:
-        return None
-    x = torch.randn(2, len(mean), 3, 3, generator=torch.Generator().manual_seed(0)).to(mean)
-    gain = [getattr(module, key, None) for key in ("weight", "bias")]
-    try:
-        y = module(x)
-        for eps in (getattr(module, "eps", 1e-5), 1e-5, 0.0, 1e-3):
-            if torch.allclose(F.batch_norm(x, mean, var, *gain, False, 0.0, eps), y, 1e-5, 1e-6):
-                return eps
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def freeze(module: nn.Module) -> None:
-    """Make a frozen batch norm, whatever its class, a :class:`Frozen`, in place."""
-    eps = eps_of(module)
-    tensors = {k: getattr(module, k, None) for k in ("weight", "bias")}
-    stats = {k: getattr(module, k) for k in ("running_mean", "running_var")}
-    replace_tensors(module, tensors, stats)
-    module.__class__, module.eps, module.momentum = Frozen, eps, 0.0
-    module.num_features = len(module.running_mean)
-    module.affine, module.track_running_stats = module.weight is not None, True
-
-
-def replace_tensors(module: nn.Module, parameters: dict, buffers: dict) -> None:
-    """Let a module hold these, and nothing else; a parameter that was a buffer does not learn."""
-    counter = module._buffers.get("num_batches_tracked")
-    module._parameters.clear(), module._buffers.clear()
-    for key, tensor in parameters.items():
-        module.__dict__.pop(key, None)
-        if tensor is not None and not isinstance(tensor, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=False)
-        module.register_parameter(key, tensor)
-    for key, tensor in buffers.items():
-        module.register_buffer(key, tensor)
-    if counter is not None:
-        module.register_buffer("num_batches_tracked", counter)
-
-
 def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
     """Make modules of the functions that are layers, and of those that ask for the mode; drop what
     passes everything; what ran under ``no_grad`` gives no gradient. ``asked``: the modules whose
@@ -120,7 +78,7 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
     called = {n.target for n in graph.nodes if n.op == "call_module"}
     for node in list(graph.nodes):
         if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
-            pass_through(node, node.args[0])
+            pass_through(node, node.all_input_nodes[0])
         elif node.target in (operator.add, torch.add) and 0 in node.args and not node.kwargs:
             other = [a for a in node.args if isinstance(a, fx.Node)]
             if len(other) == 1:
@@ -167,7 +125,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
         return
     tensors = {k: _tensor(model, read[k].target) if k in read else None for k in keys}
     module = model.get_submodule(owner)
-    own = isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
+    own = owner and isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
     if kind is Norm and not isinstance(options.get("training"), Flag):
         if options.get("training"):
             return

@@ -37,6 +37,16 @@ def check_model(model: nn.Module) -> None:
         )
 
 
+def check_models(models) -> None:
+    """TypeError for what is no dictionary of models, ValueError for an empty one."""
+    if not isinstance(models, dict):
+        raise TypeError(f"models are a dictionary, {{name: model}}, not {type(models).__name__}.")
+    if not models:
+        raise ValueError("there is no model to compare: give at least one.")
+    for model in models.values():
+        check_model(model)
+
+
 def check_plain(model: nn.Module) -> None:
     """ValueError, naming the module and the way out, for what a changed copy would silently lose:
     hooks and parametrizations, weights that two layers share, quantised or half-precision ones;

@@ -18,7 +18,7 @@ from torch.fx.proxy import Attribute, ParameterProxy
 from torch.utils._pytree import tree_leaves
 
 from ..modules import LEAVES
-from .layers import ACTIVATION, ByMode, Norm
+from .layers import ByMode, Norm, asks_for_mode, differs, is_elementwise, plain_class
 
 COUNTS = {0: "no", 2: "two", 3: "three"}
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
@@ -170,51 +170,6 @@ def first_input(model: nn.Module) -> str:
             "wrap it in a module whose forward takes one float tensor and sets the others."
         )
     return given[0].name if given[0].kind != given[0].VAR_POSITIONAL else "x"
-
-
-def plain_class(module: nn.Module) -> type | None:
-    """The layer of torch.nn that a foreign class descends from; None if there is none."""
-    base = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    return None if base in containers or base is type(module) else base
-
-
-def differs(module: nn.Module) -> set[str]:
-    """What a class and its parents outside torch.nn define anew of what the layer of torch.nn has,
-    as far as that can matter to what it computes."""
-    if (base := plain_class(module)) is None:
-        return set()
-    before = type(module).__mro__[: type(module).__mro__.index(base)]
-    known = {*dir(base), *module._parameters, *module._buffers} - HARMLESS
-    return {k for c in before for k in vars(c)} & known
-
-
-HARMLESS = {"__init__", "__module__", "__doc__", "__annotations__", "__annotate__", "__repr__"}
-HARMLESS |= {"extra_repr", "__dict__", "__constants__", "__static_attributes__", "__weakref__"}
-HARMLESS |= {"__firstlineno__", "__setstate__", "__qualname__", "__parameters__", "_version"}
-HARMLESS |= {"__orig_bases__", "_load_from_state_dict", "reset_parameters"}
-
-
-def asks_for_mode(module: nn.Module) -> bool:
-    """Whether a module without tensors or modules of its own asks whether it is in training: then
-    it is called as it is (DropPath, noise). Not layers of torch.nn with another forward."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    asks = code is not None and "training" in code.co_names
-    bare = not module._modules and not module._parameters and not module._buffers
-    return asks and bare and type(module).__mro__[1] is nn.Module
-
-
-def is_elementwise(module: nn.Module) -> bool:
-    """Whether a foreign activation (a subclass of ReLU, say, with another forward) maps every
-    number on its own: then it is an activation, with its own function."""
-    if not isinstance(module, ACTIVATION) or module._modules or module._parameters:
-        return False
-    x = torch.linspace(-3, 3, 24).reshape(2, 3, 4)
-    try:
-        whole, turned = module(x.clone()), module(x.clone().flip(0, 1, 2).flatten())
-    except Exception:  # it wants something else
-        return False
-    return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())
 
 
 def copied(model: nn.Module, share: bool) -> nn.Module:
