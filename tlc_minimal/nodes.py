@@ -1,6 +1,5 @@
 """Questions to a traced graph, and its edits: what a node calls and feeds; put, bypass, replace."""
 
-import copy
 import operator
 
 import torch
@@ -122,28 +121,6 @@ def alone(traced: fx.GraphModule, source: fx.Node, nodes) -> fx.GraphModule:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[nodes[-1] if nodes else source])
     return fx.GraphModule(traced, graph)
-
-
-def copied(model: fx.GraphModule, share: bool) -> fx.GraphModule:
-    """A copy of a traced model, all but the tensors if they are to ``share``; without shapes."""
-    traced, known = fx.GraphModule(model, copy.deepcopy(model.graph), type(model).__name__), {}
-    for node in traced.graph.nodes:
-        node.meta = {}
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            module = _twin(module) if share else copy.deepcopy(module, known)
-            traced.add_submodule(node.target, module)
-    for name, module in traced.named_modules():
-        module.training = model.get_submodule(name).training
-    return traced
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """Another module with the same tensors, but with modes and hooks of its own."""
-    own = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
-    vars(twin := type(module).__new__(type(module))).update(own)
-    twin._modules.update({k: _twin(m) for k, m in module.named_children()})
-    return twin
 
 
 def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
