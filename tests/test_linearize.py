@@ -42,9 +42,7 @@ class Replaced(nn.Module):
         self.slope, self.shift, self.dim = slope, shift, dim
 
     def forward(self, z):
-        shape = [1] * z.ndim
-        shape[self.dim] = -1
-        return z * self.slope.view(shape) + self.shift.view(shape)
+        return (z.movedim(self.dim, -1) * self.slope + self.shift).movedim(-1, self.dim)
 
 
 def by_hand(model, name, g, rule, dim=1):
