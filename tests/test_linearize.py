@@ -42,8 +42,7 @@ class Replaced(nn.Module):
         self.slope, self.shift, self.dim = slope, shift, dim
 
     def forward(self, z):
-        last = z.movedim(self.dim, -1) * self.slope + self.shift
-        return last.movedim(-1, self.dim)
+        return (z.movedim(self.dim, -1) * self.slope + self.shift).movedim(-1, self.dim)
 
 
 def by_hand(model, name, g, rule, dim=1):
