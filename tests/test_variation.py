@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_a_sweep_is_the_same_in_processes_as_here():
     draw = lambda seed, n: random.Random(seed).choices(range(100), k=n)
     jobs = [(0, 3), (1, 2), (2, 1)]
     assert sweep(draw, jobs) == [draw(*job) for job in jobs]
+
+
+def test_a_sweep_is_the_same_as_ray_tasks(monkeypatch):
+    """Whatever a connected Ray is: a task of the trial for each job, and their results in order."""
+
+    class Ray:
+        is_initialized = staticmethod(lambda: True)
+        remote = staticmethod(lambda f: type("Task", (), {"remote": lambda _, *job: (f, job)})())
+        get = staticmethod(lambda tasks: [f(*job) for f, job in tasks])
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    assert sweep(max, [(1, 2), (4, 3)]) == [2, 4]
 
 
 def test_a_folder_has_the_template_under_its_new_name(tmp_path):
