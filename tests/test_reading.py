@@ -356,3 +356,17 @@ def test_grey_images_have_one_channel_for_a_network_of_one(kind):
     run = tlc.collapse(model, data, 1, 1, progress=False)
     table = tlc.compare({"dense": model, "small": run.model}, data, (1,))
     assert table.notna().all(axis=None)
+
+
+def test_what_is_in_a_list_of_blocks_is_read():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(sequence(*NORMS["function"]())[:2] for _ in range(1))
+            self.heads = nn.ModuleDict({"a": Dropped(DROPS["F.dropout"])})
+
+        def forward(self, x):
+            return self.blocks[0](x), self.heads["a"](x)
+
+    layers = tlc.find_layers(Net().double(), X)
+    assert [layer.name for layer in layers] == ["blocks.0.1.act", "heads.a.relu1"]

@@ -66,7 +66,9 @@ class Reader(fx.Tracer):
     def trace(self, root: nn.Module) -> fx.Graph:
         tensors = [*root.named_parameters(), *root.named_buffers()]
         self.names = {id(tensor): name for name, tensor in tensors}
+        lists = nn.ModuleList, nn.ModuleDict  # they are called by nobody: what is in them is read
         leaves = [m for n, m in root.named_modules() if self.stays_whole(m, n)]
+        leaves = [m for m in leaves if not isinstance(m, lists)]
         self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
         for name, module in root.named_modules():
             module.training = False if id(module) in self.leaves else Flag(name, self.asked)
