@@ -42,6 +42,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_toc_level": 2,
     "navigation_with_keys": True,
+    "navbar_persistent": [],  # the search is in the sidebar
     "article_header_start": ["toggle-primary-sidebar.html"],
 }
 html_show_sourcelink = False

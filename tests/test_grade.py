@@ -4,8 +4,9 @@ import ast
 
 import pytest
 
+from tools.course.answers import refusal
 from tools.grade import assignment, parted
-from tools.notebooks import FOLDER, lessons, read, tags, text
+from tools.notebooks import FOLDER, functions, lessons, read, tags, text
 
 LESSONS = lessons()
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -13,14 +14,10 @@ each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.ste
 
 def solved(path) -> list[str]:
     """The code of an assignment in which the lesson's own solutions stand for the stubs."""
-    answers = [text(c) for c in read(path)["cells"] if "solution" in tags(c)]
-    functions = [
-        "\n".join(ast.unparse(n) for n in ast.parse(a).body if isinstance(n, ast.FunctionDef))
-        for a in answers
-    ]
+    answers = [functions(text(c)) for c in read(path)["cells"] if "solution" in tags(c)]
     made = assignment(path.stem, read(path))["cells"]
     code = [cell for cell in made if cell["cell_type"] == "code"]
-    todo = iter(functions)
+    todo = iter(answers)
     return [next(todo) if mark(c)["solution"] else c["source"] for c in code]
 
 
@@ -62,3 +59,24 @@ def test_a_lesson_without_tags_is_named():
         cell["metadata"].pop("tags", None)
     with pytest.raises(ValueError, match="00_tour has no cell tagged 'exercise'"):
         assignment("00_tour", notebook)
+
+
+@each_lesson
+def test_the_lessons_own_solutions_are_not_refused(path):
+    answers = [functions(text(c)) for c in read(path)["cells"] if "solution" in tags(c)]
+    assert answers and not any(map(refusal, answers))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "my_macs = check.macs.right",
+        "from tlc_minimal.lessons import check as c",
+        "def my_macs(*sizes):\n    return open('lesson00.py').read()",
+        "def my_macs(*sizes):\n    return ().__class__.__bases__",
+        "import sys",
+        "my_macs = getattr(torch, 'x')",
+    ],
+)
+def test_an_answer_may_not_look_up_the_answers(answer):
+    assert refusal(answer).startswith("raise PermissionError(")

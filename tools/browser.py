@@ -36,7 +36,7 @@ def browser():
             number = port.read_text().split()[0]
             request = Request(f"http://127.0.0.1:{number}/json/new?about:blank", method="PUT")
             address = json.load(urlopen(request))["webSocketDebuggerUrl"]
-            page = Page(create_connection(address, timeout=120, suppress_origin=True))
+            page = Page(create_connection(address, timeout=300, suppress_origin=True))
             yield page
             page.socket.close()
         finally:
@@ -81,7 +81,7 @@ class Page:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> None:
+    def wait(self, expression: str, seconds: float = 300) -> None:
         """Until the expression is true; TimeoutError if it stays false."""
         deadline = time.monotonic() + seconds
         while not self.ask(expression):

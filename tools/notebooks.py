@@ -1,5 +1,6 @@
 """Notebooks as plain JSON: read, written back byte for byte, and asked for their cells."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -35,3 +36,9 @@ def tags(cell: dict) -> list[str]:
 
 def text(cell: dict) -> str:
     return "".join(cell["source"])
+
+
+def functions(source: str) -> str:
+    """The functions that a cell defines, without what it does with them."""
+    defined = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    return "\n\n\n".join(map(ast.unparse, defined))

@@ -15,6 +15,7 @@ from .notebooks import lessons, read, tags, text, write
 
 STAGE, SITE = Path("build/site-source"), Path("build/site")
 MATHJAX = Path("build/npm/node_modules/mathjax/es5/tex-svg.js")
+ALONE = r"\n\n$$\1$$\n\n"  # MyST reads a displayed formula only between empty lines
 SLIDER = "*Here the notebook has sliders; this page shows the pictures beside them.*"
 TREE = """
 ```{{toctree}}
@@ -77,7 +78,8 @@ def for_the_site(notebook: dict) -> dict:
     """Alt texts where MyST reads them, solutions folded, mathematics in hints, no dead sliders."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = text(cell).replace("<details>", '<details class="tex2jax_process">')
+            prose = text(cell).replace("<details>", '<details class="tex2jax_process">')
+            cell["source"] = re.sub(r"(?<![ \t])\$\$(.+?)\$\$", ALONE, prose, flags=re.DOTALL)
             continue
         if "solution" in tags(cell):
             cell["metadata"]["tags"] = [*tags(cell), "hide-input"]

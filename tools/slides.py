@@ -91,10 +91,7 @@ def deck(path: Path) -> str:
         template_name="deck",
         extra_template_basedirs=[str(Path(__file__).parent)],
         reveal_url_prefix="reveal",
-        reveal_width="1280",
-        reveal_height="720",
-        reveal_transition="none",
-        reveal_number="c/t",
+        reveal_theme="white",  # its letters come with it; nbconvert's own choice fetches them
         require_js_url="require.js",
     )
     resources = {"metadata": {"name": path.stem}}

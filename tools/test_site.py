@@ -10,7 +10,8 @@ import pytest
 from tools.browser import browser
 from tools.need import Missing
 
-SITE = Path(__file__).parents[1] / "build/site"
+BUILD = Path(__file__).parents[1] / "build"
+SITE, DECKS = BUILD / "site", sorted((BUILD / "slides").glob("*.html"))
 PAGES = [str(page.relative_to(SITE)) for page in sorted(SITE.rglob("*.html"))]
 PAGES = [page for page in PAGES if not page.startswith("_static")]
 WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
@@ -23,7 +24,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def address():
-    handler = functools.partial(Quiet, directory=SITE)
+    handler = functools.partial(Quiet, directory=BUILD)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -48,7 +49,7 @@ def test_every_page_is_there():
 @pytest.mark.parametrize("name", PAGES)
 def test_page(address, page, name):
     page.look(1280)
-    page.load(address + name)
+    page.load(f"{address}site/{name}")
     assert page.complaints() == []
     assert [url for url in page.requests() if not url.startswith((address, "data:"))] == []
     shown = "[...document.querySelectorAll('h1')].filter(h => h.offsetParent)"
@@ -77,7 +78,7 @@ WIDEST = """[...document.querySelectorAll('.bd-main *')]
 
 def test_keyboard(address, page):
     page.look(1280)
-    page.load(address + "notebooks/03_linear_merging.html")
+    page.load(address + "site/notebooks/03_linear_merging.html")
     page.press("Tab")
     assert "Skip to main content" in page.ask("document.activeElement.textContent")
     seen = set()
@@ -93,7 +94,36 @@ def test_keyboard(address, page):
 
 
 def test_search_finds_border(address, page):
-    page.load(address + "search.html?q=border")
+    page.load(address + "site/search.html?q=border")
     page.wait("document.querySelectorAll('#search-results li').length > 0")
     found = page.ask("document.querySelector('#search-results').textContent")
     assert "When are two layers one" in found
+
+
+def test_every_lesson_has_a_deck():
+    assert len(DECKS) >= 9
+
+
+FULL = """new Promise(done => require(["reveal/dist/reveal.js"], reveal => {
+  const bad = [], n = reveal.getTotalSlides();
+  for (let i = 0; i < n; i++) {
+    reveal.slide(i);
+    const slide = reveal.getCurrentSlide(), words = slide.innerText.slice(0, 60);
+    if (slide.scrollHeight > 720 || slide.scrollWidth > 1280 || !words.trim())
+      bad.push([i, slide.scrollHeight, slide.scrollWidth, words]);
+  }
+  reveal.slide(0);
+  done([n, bad]);
+}))"""
+
+
+@pytest.mark.parametrize("deck", DECKS, ids=lambda deck: deck.stem)
+def test_every_slide_fits_the_screen(address, page, deck):
+    page.look(1280, 720)
+    page.load(f"{address}slides/{deck.name}")
+    page.wait("document.querySelector('.slides .present')")
+    assert page.complaints() == []
+    assert [url for url in page.requests() if not url.startswith((address, "data:"))] == []
+    assert page.ask("[...document.images].filter(i => !i.alt.trim()).length") == 0
+    number, bad = page.ask(FULL)
+    assert number >= 10 and bad == []
