@@ -218,6 +218,24 @@ def test_shapes_and_optional_arguments_are_those_of_the_example(way):
     assert relative_error(merged(x=other), linear(other)) < 1e-10
 
 
+class Asserts(nn.Sequential):
+    """Asks for the shape before every layer, as timm's batch norms do."""
+
+    def forward(self, x):
+        for layer in self:
+            torch._assert(x.ndim == 4, f"expected 4D input, not {x.ndim}D")
+            x = layer(x)
+        return x
+
+
+def test_a_question_about_the_shape_is_in_nobodys_way():
+    model = Asserts(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    model = randomize(model)
+    half = tlc.Gaussian(torch.tensor([-1.0, 1, -1, 1]).double(), torch.ones(4).double())
+    linear = tlc.linearize(model, "2", {"2": half}, "on_off")
+    assert getattr(linear, "0").out_channels == getattr(linear, "3").in_channels == 2
+
+
 class Raw(nn.Module):
     """Layers as functions of parameters that a module of any kind holds."""
 

@@ -178,9 +178,9 @@ def measure(name: str) -> dict:
     able = [layer for layer in layers if layer.norm and not layer.after_sum] or layers
     chosen = {able[len(able) * i // 4] for i in (1, 2)} if able else set()
     gone = {layer.name: half_off(layer.channels) for layer in chosen}
-    linear = tlc.linearize(model, list(gone), gone) if gone and name_only(model) else None
+    linear = tlc.linearize(model, list(gone), gone, "on_off") if name_only(model) and gone else None
     if linear is None:
-        linear = tlc.linearize(model, [layer.name for layer in chosen], x)
+        linear = tlc.linearize(model, [layer.name for layer in chosen], x, "on_off")
     linear = linear.eval()
     row["channels_cut"] = widths(traced) - widths(linear)
     merged = tlc.merge(linear, x, keep="all")
