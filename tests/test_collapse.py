@@ -16,7 +16,7 @@ import tlc_minimal as tlc
 module = importlib.import_module("tlc_minimal.collapse")
 COLUMNS = [
     "removed", "layer", "off", "error", "val_loss", "val_before", "val", "test", "activations",
-    "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
+    "relu_units", "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
 ]  # fmt: skip
 HOW = dict(epochs=1.5, batch=50, keep="all", progress=False)
 
@@ -272,17 +272,22 @@ def conv(channels, flat, classes=10):
 class Hidden(nn.Module):
     """Branches on the values of its input."""
 
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 10)
+
     def forward(self, x):
-        return x.relu() if x.sum() > 0 else x
+        y = self.fc(x.flatten(1))
+        return y.relu() if y.sum() > 0 else y
 
 
 MODELS = {
-    "grey": (conv(1, 144), r"does not accept an example of shape \(8, 3, 8, 8\): Given groups"),
-    "another size": (conv(3, 100), r"does not accept an example of shape \(8, 3, 8, 8\): "),
-    "two classes": (conv(3, 144, 2), r"output is of shape \(8, 2\), and the data are of 10 clas"),
-    "thousand classes": (conv(3, 144, 1000), r"output is of shape \(8, 1000\), and the data are"),
-    "no classes": (nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU()), r"output is of shape \(8, 10, 8"),
-    "linear": (nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "no activation to remove"),
+    "five channels": (conv(5, 144), r"does not accept an example of shape \(2, 3, 8, 8\)"),
+    "another size": (conv(3, 100), r"does not accept an example of shape \(2, 3, 8, 8\): "),
+    "two classes": (conv(3, 144, 2), r"output is of shape \(2, 2\), and the data are of 10 clas"),
+    "thousand classes": (conv(3, 144, 1000), r"output is of shape \(2, 1000\), and the data are"),
+    "no classes": (nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU()), r"output is of shape \(2, 10, 8"),
+    "linear": (nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "no activation that can go"),
     "untraceable": (Hidden(), "Hidden cannot be traced"),
 }
 

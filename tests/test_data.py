@@ -387,9 +387,7 @@ def test_input_batches_of_a_tensor_a_loader_and_data(digits):
 
 def test_input_batches_refuses_the_rest():
     for wrong in ([1, 2], "digits", torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
-        with pytest.raises(
-            TypeError, match="Inputs are floats, not .*(int|str|uint8).*: normalise"
-        ):
+        with pytest.raises(TypeError, match="inputs are .*floats, not .*(int|str|uint8)"):
             list(input_batches(wrong, 8))
     with pytest.raises(ValueError, match="no inputs: give at least one image"):
         list(input_batches(torch.zeros(0, 3, 8, 8), 8))

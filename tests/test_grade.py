@@ -44,7 +44,7 @@ def test_the_lessons_own_solutions_pass_in_the_assignment(path):
     """Names differ (solution_p_on for my_p_on), so the check takes the function of the solution."""
     space, last = {}, []
     for source in solved(path):
-        if source.startswith("check."):
+        if source.startswith(("check.", "conformance.")):
             call = ast.parse(source, mode="eval").body
             wanted = call.args[0].id
             space.setdefault(wanted, space.get(last[0] if last else ""))

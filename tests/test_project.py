@@ -443,7 +443,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
     ]:
         with pytest.raises(error, match=text):
             project(model, names, X, **options)
-    with pytest.raises(TypeError, match="Inputs are floats"):
+    with pytest.raises(TypeError, match="inputs are floats"):
         project(model, "relu1", X.long())
     with pytest.raises(ValueError, match="the input to relu2: values are not finite"):
         project(model, "relu1", X.clone().index_fill_(0, torch.tensor([5]), torch.nan))

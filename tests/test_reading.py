@@ -169,7 +169,8 @@ def test_the_mode_is_that_of_the_moment_not_of_the_tracing(kind, mode):
     model = Dropped(DROPS[kind]).train(mode)
     linear = tlc.linearize(model, tlc.find_layers(model, x)[0].name, x, "affine")
     assert torch.equal(linear.eval()(x), linear(x))
-    assert not torch.equal(linear.train()(x), linear(x))
+    draws = [linear.train()(x) for _ in range(20)]  # two may be the same by chance
+    assert any(not torch.equal(draw, draws[0]) for draw in draws)
 
 
 class Shapes(nn.Module):

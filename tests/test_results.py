@@ -130,4 +130,4 @@ def test_the_surgery_of_a_recorded_run_gives_the_same_counts_today(what):
     linear = record["config"]["how"] == "at_once"
     small = tlc.linearize(model, names, x) if linear else tlc.project(model, names, x).model
     for network, row in ((model, dense), (small, last)):
-        assert tlc.count(network, x).items() <= row.items()
+        assert {k: v for k, v in tlc.count(network, x).items() if k in row}.items() <= row.items()

@@ -2,6 +2,7 @@
 
 import random
 import re
+import subprocess
 import sys
 
 import pytest
@@ -105,6 +106,13 @@ def test_a_sweep_is_the_same_as_ray_tasks(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "ray", Ray)
     assert sweep(max, [(1, 2), (4, 3)]) == [2, 4]
+
+
+def test_the_template_passes_its_own_test(tmp_path):
+    """In a process of its own: it registers its rules for good."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    done = subprocess.run(command, cwd=variation.TEMPLATE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_folder_has_the_template_under_its_new_name(tmp_path):

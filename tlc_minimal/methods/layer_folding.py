@@ -1,5 +1,7 @@
 """Layer Folding: every rectifier learns a slope for z < 0; those nearest to 1 are linear."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -80,7 +82,7 @@ def largest(model: fx.GraphModule, remove: int) -> dict[str, Tensor]:
 
 def fold(model: fx.GraphModule, names: dict[str, Tensor]) -> fx.GraphModule:
     """A copy without the activations ``names`` (the keys); the other slopes are fixed."""
-    folded = trace(model)
+    folded = copy.deepcopy(model)  # traced it is; read again, a Slope would be no layer
     for name, node in activation_nodes(folded).items():
         slope = module_of(folded, node).slope.item()
         put_module(folded, name, nn.LeakyReLU(max(slope, 0.0)))

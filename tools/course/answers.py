@@ -6,6 +6,7 @@ FORBIDDEN = {"check", "tlc_minimal", "right", "mistakes", "inspect", "importlib"
 FORBIDDEN |= {"open", "exec", "eval", "compile", "globals", "vars", "getattr", "In", "get_ipython"}
 FORBIDDEN |= {"os", "pathlib", "Path", "subprocess", "builtins", "pkgutil", "runpy", "io", "tlc"}
 ALLOWED = {"tlc.count", "tlc.find_layers", "tlc.linearize", "tlc.evaluate", "tlc.Gaussian"}
+ALLOWED |= {"tlc.rank", "tlc.statistics"}
 
 
 def refusal(answer: str) -> str:
