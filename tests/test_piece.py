@@ -123,6 +123,13 @@ def test_depthwise_layers_of_equal_groups_stay_grouped_and_an_identity_is_a_tap(
     equal(one(x), net(x))
 
 
+def test_a_layer_that_would_fill_the_memory_is_not_made():
+    """Far apart taps (DeepLab's dilation) become a kernel that is nearly all zeros."""
+    net = chain(nn.Conv2d(64, 64, 3, dilation=100), nn.Conv2d(64, 64, 1))
+    x = torch.randn(1, 64, 201, 201).double()
+    assert obstacle(piece(net, x)) == "as one they would have 165,482,496 weights"
+
+
 def test_zeros_pass_a_layer_that_makes_zeros_of_them():
     """A 1x1 without bias: the padding behind it may as well stand in front."""
     x = torch.randn(2, 3, 9, 9).double()

@@ -21,6 +21,7 @@ from .modules import LEAVES
 from .nodes import CONV, MAP, calls, is_sum, left_padding, module_of, name_of, shape_of, width
 
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+MOST = 2**27  # weights of one layer: a gigabyte in float64
 
 
 class Piece(NamedTuple):
@@ -113,6 +114,9 @@ def obstacle(f: Piece) -> str:
     like = next(iter(layers.values()))
     if not all(aligned(node, f.modules[node], like) for node in f.modules):
         return "a batch norm between them works along another axis"
+    channels = len([*layers.values()][-1].weight) * (inputs_of(f)[0].shape[1] if f.dims else 1)
+    if (weights := channels * math.prod(reach for reach, _ in extent(f))) > MOST:
+        return f"as one they would have {weights:,} weights"
     frame = [n for _, stride in reversed(extent(f)) for n in (stride, stride)]
     try:
         for x in inputs_of(f) if f.dims else ():
