@@ -3,9 +3,9 @@
 import pandas as pd
 
 from .sized import predicts, projected, untuned
-from .tables import ablation, chain, fair, headline, speed
+from .tables import ablation, chain, fair, headline, speed, zoo
 
-ALL = (headline, projected, untuned, predicts, ablation, fair, chain, speed)
+ALL = (headline, projected, untuned, predicts, ablation, fair, chain, speed, zoo)
 TABLES = {table.__name__: table for table in ALL}
 
 

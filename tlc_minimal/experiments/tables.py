@@ -159,6 +159,29 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def zoo(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Other people's networks (tests/zoo_foreign.py): a row a library; ``table`` as in
+    :func:`headline`."""
+    table, rows = results() if table is None else table, []
+    found = table[table["what"] == "zoo"]
+    for library, nets in found.groupby(found.get("network", found["what"]).str.split("/").str[0]):
+        merged = nets[nets["error"].notna()]
+        rows.append(
+            {
+                "library": library,
+                "networks": len(nets),
+                "merged": len(merged),
+                "largest relative error": f"{merged['error'].max():.0e}",
+                "norms seen": f"{merged['norms_seen'].sum():.0f} of {merged['norms'].sum():.0f}",
+                "with channels cut": (nets["channels_cut"] > 0).sum(),
+                "not merged": ", ".join(
+                    nets.loc[nets["error"].isna(), "network"].str[len(library) + 1 :]
+                ),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def study_of(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     table = results() if table is None else table
     table = table[table["study"] == study] if "study" in table else table.iloc[:0]
