@@ -237,6 +237,24 @@ def test_a_question_about_the_shape_is_in_nobodys_way():
     assert getattr(linear, "0").out_channels == getattr(linear, "3").in_channels == 2
 
 
+class Namesakes(nn.Module):
+    """An activation called twice, and beside it a container of the name that a call would get."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.b = nn.ReLU(), nn.Conv2d(4, 2, 1)
+        self.relu1 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.b(self.relu(self.relu1(self.relu(x))))
+
+
+def test_the_name_of_a_call_is_nobody_elses():
+    model = Namesakes().double().eval()
+    assert [layer.name for layer in tlc.find_layers(model, X)] == ["relu2", "relu1.1", "relu3"]
+    assert torch.equal(trace(model)(X), model(X))
+
+
 class Raw(nn.Module):
     """Layers as functions of parameters that a module of any kind holds."""
 

@@ -49,7 +49,7 @@ def name_activations(traced: fx.GraphModule) -> None:
     module named after the one that calls it. Later uses of an input that was changed in place use
     the output. ValueError where that cannot be followed."""
     calls = Counter(n.target for n in traced.graph.nodes if n.op == "call_module")
-    seen = Counter()
+    seen, taken = Counter(), {name for name, _ in traced.named_modules()}
     for node in list(traced.graph.nodes):
         module = module_of(traced, node)
         if isinstance(module, ACTIVATION):
@@ -71,7 +71,8 @@ def name_activations(traced: fx.GraphModule) -> None:
         while shared:
             seen[base] += 1
             name = f"{base}{seen[base]}"
-            if name not in calls:
+            if name not in taken:
+                taken.add(name)
                 break
         put_module(traced, name, module)
         node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
