@@ -722,6 +722,18 @@ FOUND = {
         shape=(3, 6, 6), removed=[1, 0], rule="on_off_affine", padding="as_trained",
         states="mixed", one_by_one=True, seed=1,
     ),
+    "as many tokens as features, and a norm of the tokens": Case(
+        ops=[
+            op("linear", (0,), into=1, out=4, bias=True),
+            op("norm", (1,), dims=1, channels=4, running=True, eps=1e-5, affine=True),
+            op("act", (2,), name="relu", style="module"),
+            op("linear", (3,), into=4, out=1, bias=True),
+            op("flatten", (4,), style="module"),
+            op("linear", (5,), into=4, out=1, bias=True),
+        ],
+        shape=(4, 1), removed=[0], rule="on_off_affine", padding="as_trained", states="mixed",
+        one_by_one=False, seed=0,
+    ),
 }  # fmt: skip
 
 

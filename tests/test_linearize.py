@@ -234,9 +234,9 @@ SMALL = {  # layers, size of the input, axis of the channels, weights afterwards
                  nn.Dropout(), nn.Linear(54, 5)),
         (3, 9, 9), 1, {"0": (3, 3, 3, 3), "6": (5, 27)},
     ),
-    "linear layers": (
+    "linear layers and a norm, which might be one of tokens: nothing goes": (
         lambda: (nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
-        (7,), 1, {"0": (3, 7), "3": (2, 3)},
+        (7,), 1, {"0": (6, 7), "3": (2, 6)},
     ),
     "flattened tokens, of which nobody said how many: nothing goes": (
         lambda: (nn.Linear(7, 6), nn.ReLU(), nn.Flatten(), nn.Linear(30, 2)),
@@ -267,6 +267,15 @@ def test_what_is_cut_of_small_networks_and_that_the_rest_is_right(name):
     assert {k: tuple(linear.get_submodule(k).weight.shape) for k in shapes} == shapes
     want = by_hand(model, act, MIXED, "on_off_affine", dim)(x)
     assert relative_error(linear(x), want) < 1e-12
+
+
+def test_inputs_tell_that_a_norm_behind_a_linear_layer_is_one_of_features():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([5.0, -5, 5, -5, 5, -5]))
+    linear = tlc.linearize(model.double().eval(), "2", torch.randn(64, 7).double())
+    assert linear.get_submodule("0").out_features == linear.get_submodule("3").in_features == 3
 
 
 class Fork(nn.Module):

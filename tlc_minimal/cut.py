@@ -96,6 +96,8 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
             norms = [m for m in (module_of(traced, n) for n in chain) if isinstance(m, NORM)]
             if any(norm.num_features != len(module.weight) for norm in norms):
                 return []  # behind a Linear a norm may take the tokens as its channels
+            if norms and isinstance(module, nn.Linear) and len(shape_of(node) or ()) != 2:
+                return []
             groups = getattr(module, "groups", 1)
             if groups == 1:
                 return chain
