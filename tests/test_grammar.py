@@ -4,6 +4,7 @@
 0 is the input, the last register is the output; ``print(case)`` shows a program that fails.
 """
 
+import copy
 import itertools
 import random
 from collections import Counter
@@ -577,6 +578,17 @@ def close(got, want, dtype) -> bool:
     return relative_error(got, want) <= (1e-10 if dtype == torch.float64 else 1e-5)
 
 
+def shaken(linear, x, want) -> torch.Tensor:
+    """How far rounding carries float32 on this network: from the same in float64, and from weights
+    that are each moved by about one rounding. A LayerNorm of two features is nearly a step."""
+    moved, generator = copy.deepcopy(linear), torch.Generator().manual_seed(0)
+    for weight in moved.parameters():
+        rounding = torch.finfo(weight.dtype).eps * torch.randn(weight.shape, generator=generator)
+        weight.mul_(1 + rounding)
+    double = copy.deepcopy(linear).double()(x.double())
+    return max((moved(x.clone()) - want).norm(), (double - want).norm())
+
+
 def inputs(case: Case, model):
     """Pictures of this size, and of one and two pixels more, if the model takes them."""
     for batch, more in ((1, 0), (7, 0), (1, 1), (2, 2)):
@@ -646,7 +658,12 @@ def contract(case: Case) -> Counter:
     for x, dense in inputs(case, model):
         want, got = linear(x.clone()), merged(x.clone())
         assert want.shape == dense.shape
-        assert close(got, want, case.dtype), "merged is not linear"
+        right = (
+            close(got, want, case.dtype)
+            or case.dtype == torch.float32
+            and ((got - want).norm() <= 10 * shaken(linear, x, want))
+        )
+        assert right, "merged is not linear"
         pairs.append((x, want))
     if exact:
         hands = by_hand(traced, gaussians, case.rule)
