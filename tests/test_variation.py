@@ -1,5 +1,6 @@
 """A rule keeps its promises, or a sentence says which it broke; a folder for rules of your own."""
 
+import json
 import random
 import re
 import subprocess
@@ -123,7 +124,11 @@ def test_a_folder_has_the_template_under_its_new_name(tmp_path):
         original = variation.TEMPLATE / path.name.replace("calm", "mine")
         text = path.read_text()
         assert "calm" in text and not re.search(r"\bmine\b", text)
-        assert re.sub(r"\bcalm\b", "mine", text) == original.read_text()
+        expected = original.read_text()
+        expected = variation.unrun(expected) if path.suffix == ".ipynb" else expected
+        assert re.sub(r"\bcalm\b", "mine", text) == expected
+    notebook = json.loads((folder / "calm.ipynb").read_text())
+    assert not [cell for cell in notebook["cells"] if cell.get("outputs")], "of other rules"
     with pytest.raises(FileExistsError, match="is there already: take another name"):
         variation.write("calm", tmp_path / "variations")
 

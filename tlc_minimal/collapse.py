@@ -218,11 +218,8 @@ def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
 
 def _row(network: fx.GraphModule, data: Data, finish) -> dict:
     """A row of the table, the test accuracy still open, of a network that nothing was done to."""
-    (loss, accuracy), counts, shipped = (
-        evaluate(network, data),
-        count(network, data),
-        finish(network),
-    )
+    loss, accuracy = evaluate(network, data)
+    counts, shipped = count(network, data), finish(network)
     row = {"removed": 0, "layer": "", "off": None, "error": None, "val_loss": loss}
     row |= {"val_before": accuracy, "val": accuracy, "test": None, **counts}
     row["macs_cut"] = (counts if shipped is network else count(shipped, data))["macs"]

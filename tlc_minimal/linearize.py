@@ -91,9 +91,8 @@ def linearize(
     for name in names:
         check_gaussian(name, gaussians)
     if not isinstance(data, dict):
-        find_shapes(
-            traced, example_of(data, model)[:2]
-        )  # tells tokens from channels behind a Linear
+        # It tells tokens from channels behind a Linear.
+        find_shapes(traced, example_of(data, model)[:2])
     for name in names:
         node = nodes[name]
         _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)

@@ -59,10 +59,10 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
 
     One run, interleaved A B A B, ``repeats`` rounds (0: 21, or 5 in the smoke profile); every
     model with its batch norms folded, channels_last and in inference mode, on the device of ``x``.
-    Columns: ms and speedup, medians, each with its spread
-    (half the interquartile range); a speedup is taken within a round, so that a busy machine slows
-    down both. On CUDA the same once more as CUDA graphs: ms_graph, speedup_graph (to the first
-    model's graph), their spreads; NaN where a model cannot be captured.
+    Columns: ms and speedup, medians, each with its spread (half the interquartile range); a speedup
+    is taken within a round, so that a busy machine slows down both. On CUDA the same once more as
+    CUDA graphs: ms_graph, speedup_graph (to the first model's graph), their spreads; NaN where a
+    model cannot be captured.
     """
     check_models(models)
     x, repeats = fast_layout(check_input(x)), repeats or (5 if profile() == "smoke" else 21)

@@ -193,10 +193,8 @@ def check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
         return ((got - want).norm() / want.norm().clamp_min(1e-30)).item()
 
     want = run(traced)
-    error, limit = (
-        off(run(merged)),
-        {torch.float64: 1e-10, torch.float32: 1e-5}.get(like.dtype, 1e-2),
-    )
+    error = off(run(merged))
+    limit = {torch.float64: 1e-10, torch.float32: 1e-5}.get(like.dtype, 1e-2)
     if error <= limit:
         return
     if off(run(traced, seed=1)) > limit:

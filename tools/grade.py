@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .need import Missing, package
+from .need import package, run
 from .notebooks import lessons, read, tags, text, write
 
 COURSE = Path("build/course")
@@ -160,7 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Missing, OSError, ValueError) as error:
-        raise SystemExit(f"grade: {error}") from None
+    run("grade", main)

@@ -1,6 +1,7 @@
 """One sentence for what a target needs and this machine has not."""
 
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 
 
@@ -20,3 +21,11 @@ def program(*names: str, install: str) -> str:
         if path := shutil.which(name):
             return path
     raise Missing(f"{names[0]} is missing: {install}")
+
+
+def run(name: str, main: Callable[[], None]) -> None:
+    """Call ``main``; what a person can mend ends it with one sentence."""
+    try:
+        main()
+    except (Missing, OSError, ValueError) as error:
+        raise SystemExit(f"{name}: {error}") from None

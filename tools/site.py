@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from . import teaching
-from .need import Missing, package, program
+from .need import Missing, package, program, run
 from .notebooks import lessons, read, tags, text, write
 
 STAGE, SITE = Path("build/site-source"), Path("build/site")
@@ -108,7 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Missing, OSError, ValueError) as error:
-        raise SystemExit(f"site: {error}") from None
+    run("site", main)

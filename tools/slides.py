@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .need import Missing, package
+from .need import Missing, package, run
 from .notebooks import lessons, read, tags, text
 
 NPM, DECKS = Path("build/npm/node_modules"), Path("build/slides")
@@ -114,7 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Missing, OSError, ValueError) as error:
-        raise SystemExit(f"slides: {error}") from None
+    run("slides", main)

@@ -121,8 +121,8 @@ def plan(profile: str) -> list[Piece]:
             for control, method in CONTROLS.items():
                 run = partial(_from_scratch, like, control)
                 epochs = s.depth * s.each + (s.dense if control != "short" else 0)
-                size = {"epochs": epochs, **config}
-                add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **size)
+                about = {"epochs": epochs, **config}
+                add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
     for seed in s.seeds:
         name = f"project{s.depth:02d}"
         collapses(name, seed, "ours, projected per activation", "project")

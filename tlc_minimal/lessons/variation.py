@@ -3,6 +3,7 @@
 ``make variation NAME=mine`` copies the template that the tests run (``notebooks/variation``).
 """
 
+import json
 import re
 import sys
 from importlib.util import find_spec
@@ -23,9 +24,20 @@ def write(name: str, root: str | Path = "variations") -> Path:
         raise FileExistsError(f"{folder} is there already: take another name, or move it away.")
     folder.mkdir(parents=True)
     for path in sorted(TEMPLATE.glob("*mine.*")):
-        text = re.sub(r"\bmine\b", name, path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        text = unrun(text) if path.suffix == ".ipynb" else text
+        text = re.sub(r"\bmine\b", name, text)
         (folder / path.name.replace("mine", name)).write_text(text, encoding="utf-8")
     return folder
+
+
+def unrun(notebook: str) -> str:
+    """A notebook's text without what its cells printed: that is of other rules."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def check_name(name: str) -> None:
