@@ -215,6 +215,16 @@ def test_an_all_off_chain_keeps_the_channel_closest_to_on(rule):
     assert out.isfinite().all() and out.std(0).max() > 0, "something still gets through"
 
 
+@pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
+def test_an_all_off_stream_that_cannot_be_cut_still_lets_something_through(rule):
+    torch.manual_seed(0)
+    model = tlc.resnet18(10, 4).eval()  # what the stem makes goes into a branch and its shortcut
+    nn.init.constant_(model.bn1.bias, -0.1)
+    linear = tlc.linearize(model, "relu", torch.randn(8, 3, 16, 16), rule)
+    x = torch.randn(2, 3, 16, 16)
+    assert not torch.allclose(linear(x)[0], linear(x)[1])
+
+
 def test_an_all_off_chain_is_no_worse_for_the_channel_that_it_keeps():
     """The kept channel should cost at most what its constant would have cost."""
     torch.manual_seed(0)

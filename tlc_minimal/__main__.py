@@ -142,7 +142,8 @@ def main() -> None:
         check_alone()
         app()
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise SystemExit(f"tlc_minimal: {error}") from None
+        notes = "\n".join(getattr(error, "__notes__", []))
+        raise SystemExit(f"tlc_minimal: {error}\n{notes}".rstrip()) from None
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
             print(

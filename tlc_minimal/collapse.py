@@ -1,5 +1,6 @@
 """The loop: choose, change, tune, record, whatever the method, and resumable at any moment."""
 
+import atexit
 import copy
 import json
 import tempfile
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from inspect import signature
 from numbers import Integral
 from pathlib import Path
+from shutil import rmtree
 
 import pandas as pd
 import torch
@@ -60,8 +62,9 @@ def collapse(
     ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project; published, easier and
     the other rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
     get the same recipe (the dense model teaches), choose on the validation split, and see the test
-    split once, at the end, for every row of the table. ``out``: the folder of the run (a temporary
-    one if None); with ``resume`` a run that was killed there goes on, inside a tuning, too.
+    split once, at the end, for every row of the table. ``out``: the folder of the run (if None one
+    that goes when Python ends, unless the run was stopped); with ``resume`` a run that was killed
+    there goes on, inside a tuning, too.
     ``options``: the method's own (``rank``, ``rule``, ``padding``, ``again``, …), those of
     :func:`fit` (``lr``, ``batch``, ``weight_decay``, ``smoothing``, ``schedule``), ``distil=False``
     for no teacher, ``keep`` of :func:`merge`, and ``progress=False``.
@@ -81,8 +84,7 @@ def collapse(
     task, stages, tuning, config, finish = about
     data = task.data
     keep, progress = options.get("keep", "fastest"), options.get("progress", True)
-    out = tempfile.mkdtemp(prefix="tlc-") if out is None else out
-    with owned(out) as folder:
+    with owned(out or tempfile.mkdtemp(prefix="tlc-")) as folder:
         rows = rows_of(folder, config, resume)
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None
@@ -129,6 +131,8 @@ def collapse(
             if row["test"] is None:
                 row["test"] = evaluate(network, data, "test").accuracy
         write_json(folder / "run.json", {"config": config, "rows": rows})
+    if out is None:
+        atexit.register(rmtree, folder, ignore_errors=True)
     small = finish(current).eval()
     try:
         small = merge(small, data, keep)

@@ -82,16 +82,10 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     shapes = find_shapes(traced, example)
     layers = []
     for node in activation_nodes(traced).values():
-        before = looked_through(traced, node.args[0])
-        layers.append(
-            Layer(
-                name=node.target,
-                kind=type(module_of(traced, node)).__name__,
-                channels=shapes[node][channel_dim(traced, node)],
-                norm=before.target if isinstance(module_of(traced, before), NORM) else None,
-                after_sum=is_sum(before),
-            )
-        )
+        before, kind = looked_through(traced, node.args[0]), type(module_of(traced, node)).__name__
+        norm = before.target if isinstance(module_of(traced, before), NORM) else None
+        channels = shapes[node][channel_dim(traced, node)]
+        layers.append(Layer(node.target, kind, channels, norm, after_sum=is_sum(before)))
     return layers
 
 
@@ -135,9 +129,7 @@ def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
     """The activation of that name; ValueError with the closest name if there is none."""
     nodes = activation_nodes(traced)
     if name not in nodes:
-        close = difflib.get_close_matches(name, nodes, 1)
-        hint = (
-            f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(nodes) or 'none'}."
-        )
+        close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
         raise ValueError(f"there is no activation {name!r} in this model; {hint}")
     return nodes[name]

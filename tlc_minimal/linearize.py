@@ -162,8 +162,8 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
             spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
             line = [torch.where(keep, new, old) for new, old in zip(spare, line)]
-        if cut(traced, node, keep, line[1]):
-            slope, shift = (v[keep] for v in line)
+        gone = cut(traced, node, keep, line[1])
+        slope, shift = (v[keep] if gone else v for v in line)
     if rule == "identity" or (slope == 1).all() and not shift.any():
         bypass(node, before)
         return

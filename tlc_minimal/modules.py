@@ -1,7 +1,15 @@
 """The few modules that linearising and merging leave behind in a network, and why."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+
+@fx.wrap  # another tracer calls it as it is
+def along(x: Tensor, dim: int, v: Tensor) -> Tensor:
+    """``v``, (channels,), as a view that broadcasts along ``dim`` of ``x``."""
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return v.reshape(shape)
 
 
 class Affine(nn.Module):
@@ -20,13 +28,11 @@ class Affine(nn.Module):
         self.register_buffer("on", None if slope is None else (slope != 0).to(slope.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = [1] * x.ndim
-        shape[self.dim] = -1
-        shift = self.shift.reshape(shape)
+        shift = along(x, self.dim, self.shift)
         if self.slope is None:
             return x + shift
         # One pass through memory, as cheap as the rectifier was; x * slope + shift takes two.
-        return torch.addcmul(shift, x, (self.slope * self.on).reshape(shape))
+        return torch.addcmul(shift, x, along(x, self.dim, self.slope * self.on))
 
 
 class ScaledSum(nn.Module):
@@ -37,7 +43,7 @@ class ScaledSum(nn.Module):
         self.slope = nn.Parameter(slope.clone())
 
     def forward(self, branch: Tensor, x: Tensor) -> Tensor:
-        return torch.addcmul(branch, x, self.slope.reshape(-1, *[1] * (x.ndim - 2)))
+        return torch.addcmul(branch, x, along(x, 1, self.slope))
 
 
 class Ones(nn.Module):

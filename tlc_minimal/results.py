@@ -87,11 +87,10 @@ def find_folder(name: str = "data/results") -> Path:
 def _driver() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {}
-    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    ask, said = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], []
     with suppress(OSError):
         said = subprocess.run(ask, capture_output=True, text=True).stdout.split()
-        return {"cuda": torch.version.cuda, "driver": said[0] if said else "unknown"}
-    return {"cuda": torch.version.cuda, "driver": "unknown"}
+    return {"cuda": torch.version.cuda, "driver": [*said, "unknown"][0]}
 
 
 def _device() -> str:

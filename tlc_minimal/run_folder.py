@@ -19,7 +19,8 @@ def owned(folder: str | Path) -> Iterator[Path]:
     """The folder (~ is the home), made if it is missing, for this process alone inside the block.
 
     The system frees the lock when its owner dies, however it dies. OSError if the folder cannot be
-    written; BlockingIOError, naming the owner, if another process has it.
+    written; BlockingIOError, naming the owner, if another process has it. Ctrl-C and a full disk
+    inside the block get a note that says how to go on.
     """
     folder = Path(folder).expanduser()
     try:
@@ -39,6 +40,10 @@ def owned(folder: str | Path) -> Iterator[Path]:
             for left in folder.glob("*.????????.part"):  # of a process killed while it wrote
                 left.unlink()
         yield folder
+    except (KeyboardInterrupt, OSError) as error:
+        if not isinstance(error, FileExistsError):
+            error.add_note(f"What is finished is kept in {folder}: resume=True goes on from there.")
+        raise
     finally:
         lock.release()
 

@@ -30,9 +30,7 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     nodes = activation_nodes(traced)
     made_by = {name: looked_through(traced, node.args[0]) for name, node in nodes.items()}
     known = {name: module_of(traced, node) for name, node in made_by.items()}
-    known = {
-        name: m for name, m in known.items() if isinstance(m, NORM) and m.running_var is not None
-    }
+    known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
     unknown = [name for name in nodes if name not in known]
     if not unknown:
         find_shapes(traced, data)  # refuses what is no example, though none is needed
@@ -111,12 +109,8 @@ class Welford:
 def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, Gaussian]:
     nodes = activation_nodes(traced)
     tally = {name: Welford(channel_dim(traced, nodes[name])) for name in names}
-    hooks = [
-        traced.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: tally[name].update(see(inputs[0]))
-        )
-        for name in names
-    ]
+    watch = lambda name: lambda _, inputs: tally[name].update(see(inputs[0]))
+    hooks = [traced.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
     parameter = next(traced.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
@@ -129,9 +123,6 @@ def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, 
         for hook in hooks:
             hook.remove()
     found = {name: t.result() for name, t in tally.items()}
-    broken = [
-        n for n, g in found.items() if not (g.mean.isfinite().all() and g.std.isfinite().all())
-    ]
-    if broken:
+    if broken := [n for n, g in found.items() if not (g.mean + g.std).isfinite().all()]:
         raise ValueError(f"the input of {broken[0]} is not finite: the model or the data hold NaN.")
     return found

@@ -91,8 +91,8 @@ def fit(
     ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
-    1503.02531). In the layout of :func:`layout`, autocast to what
-    :func:`precision` says. The same seed gives the same weights on a CPU.
+    1503.02531). In the layout of :func:`layout`, autocast to what :func:`precision` says. The same
+    seed gives the same weights on a CPU.
     ``state``: a file. Every epoch leaves there what it takes to go on (weights, momentum, random
     state), and the same call takes it up: a killed training loses an epoch at most and ends in the
     same weights. Delete the file when the result is safe.

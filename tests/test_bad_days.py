@@ -1,0 +1,128 @@
+"""Ctrl-C, a full disk, and what others make of a result: nothing is lost, and it is said."""
+
+import atexit
+import copy
+import errno
+import pickle
+import sys
+
+import pytest
+import torch
+from helpers import digits
+from torch import fx, nn
+
+import tlc_minimal as tlc
+from tlc_minimal import files
+from tlc_minimal.__main__ import main
+
+DATA = digits(120)
+X = DATA.example
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return tlc.resnet18(10, 4).eval()
+
+
+def full_disk(monkeypatch, name: str):
+    """From now on a file of this name finds no room."""
+    write = files.Path.write_bytes
+
+    def refuse(path, content):
+        if path.name.startswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(files.Path, "write_bytes", refuse)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
+    how = (DATA, 2, 1, "one_by_one")
+    whole = tlc.collapse(network(), *how, progress=False).table
+    with monkeypatch.context() as m:
+        full_disk(m, "stage_02.safetensors")
+        with pytest.raises(OSError, match="stage_02.*No space left on device.*make room") as error:
+            tlc.collapse(network(), *how, out=tmp_path, progress=False)
+    assert str(tmp_path) in error.value.__notes__[0]
+    assert "resume=True" in error.value.__notes__[0]
+    again = tlc.collapse(network(), *how, out=tmp_path, resume=True, progress=False).table
+    assert again["test"].equals(whole["test"])
+    assert again["val_loss"].equals(whole["val_loss"])
+
+
+def test_the_command_line_says_it_in_two_sentences(tmp_path, monkeypatch):
+    full_disk(monkeypatch, "dense.safetensors")
+    monkeypatch.setattr("tlc_minimal.__main__.tlc.load_data", lambda name: DATA)
+    sizes = ["--width", "4", "--dense-epochs", "0.3", "--epochs", "0.3", "--remove", "1"]
+    out = ["--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["tlc_minimal", "collapse", "--data", "digits", *out, *sizes])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = str(end.value).splitlines()
+    assert len(said) == 2
+    assert "No space left on device" in said[0]
+    assert f"kept in {tmp_path / 'run'}" in said[1]
+    assert (tmp_path / "run" / "dense.state").exists()
+
+
+def test_ctrl_c_says_where_a_temporary_run_is_and_leaves_it_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys.modules["tlc_minimal.collapse"], "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        tlc.collapse(network(), DATA, 1, 1, progress=False)
+    (folder,) = tmp_path.glob("tlc-*")
+    assert f"kept in {folder}: resume=True" in stop.value.__notes__[0]
+    assert (folder / "run.json").exists()
+
+
+def interrupted(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_a_temporary_run_goes_when_python_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", lambda f, *a, **k: at_exit.append(lambda: f(*a, **k)))
+    run = tlc.collapse(network(), DATA, 1, 1, progress=False)
+    assert (run.folder / "run.json").exists()
+    for last in at_exit:
+        last()
+    assert not run.folder.exists()
+
+
+LEFT = {  # what stays behind in a network: lines on streams, sums of them, channels of ones
+    "linear": lambda m, names: tlc.linearize(m, names[2:9], DATA),
+    "merged": lambda m, names: tlc.merge(tlc.linearize(m, names[2:9], DATA).eval(), DATA, "all"),
+    "projected": lambda m, names: tlc.fold(tlc.project(m, names[1:5], DATA).model, DATA),
+}
+OTHERS = {
+    "symbolic_trace": fx.symbolic_trace,
+    "jit.trace": lambda net: torch.jit.trace(net, X),
+    "jit.script": torch.jit.script,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "export": lambda net: torch.export.export(
+        net, (X,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    ).module(),
+}
+
+
+@pytest.fixture(scope="module", params=LEFT)
+def left(request):
+    names = [layer.name for layer in tlc.find_layers(network(), DATA)]
+    return LEFT[request.param](network(), names).eval()
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, about its older tools
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_others_make_of_a_result_computes_the_same(left, other):
+    made = OTHERS[other](left)
+    for x in (X, X[:3]):
+        torch.testing.assert_close(made(x), left(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_result_can_be_quantised(left):
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(left), {nn.Linear})
+    want = left(X)
+    assert 0 < (quantised(X) - want).norm() / want.norm() < 0.1
