@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 from typer import Option, Typer
 
 import tlc_minimal as tlc
@@ -16,7 +15,7 @@ from .experiments.bench import bench
 from .experiments.pages import fill
 from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
-from .measure import usual_batches
+from .files import write_whole
 from .models import NETWORKS
 from .refuse import check_alone
 from .results import find_folder
@@ -100,6 +99,10 @@ def _collapse(
     remove: int | None, epochs: float, method: str = "at_once", seed: int = 0, **choices,
 ) -> None:  # fmt: skip
     """Train, collapse, report, and print the four counts and the milliseconds before and after."""
+    from .lessons.drawings import towers  # only here: matplotlib is slow to load
+    from .lessons.plots import png
+    from .lessons.report import readable
+
     if network not in NETWORKS:
         raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
     build = partial(NETWORKS[network], len(data.classes), width)
@@ -119,18 +122,10 @@ def _collapse(
         run = tlc.collapse(model, data, *how, resume=True, **choices)
         both = tlc.compare({"dense": model, "collapsed": run.model}, data)
         both.to_json(folder / "compare.json", orient="index", indent=1)
+        drawn = png(towers({"dense": model, "collapsed": run.model}, data))
+        write_whole(folder / "layers.png", drawn)
     report(folder)
-    rows = {
-        "accuracy, %": both["accuracy"].map("{:.2f}".format),
-        "activations": both["activations"],
-        "layers on the longest path": both["layers"],
-        "million MACs": (both["macs"] / 1e6).map("{:,.2f}".format),
-        "thousand parameters": (both["params"] / 1e3).map("{:,.1f}".format),
-    }
-    for batch in usual_batches(tlc.best_device()):
-        times = both[[f"ms_{batch}", f"ms_{batch}_spread"]].to_numpy()
-        rows[f"ms, batch {batch}"] = [f"{ms:.2f} ± {spread:.2f}" for ms, spread in times]
-    print(pd.DataFrame(rows).set_axis(["before", "after"]).T.to_string())
+    print(readable(both).to_string())
 
 
 def main() -> None:
