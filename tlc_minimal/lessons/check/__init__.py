@@ -21,6 +21,6 @@ from .lesson04 import (
     spared_order,
 )
 from .lesson05 import activation_kinds, block_share, conv_macs
-from .lesson06 import paired_t, seeds_needed, sign_flip, state_entropy, wasserstein
+from .lesson06 import holm, paired_t, seeds_needed, sign_flip, state_entropy
 from .lesson07 import between_positions, block_left, layer_norm, mean_gelu, one_matrix
 from .lesson08 import auroc, beyond_chance, calibration_error, paired_speedup

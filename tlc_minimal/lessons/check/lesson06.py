@@ -41,34 +41,6 @@ state_entropy.mistakes = {
 }
 
 
-@exercise(([5.0, 0.0, 1.0, 2.0], [3.0, 4.0, 2.0, 4.5]), ([1.0, 3.0, -1.0], [2.0, 0.0, 1.5]))
-def wasserstein(x, y):
-    """Wasserstein-2 distance of two samples on a line, of equal size."""
-    return _distance(_gaps(x, y))
-
-
-def _gaps(x, y, other_way=False):
-    return x.sort().values - y.sort(descending=other_way).values
-
-
-def _distance(gaps):
-    return gaps.square().mean().sqrt()
-
-
-wasserstein.mistakes = {
-    "paired as they came, not in their order on the line": lambda x, y: _distance(x - y),
-    "paired the longest way, one sorted upwards and one downwards": lambda x, y: _distance(
-        _gaps(x, y, other_way=True)
-    ),
-    "this is Wasserstein-1, without squares": lambda x, y: _gaps(x, y).abs().mean(),
-    "the root is missing": lambda x, y: _gaps(x, y).square().mean(),
-    "the mean is missing, so this grows with the sample": lambda x, y: (
-        _gaps(x, y).square().sum().sqrt()
-    ),
-    "only the means were compared": lambda x, y: (x.mean() - y.mean()).abs(),
-}
-
-
 @exercise(
     ([71.0, 64.0, 68.0, 75.0], [69.5, 63.0, 65.0, 74.0]), ([80.0, 81.0, 79.0], [81.0, 81.5, 79.5])
 )
@@ -122,6 +94,44 @@ sign_flip.mistakes = {
     "this is the number of patterns, not their share": lambda d: _extreme(d).sum(),
     "there are more than n patterns": lambda d: _extreme(d).sum() / len(d),
     "these are the patterns that are less extreme": lambda d: 1 - _extreme(d).mean(),
+}
+
+
+@exercise(
+    ([0.03, 0.004, 0.2, 0.012, 0.02], 0.05), ([0.04, 0.03, 0.001], 0.05), ([0.5, 0.02, 0.3], 0.05)
+)
+def holm(p, level):
+    """Which p-values of a family are real by Holm's rule."""
+    return _in_order(p, (p.sort().values < _limits(p, level)).long().cumprod(0))
+
+
+def _limits(p, level):
+    return level / torch.arange(len(p), 0, -1)
+
+
+def _in_order(p, passed):
+    """What was found for the sorted p-values, where they stood."""
+    return torch.zeros(len(p), dtype=torch.bool).scatter(0, p.argsort(), passed.bool())
+
+
+def _upwards(p, level):
+    small = p.sort().values < _limits(p, level)
+    return _in_order(p, small.flip(0).cumsum(0).flip(0))
+
+
+holm.mistakes = {
+    "nothing was corrected for the number of comparisons": lambda p, level: p < level,
+    "one limit for all is Bonferroni's rule, which finds less": lambda p, level: p < level / len(p),
+    "the rule ends at the first that fails, whatever comes behind it": lambda p, level: _in_order(
+        p, p.sort().values < _limits(p, level)
+    ),
+    "from the largest down is Hochberg's rule": _upwards,
+    "the smallest has the strictest limit": lambda p, level: _in_order(
+        p, (p.sort().values < _limits(p, level).flip(0)).long().cumprod(0)
+    ),
+    "the answers stand in the order of size, not of the family": lambda p, level: (
+        holm.right(p, level).sort(descending=True).values
+    ),
 }
 
 
