@@ -35,6 +35,7 @@ html_theme = "sphinx_book_theme"
 html_title = "tlc-minimal"
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system says
 html_static_path = ["docs/_static"]
+html_favicon = "docs/_static/icon.svg"
 html_css_files = ["site.css"]
 html_last_updated_fmt = None
 html_theme_options = {

@@ -2,8 +2,11 @@
 
 import ast
 import doctest
+import json
 import re
 from pathlib import Path
+
+from tools import foreign
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/library.md"
@@ -29,3 +32,19 @@ def test_the_examples_run(monkeypatch):
     monkeypatch.chdir(ROOT)
     failed, tried = doctest.testfile(str(PAGE), module_relative=False)
     assert tried > 30 and failed == 0
+
+
+def test_every_foreign_network_of_the_record_is_a_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = json.loads(foreign.RECORD.read_text())["rows"]
+    lines = {line.split(" | ")[0][2:]: line for line in foreign.filled().splitlines()[-len(rows) :]}
+    assert set(lines) == {row["network"] for row in rows}
+    for row in rows:
+        why = row.get("refusal") or row.get("failure") or f"| {row['error']:.0e} |"
+        assert why.split("Error: ")[-1] in lines[row["network"]].replace(r"\|", "|")
+        assert lines[row["network"]].count(" | ") == 4
+
+
+def test_a_bar_in_a_sentence_does_not_split_the_line():
+    made = foreign.table([{"network": "x/y", "refusal": "ValueError: |x| is no input"}])
+    assert made.splitlines()[-1] == r"| x/y |  |  |  | \|x\| is no input |"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import teaching
+from . import foreign, teaching
 from .need import Missing, package, program, run
 from .notebooks import lessons, read, tags, text, write
 
@@ -38,7 +38,8 @@ def stage() -> None:
             if path.suffix in (".md", ".css", ".png", ".svg", ".py"):
                 copy(path)
     shutil.move(STAGE / "docs/conf.py", STAGE / "conf.py")
-    (STAGE / teaching.PAGE).write_text(teaching.filled(), encoding="utf-8")
+    for part in (teaching, foreign):
+        (STAGE / part.PAGE).write_text(part.filled(), encoding="utf-8")
     for path in lessons():
         write(STAGE / path, for_the_site(read(path)))
     pages = {

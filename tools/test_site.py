@@ -109,7 +109,8 @@ FULL = """new Promise(done => require(["reveal/dist/reveal.js"], reveal => {
   for (let i = 0; i < n; i++) {
     reveal.slide(i);
     const slide = reveal.getCurrentSlide(), words = slide.innerText.slice(0, 60);
-    if (slide.scrollHeight > 720 || slide.scrollWidth > 1280 || !words.trim())
+    const below = slide.querySelector("p, li, table, pre, img");
+    if (slide.scrollHeight > 720 || slide.scrollWidth > 1280 || !below)
       bad.push([i, slide.scrollHeight, slide.scrollWidth, words]);
   }
   reveal.slide(0);
