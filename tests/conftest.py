@@ -8,6 +8,14 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)
 
 
+LONG = ("test_zoo.py", "test_grammar.py", "06_fair_comparison.ipynb", "test_reproduce.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: then all processes are busy until the end."""
+    items.sort(key=lambda item: [*LONG, item.path.name].index(item.path.name))
+
+
 def pytest_configure(config):
     # torch warns of a copy; several tests pad an even kernel by "same" on purpose.
     config.addinivalue_line("filterwarnings", "ignore:Using padding='same' with even kernel")

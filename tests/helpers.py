@@ -1,5 +1,7 @@
 """What several test files need: small networks whose batch norms hide nothing, and comparisons."""
 
+import importlib
+import os
 from contextlib import contextmanager
 
 import pytest
@@ -28,6 +30,19 @@ def randomize(model: nn.Module, seed: int = 0, dtype=torch.float64) -> nn.Module
                 module.weight.data[::3] *= -1
                 module.bias.data.copy_(draw(module.bias, -1.0, 1.0))
     return model.to(dtype).eval()
+
+
+class Net(nn.Module):
+    """``run(net, x)``, with these modules as attributes."""
+
+    def __init__(self, run, **modules):
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x):
+        return self.run(self, x)
 
 
 def relative_error(got, want) -> float:
@@ -88,8 +103,48 @@ def files(folder) -> dict[str, bytes | None]:
 def refused(kind: type[Exception], words: str, *folders):
     """An error of this kind, in one short line; and nothing in the folders changes."""
     before = [files(folder) for folder in folders]
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(kind, match=words or None) as caught:
         yield
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300, caught.value
     assert [files(folder) for folder in folders] == before
+
+
+@contextmanager
+def interrupted(*steps):
+    """Ctrl-C before these steps of training, the first one being 1; yields those begun."""
+    train, begun = importlib.import_module("tlc_minimal.train"), []
+    loss = train._loss
+
+    def stop(*args):
+        begun.append(1)
+        if len(begun) in steps:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_loss", stop)
+        yield begun
+
+
+@contextmanager
+def forked():
+    """Another process, 0 in it, else its number; it ends with the block."""
+    child = os.fork()
+    try:
+        yield child
+    finally:
+        if not child:
+            os._exit(0)
+
+
+class Replaced(nn.Module):
+    """By hand: slope * z + shift in the place of an activation."""
+
+    def __init__(self, slope, shift, dim=1):
+        super().__init__()
+        self.slope, self.shift, self.dim = slope, shift, dim
+
+    def forward(self, z):
+        z = z.movedim(self.dim, -1)
+        return (z * self.slope.to(z) + self.shift.to(z)).movedim(-1, self.dim)

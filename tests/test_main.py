@@ -1,23 +1,22 @@
-"""The command line: what it makes, and mistakes in one sentence each, before anything is done."""
+"""The command line: what it makes, and runs that are not what the command asks for.
+
+Wrong options, one by one: tests/test_bad_inputs.py.
+"""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import files, same
+from helpers import files, interrupted, same
 from PIL import Image
 from typer.testing import CliRunner
 
 import tlc_minimal as tlc
 from tlc_minimal import __main__ as command
-from tlc_minimal import train
 from tlc_minimal.__main__ import app, main
 from tlc_minimal.experiments import pieces
 from tlc_minimal.files import load_weights
@@ -89,14 +88,9 @@ def again(collapsed, images, tmp_path):
 
 
 @pytest.fixture
-def nothing_trained(monkeypatch):
-    def forbidden(*args, **kwargs):
-        raise AssertionError("trained before all was checked")
-
-    monkeypatch.setattr(train, "_loss", forbidden)
-
-
-# ---- what it makes ----
+def nothing_trained():
+    with interrupted(1):
+        yield
 
 
 def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
@@ -111,14 +105,9 @@ def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
         assert re.fullmatch(f"{name}{number}{number}", line), line
     for line, name in zip(lines[6:], ROWS[5:], strict=True):
         assert re.fullmatch(rf"{name}( +\d+\.\d\d ± \d+\.\d\d){{2}}", line), line
-
-
-def test_report_writes_it_again(collapsed):
-    out, _ = collapsed
     page = (out / "report.html").read_text()
     (out / "report.html").unlink()
-    done = run("report", out)
-    assert done.exit_code == 0 and (out / "report.html").read_text() == page
+    assert run("report", out).exit_code == 0 and (out / "report.html").read_text() == page
 
 
 def test_collapse_does_not_overwrite_a_run(collapsed, images, monkeypatch, nothing_trained):
@@ -137,25 +126,17 @@ def test_collapse_goes_on_where_it_was(again, collapsed, nothing_trained):
 def test_a_kill_in_the_dense_training_costs_an_epoch_at_most(
     collapsed, images, tmp_path, monkeypatch, capsys
 ):
-    steps, loss = [], train._loss
-
-    def stop(*args):
-        steps.append(1)
-        if len(steps) in (1, 3):
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    monkeypatch.setattr(train, "_loss", stop)
     ask = ["collapse", "--data", images, "--out", tmp_path / "run", *TINY]
     monkeypatch.setattr(sys, "argv", ["tlc_minimal", *map(str, ask)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 130, "as a shell says of Ctrl-C"
-    said = capsys.readouterr().err
-    assert "stopped. What is finished is kept: the same command goes on" in said
-    assert "--resume" in said and "Traceback" not in said
-    assert run(*ask, "--resume").exit_code == 130
-    done = run(*ask, "--resume")
+    with interrupted(1, 3):
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 130, "as a shell says of Ctrl-C"
+        said = capsys.readouterr().err
+        assert "stopped. What is finished is kept: the same command goes on" in said
+        assert "--resume" in said and "Traceback" not in said
+        assert run(*ask, "--resume").exit_code == 130
+        done = run(*ask, "--resume")
     assert done.exit_code == 0, done.output
     names = ("dense.safetensors", "stage_01.safetensors", "stage_01.choice")
     for name in names:
@@ -163,33 +144,22 @@ def test_a_kill_in_the_dense_training_costs_an_epoch_at_most(
     assert not list((tmp_path / "run").glob("*.state"))
 
 
-def test_the_home_is_a_home(images, tmp_path, monkeypatch):
+def test_method_and_options_reach_the_run_and_the_home_is_a_home(images, tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "here")
-    done = run("collapse", "--data", images, "--out=~/x", *TINY[:-4], "--dense-epochs", 0.1,
-               "--epochs", 0.1)  # fmt: skip
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "home/x/report.html").exists() and not list((tmp_path / "here").iterdir())
-    assert run("report", "~/x").exit_code == 0
-
-
-def test_method_and_options_reach_the_run(images, tmp_path):
-    done = run("collapse", "--data", images, "--out", tmp_path, "--method", "one_by_one",
+    done = run("collapse", "--data", images, "--out=~/x", "--method", "one_by_one",
                "--remove", 2, "--rank", "magnitude", "--rule", "affine", "--seed", 3, "--network",
                "simple_cnn", "--width", 2, "--dense-epochs", 0.1, "--epochs", 0.2)  # fmt: skip
     assert done.exit_code == 0, done.output
-    config = json.loads((tmp_path / "run.json").read_text())["config"]
+    config = json.loads((tmp_path / "home/x/run.json").read_text())["config"]
     assert {k: config[k] for k in ("method", "remove", "epochs", "seed", "options")} == {
         "method": "one_by_one", "remove": 2, "epochs": 0.2, "seed": 3,
         "options": {"rank": "magnitude", "rule": "affine"},
     }  # fmt: skip
-
-
-def test_doctor_prints_what_is_here():
-    done = run("doctor")
-    assert done.exit_code == 0 and "WHAT TO DO" in done.output
+    assert (tmp_path / "home/x/report.html").exists() and not list((tmp_path / "here").iterdir())
+    assert run("report", "~/x").exit_code == 0
 
 
 def test_reproduce_with_no_budget_says_what_there_is_to_do(tmp_path):
@@ -216,80 +186,16 @@ def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     )
 
 
-def test_help_names_every_command():
+def test_help_names_every_command_and_doctor_says_what_to_do():
     done = run("--help")
     for word in ("doctor", "demo", "collapse", "report", "reproduce", "bench", "table"):
         assert word in done.output
-
-
-# ---- mistakes ----
-
-COLLAPSE = "collapse --data digits --out OUT "
-MISTAKES = [
-    (COLLAPSE + "--remove 99", "remove is 1 to 17, the model's activations, not 99"),
-    (COLLAPSE + "--rank best", "there is no ranking rule 'best'; there are: tlc"),
-    (COLLAPSE + "--method tlc", "there is no method 'tlc'; there are: at_once"),
-    (COLLAPSE + "--method random --rank tlc", "random takes no 'rank'; it takes: rule"),
-    (COLLAPSE + "--method egp --remove 12", "egp can empty the 9 activations"),
-    (COLLAPSE + "--network vgg", "there is no network 'vgg'; there are: resnet18"),
-    (COLLAPSE + "--epochs 0", "epochs is a number above 0, not 0"),
-    (COLLAPSE + "--dense-epochs 0", "epochs is a number above 0"),
-    (COLLAPSE + "--seed -1", "seed is a whole number"),
-    ("collapse --data diggits --out OUT", "No data set 'diggits': give digits, mnist, cifar10 or"),
-    ("collapse --data digits --out FILE/run", "FILE/run cannot be written (Not a directory)"),
-    ("collapse --data digits --out FILE", "FILE cannot be written"),
-    ("demo --out FILE/run", "FILE/run cannot be written"),
-    ("demo --out OUT --epochs 0", "epochs is a number above 0"),
-    ("demo --out OUT --tune -1", "epochs is a number above 0"),
-    ("reproduce --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
-    ("bench --profile fast --out OUT --folder OUT", "there is no profile 'fast'"),
-    ("bench --profile smoke --only vgg --out OUT", "there is no piece 'vgg'; there are: resnet"),
-    (
-        "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT",
-        "bench --only resnet18_w4_train` first",
-    ),
-    ("report OUT", "holds no run"),
-]
+    assert "WHAT TO DO" in run("doctor").output
 
 
 @pytest.fixture(scope="module")
 def digits():
     return tlc.load_data("digits", size=8)
-
-
-@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[a for a, _ in MISTAKES])
-def test_a_mistake_is_one_sentence(
-    arguments, words, digits, tmp_path, monkeypatch, nothing_trained, capsys
-):
-    load = tlc.load_data
-    monkeypatch.setattr(tlc, "load_data", lambda name: digits if name == "digits" else load(name))
-    (tmp_path / "file").write_text("mine")
-    paths = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
-    for name, path in paths.items():
-        arguments, words = (text.replace(name, str(path)) for text in (arguments, words))
-    check_mistake(words, tmp_path, monkeypatch, *arguments.split())
-    assert not capsys.readouterr().err
-
-
-def test_a_mistake_leaves_one_line_and_no_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tlc_minimal", *COLLAPSE.replace("OUT", "out").split(), "--remove",
-         "99"],
-        cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "") and not list(tmp_path.iterdir())
-    assert done.stderr == "tlc_minimal: remove is 1 to 17, the model's activations, not 99.\n"
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch, nothing_trained):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    words = "this is one of 2 processes, and a collapse runs in one"
-    ask = ["collapse", "--data", "digits", "--out", tmp_path / "out"]
-    check_mistake(words, tmp_path, monkeypatch, *ask)
-
-
-# ---- the folder of another run ----
 
 
 @pytest.mark.parametrize(
@@ -357,9 +263,8 @@ def test_a_demo_adds_to_a_folder_and_is_read_the_second_time(demo, tmp_path, mon
     assert "ms, batch 128" in done.output and (tmp_path / "report.html").exists()
     before = files(tmp_path)
     monkeypatch.setattr(pieces, "fit", None)
-    monkeypatch.setattr(train, "_loss", None)
-    done = run(*demo)
-    assert done.exit_code == 0, done.output
+    with interrupted(1):
+        assert run(*demo).exit_code == 0
     after = files(tmp_path)
     assert all(after[k] == before[k] for k in before if k.startswith(("run", "stage", "dense")))
 
@@ -378,6 +283,6 @@ def test_a_demo_in_another_runs_folder_refuses_and_changes_nothing(
     else:
         for name in ("dense.safetensors", ".lock", ".owner"):
             shutil.copy(collapsed[0] / name, tmp_path)
-    monkeypatch.setattr(train, "_loss", None)
     words = "of another network" if other == "a begun command" else "nothing was changed"
-    check_mistake(words, tmp_path, monkeypatch, *demo)
+    with interrupted(1):
+        check_mistake(words, tmp_path, monkeypatch, *demo)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from helpers import files
 
 import tlc_minimal as tlc
+import tlc_minimal.experiments.pieces as module
 from tlc_minimal.experiments.pieces import Piece, run_pieces
 
 
@@ -32,14 +34,9 @@ def test_every_piece_becomes_a_valid_record(folders, capsys):
     assert list(table["run_epochs"]) == [2, 2] and set(table["data"]) == {"digits"}
     out = capsys.readouterr().out
     assert "2 pieces, 2 to do, about 2 minutes" in out and "a: 1.0 minutes" in out
-
-
-def test_a_rerun_does_nothing(folders, capsys):
-    run_pieces([piece("a")], {}, **folders)
-    before = (folders["folder"] / "a.json").read_bytes()
-    assert run_pieces([piece("a")], {}, **folders) == []
+    before = files(folders["folder"])  # and a rerun does nothing
+    assert run_pieces([piece("a")], {}, **folders) == [] and files(folders["folder"]) == before
     assert "1 pieces, 0 to do" in capsys.readouterr().out
-    assert (folders["folder"] / "a.json").read_bytes() == before
 
 
 def test_only_takes_the_pieces_that_contain_it(folders):
@@ -51,18 +48,14 @@ def test_only_takes_the_pieces_that_contain_it(folders):
 
 def test_a_piece_that_does_not_fit_into_the_budget_waits(folders, capsys):
     pieces = [piece("short", 0.1), piece("long", 50), piece("later", 0.1)]
+    assert run_pieces(pieces, {}, **folders, budget=0) == [] and not folders["folder"].exists()
+    assert "run the same command again to go on with it" in capsys.readouterr().out
     written = run_pieces(pieces, {}, **folders, budget=5)
     assert [p.name for p in written] == ["short.json"]
     said = capsys.readouterr().out
     assert "minutes are left of the budget of 5, and long takes about 50.0" in said
     written = run_pieces(pieces, {}, **folders, budget=5)
     assert [p.name for p in written] == ["long.json", "later.json"], "the first of a call is begun"
-
-
-def test_no_budget_begins_no_piece(folders, capsys):
-    assert run_pieces([piece("a")], {}, **folders, budget=0) == []
-    assert "run the same command again to go on with it" in capsys.readouterr().out
-    assert not folders["folder"].exists()
 
 
 def test_an_interrupted_call_keeps_what_was_done(folders):
@@ -85,15 +78,8 @@ def test_a_record_of_another_schema_is_refused_and_kept(folders):
 
 
 def test_data_are_found_by_name_and_loaded_once(folders, monkeypatch):
-    import tlc_minimal.experiments.pieces as module
-
     asked = []
-
-    def load(name):
-        asked.append(name)
-        return digits()
-
-    monkeypatch.setattr(module, "load_data", load)
+    monkeypatch.setattr(module, "load_data", lambda name: asked.append(name) or digits())
     pieces = [piece(w, data="cifar10") for w in "ab"] + [piece("c", data="mnist")]
     run_pieces(pieces, {"cifar10": "some/folder"}, **folders)
     assert asked == ["some/folder", "mnist"]

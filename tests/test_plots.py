@@ -1,5 +1,6 @@
 """Figures show the numbers that they are given, and none goes without alt text."""
 
+import json
 import re
 
 import IPython.display
@@ -39,15 +40,12 @@ def compared():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("alt", ["", " \n"])
-def test_a_figure_without_alt_text_is_refused(alt):
-    with pytest.raises(ValueError, match="needs alt text"):
-        plots.show(plots.costs(), alt)
-
-
 def test_a_figure_is_shown_as_one_png_with_its_alt_text_and_closed(monkeypatch):
     shown = []
     monkeypatch.setattr(IPython.display, "display", shown.append)
+    for alt in ("", " \n"):
+        with pytest.raises(ValueError, match="needs alt text"):
+            plots.show(plots.costs(), alt)
     figure = plots.costs()
     plots.show(figure, "Four curves\n   that cross.")
     data, metadata = shown[0]._repr_mimebundle_()
@@ -77,14 +75,8 @@ def test_layers_draws_off_shares_and_entropies():
 
 
 def test_curves_draws_mean_and_range_over_the_seeds():
-    table = pd.DataFrame(
-        {
-            "removed": [0, 1, 0, 1],
-            "test": [90, 80, 92, 70],
-            "method": ["m"] * 4,
-            "seed": [0, 0, 1, 1],
-        }
-    )
+    rows = {"removed": [0, 1, 0, 1], "test": [90, 80, 92, 70], "seed": [0, 0, 1, 1]}
+    table = pd.DataFrame(rows | {"method": ["m"] * 4})
     (ax,) = plots.curves(table).axes
     assert list(ax.lines[0].get_ydata()) == [91, 75]
     (bars,) = ax.collections
@@ -106,10 +98,7 @@ def test_histograms_draw_one_panel_a_channel_with_its_gaussian():
     assert [ax.get_title() for ax in axes] == ["channel 0: OFF", "channel 2: ON"]
     peak = axes[1].lines[0]
     assert peak.get_xdata()[peak.get_ydata().argmax()] == pytest.approx(2, abs=0.05)
-
-
-def test_a_constant_channel_can_be_drawn():
-    flat = tlc.Gaussian(torch.zeros(1), torch.zeros(1))
+    flat = tlc.Gaussian(torch.zeros(1), torch.zeros(1))  # constant
     assert plots.histograms(torch.zeros(10, 1), flat, [0]).axes
 
 
@@ -122,25 +111,17 @@ def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
     assert len(images) == 3 and all(re.search(r"alt='[^']{20,}'", image) for image in images)
     assert run.table["layer"][1] in page and "rank = random" in page and "Before and after" in page
     assert "http" not in re.sub(r"base64,[^']*", "", page), "nothing is loaded from elsewhere"
-
-
-def test_a_report_without_a_comparison_has_two_pictures(run):
-    (run.folder / "compare.json").unlink(missing_ok=True)
+    (run.folder / "compare.json").unlink()
     page = write_report(run.folder).read_text()
     assert page.count("<img") == 2 and "Before and after" not in page
 
 
-def test_a_folder_without_a_run_has_no_report(tmp_path):
+def test_without_a_finished_run_there_is_no_report(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_was_killed_has_no_report_yet(run, tmp_path):
-    import json
-
     content = json.loads((run.folder / "run.json").read_text())
-    for row in content["rows"]:
+    for row in content["rows"]:  # as a killed one leaves it
         row["test"] = None
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="no finished run|not finished"):

@@ -1,12 +1,13 @@
 """Which activation goes next: every rule, the number it promises, and rules of one's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import kept, randomize, same
 from torch import nn
 
 import tlc_minimal as tlc
-from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.rank import RULES
 
@@ -37,28 +38,13 @@ def test_every_rule_scores_every_activation_least_harmful_first(rule, resnet, da
     assert all(isinstance(v, float) and v == v for v in values)
 
 
-def validation_loss(model, data):
-    x, y = data.normalize(data.val.images), data.val.labels
-    with torch.no_grad():
-        return nn.functional.cross_entropy(model.eval()(x), y).item()
-
-
-@pytest.mark.parametrize("replacement", ["on_off_affine", "on_off"])
-def test_tlc_is_the_increase_of_the_validation_loss(replacement, model, data):
-    linear = tlc.linearize(model, "relu4", data, replacement)
-    want = validation_loss(linear, data) - validation_loss(model, data)
-    scores = tlc.rank(model, data, "tlc", replacement)
-    assert scores["relu4"] == pytest.approx(want, rel=1e-4, abs=1e-6)
-
-
-def test_tlc_does_not_depend_on_a_seed(model, data):
-    assert tlc.rank(model, data, "tlc", seed=0) == tlc.rank(model, data, "tlc", seed=1)
-
-
-@pytest.mark.parametrize("rule", ["random", "reference"])
-def test_dice_are_thrown_by_seed(rule, model, data):
+@pytest.mark.parametrize("rule", ["tlc", "random", "reference"])
+def test_dice_are_thrown_by_seed_and_leave_the_model_as_it_was(rule, data):
+    model = tlc.simple_cnn(width=4).train()
+    before = kept(model)
     one, again, other = (tlc.rank(model, data, rule, seed=s) for s in (0, 0, 1))
-    assert one == again and one != other
+    assert one == again and (one != other) == (rule != "tlc")
+    assert same(model, before) and model.training
 
 
 def test_gaussian_finds_the_layer_that_is_safe_to_remove(model, data):
@@ -71,28 +57,14 @@ def test_gaussian_finds_the_layer_that_is_safe_to_remove(model, data):
     assert next(iter(tlc.rank(planted, data, "gaussian", "identity"))) != "relu4"
 
 
-def test_gaussian_needs_no_labels(model, data):
-    from dataclasses import replace
-
+def test_gaussian_needs_no_labels_and_no_batch_norm(model, data):
     blind = replace(data, train=data.train._replace(labels=torch.zeros_like(data.train.labels)),
                     val=type(data.val)(*(part[:1] for part in data.val)))  # fmt: skip
     assert tlc.rank(model, blind, "gaussian") == tlc.rank(model, data, "gaussian")
-
-
-def test_gaussian_ranks_a_double_precision_model_without_batch_norm(data):
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(4 * 12 * 12, 10),
-    )  # fmt: skip
-    scores = tlc.rank(model.double().eval(), data, "gaussian")
+    end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), *end)
+    scores = tlc.rank(plain.double().eval(), data, "gaussian")
     assert set(scores) == {"1", "3"} and min(scores.values()) > 0
-
-
-@pytest.mark.parametrize("rule", ["tlc", "gaussian"])
-def test_an_unknown_replacement_is_refused_by_name(rule, model, data):
-    with pytest.raises(ValueError, match="nonsense"):
-        tlc.rank(model, data, rule, "nonsense")
 
 
 def test_entropy_is_that_of_the_measured_states(data):
@@ -116,43 +88,15 @@ def test_gaussian_entropy_and_magnitude_read_the_batch_norm(model, data):
     assert got == pytest.approx(float(bits.detach().mean()), abs=1e-3)
     got = tlc.rank(model, data, "magnitude")["relu4"]
     assert got == pytest.approx(float(norm.weight.detach().abs().mean()))
-    plain = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
-    with pytest.raises(ValueError, match="1 follows no batch norm"):
-        tlc.rank(plain, data, "magnitude")
 
 
 def test_a_rule_of_ones_own_is_one_line(model, data, monkeypatch):
-    monkeypatch.setitem(RULES, "last", lambda *args: {n: -i for i, n in enumerate(args[2])})
-    assert list(tlc.rank(model, data, "last")) == [f"relu{i}" for i in (6, 5, 4, 3, 2, 1)]
-
-
-def test_a_rule_is_given_model_data_names_replacement_and_seed(model, data, monkeypatch):
     def mine(*args):
         given.extend(args)
-        return {n: 0.0 for n in args[2]}
+        return {n: -i for i, n in enumerate(args[2])}
 
     given = []
     monkeypatch.setitem(RULES, "mine", mine)
-    tlc.rank(model, data, "mine", "affine", seed=7)
+    found = list(tlc.rank(model, data, "mine", "affine", seed=7))
+    assert found == [f"relu{i}" for i in (6, 5, 4, 3, 2, 1)]
     assert given[0] is model and given[1] is data and given[3:] == ["affine", 7]
-
-
-def test_an_unknown_rule_lists_those_there_are(model, data):
-    with pytest.raises(ValueError, match="'best'; there are: tlc, gaussian, entropy, "):
-        tlc.rank(model, data, "best")
-
-
-def test_a_model_without_activations_is_refused(model, data):
-    names = list(activation_nodes(trace(model)))
-    ready = {n: Gaussian(torch.ones(c), torch.ones(c)) for n, c in
-             zip(names, (4, 4, 8, 8, 16, 16))}  # fmt: skip
-    with pytest.raises(ValueError, match="no activation left"):
-        tlc.rank(tlc.linearize(model, names, ready, "affine"), data)
-
-
-def test_ranking_leaves_the_model_as_it_was(model, data):
-    model = tlc.simple_cnn(width=4).train()
-    before = kept(model)
-    for rule in ("tlc", "reference", "gaussian"):
-        tlc.rank(model, data, rule)
-    assert same(model, before) and model.training

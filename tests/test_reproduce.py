@@ -1,11 +1,12 @@
 """The recorded experiments: the laptop profile end to end, made tiny."""
 
+import importlib
 import json
-import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import CLOCK, residual, same
+from helpers import CLOCK, files, residual, same
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import fair, headline, mnist, pieces, predicts, throughput
@@ -13,6 +14,7 @@ from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
 
+collapsing, merging = (importlib.import_module(f"tlc_minimal.{n}") for n in ("collapse", "merge"))
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
     shares=(0.5,),
@@ -35,6 +37,9 @@ def tiny():
         patch.setattr(mnist, "REMOVE", 2)
         patch.setattr(mnist, "SEEDS", (0,))
         patch.setattr(throughput, "BATCHES", (8, 16))
+        patch.setattr(
+            merging, "is_faster", lambda *args: True
+        )  # tests/test_merge.py asks the clock
         yield
 
 
@@ -51,50 +56,31 @@ def rows_of(done, what):
     return json.loads((done[1] / f"{what}.json").read_text())["rows"]
 
 
-def test_every_planned_piece_is_a_record(done):
+def test_every_planned_piece_is_a_record(done, capsys):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
     assert {p.stem for p in done[1].iterdir()} == planned
     assert len(planned) == 40
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
-
-
-def test_a_rerun_does_nothing(done, capsys):
-    before = {p: p.read_bytes() for p in done[1].iterdir()}
+    before = files(done[1])  # and a rerun does nothing
     assert reproduce("laptop", **HERE, only="headline", out=done[0], folder=done[1]) == []
-    assert " 0 to do" in capsys.readouterr().out
-    assert {p: p.read_bytes() for p in done[1].iterdir()} == before
+    assert " 0 to do" in capsys.readouterr().out and files(done[1]) == before
 
 
-def test_the_curve_has_a_row_a_removal_from_its_dense_network(done):
-    curve, dense = (rows_of(done, f"headline_w2_{name}_seed0") for name in ("curve", "dense"))
+def test_curve_once_control_and_strong_stem_begin_with_their_dense_network(done):
+    curve, (dense,), (start, once), (_, one), (control,), (strong,) = (
+        rows_of(done, f"headline_w2_{name}_seed0")
+        for name in ("curve", "dense", "once02", "once01", "tuned_on", "strong_dense")
+    )
     assert [row["removed"] for row in curve] == [0, 1, 2]
     assert [row["activations"] for row in curve] == [5, 4, 3]
-    assert curve[0]["test"] == dense[0]["test"] and curve[0]["macs"] == dense[0]["macs"]
-
-
-def test_all_at_once_takes_the_epochs_of_one_at_a_time(done):
-    (dense,) = rows_of(done, "headline_w2_dense_seed0")
-    curve = rows_of(done, "headline_w2_curve_seed0")
-    start, row = rows_of(done, "headline_w2_once02_seed0")
-    assert start["test"] == dense["test"] and (row["removed"], row["activations"]) == (2, 3)
-    assert row["epochs"] == sum(r["epochs"] for r in curve) == 1.0
-    assert curve[1]["layer"] in row["layer"].split(", ")
-
-
-def test_the_control_is_tuned_as_long_and_loses_nothing(done):
-    (dense,) = rows_of(done, "headline_w2_dense_seed0")
-    (row,) = rows_of(done, "headline_w2_tuned_on_seed0")
-    once = rows_of(done, "headline_w2_once01_seed0")[1]
-    assert row["activations"] == 5 and row["epochs"] == once["epochs"]
-    assert row["macs"] == dense["macs"]
-
-
-def test_the_strong_stem_keeps_more_pixels(done):
-    (paper,), (strong,) = (
-        rows_of(done, f"headline_w2_{n}_seed0") for n in ("dense", "strong_dense")
-    )
-    assert strong["macs"] > paper["macs"] and strong["params"] == paper["params"]
+    assert curve[0]["test"] == start["test"] == dense["test"] and curve[0]["macs"] == dense["macs"]
+    assert (once["removed"], once["activations"]) == (2, 3)
+    assert once["epochs"] == sum(r["epochs"] for r in curve) == 1.0
+    assert curve[1]["layer"] in once["layer"].split(", ")
+    assert control["activations"] == 5 and control["epochs"] == one["epochs"]
+    assert control["macs"] == dense["macs"]
+    assert strong["macs"] > dense["macs"] and strong["params"] == dense["params"]
 
 
 def config_of(done, name):
@@ -180,36 +166,22 @@ def test_throughput_is_measured_against_two_ceilings(done):
         assert row["share"] == pytest.approx(100 * row["tflops"] / product["tflops"])
 
 
-def test_training_flops_by_hand():
+def test_training_flops_by_hand_and_what_bounds_a_step():
     """A 1x1 convolution 3 -> 5 on 4x4: forward, and once more for the weights' gradient."""
-    model = torch.nn.Conv2d(3, 5, 1)
-
-    class One:
-        example = torch.zeros(2, 3, 4, 4)
-
-    assert throughput.training_flops(model, One) == 2 * 2 * 3 * 5 * 16
-
-
-@pytest.mark.parametrize(
-    ("ms", "share", "words"),
-    [(1.2, 90, "launches"), (4.0, 60, "arithmetic"), (4.0, 10, "memory traffic")],
-)
-def test_what_bounds_a_step(ms, share, words):
+    one = SimpleNamespace(example=torch.zeros(2, 3, 4, 4))
+    assert throughput.training_flops(torch.nn.Conv2d(3, 5, 1), one) == 2 * 2 * 3 * 5 * 16
     smallest = {"ms_per_step": 1.0, "share": 1}
-    assert words in throughput.bound({"ms_per_step": ms, "share": share}, smallest)
-    assert "launches" not in throughput.bound({"ms_per_step": 1.0, "share": share}, None)
-
-
-def test_a_lost_record_is_written_from_the_finished_run(done, tmp_path):
-    shutil.copytree(done[0], out := tmp_path / "runs")
-    what = "headline_w2_curve_seed0"
-    (path,) = reproduce("laptop", **HERE, only=what, out=out, folder=tmp_path)
-    assert json.loads(path.read_text())["rows"] == rows_of(done, what)
+    for ms, share, words in ((1.2, 90, "launches"), (4, 60, "arithmetic"), (4, 10, "memory traff")):
+        assert words in throughput.bound({"ms_per_step": ms, "share": share}, smallest)
+        assert "launches" not in throughput.bound({"ms_per_step": 1.0, "share": share}, None)
 
 
 @pytest.mark.parametrize("what", ["headline_w2_curve_seed0", "mnist_w2_tlc_on_off_seed0"])
 def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path, what):
     """A clone has the records and not the weights: the run is made, and is the same."""
+    lost = tmp_path / "lost"  # a record that is lost comes from the finished run
+    (path,) = reproduce("laptop", **HERE, only=what, out=done[0], folder=lost)
+    assert json.loads(path.read_text())["rows"] == rows_of(done, what)
     (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path / "runs", folder=tmp_path)
     again, before = json.loads(path.read_text())["rows"], rows_of(done, what)
     timeless = [[{k: v for k, v in r.items() if k not in CLOCK} for r in rows] for rows in
@@ -236,37 +208,27 @@ def test_every_profile_plans_every_study_once(profile):
     assert {p.config["study"] for p in pieces} == set(command.STUDIES)
     assert all("method" in p.config and "width" in p.config for p in pieces)
     assert ("headline_w64_published_long_seed0" in names) == (profile == "paper")
+    s = headline.PROFILES["paper"]  # the curve to twelve, and all at once
+    assert s.depth == 12 and s.dense + 2 * 12 * s.each <= 250
+    with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
+        plan("fast")
 
 
-def test_the_published_algorithm_keeps_its_schedule():
+def test_the_published_algorithm_keeps_its_schedule(done, tmp_path, monkeypatch, capsys):
+    """What only the paper profile has: 160 epochs for one removal, and what they are asked for."""
     what = "headline_w64_published_long_seed0"
     (piece,) = [p for p in headline.plan("paper") if p.what == what]
     c = piece.config
     assert (c["how"], c["epochs"], c["remove"]) == ("published", 160 * 12, 12)
-    assert c["options"] == {
-        "lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0
-    }  # fmt: skip
-
-
-def test_the_published_schedule_runs(done, tmp_path, monkeypatch, capsys):
-    """What only the paper profile has, on a tiny network: 160 epochs for one removal."""
+    schedule = {"lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0}
+    assert c["options"] == schedule
+    asked, only = [], "headline_w2_published_long_seed0"
     monkeypatch.setitem(headline.PROFILES, "paper", TINY)
-    only = "headline_w2_published_long_seed0"
+    monkeypatch.setattr(collapsing, "fit", lambda *args, **how: asked.append((args[2], how)))
     (path,) = reproduce("paper", **HERE, only=only, out=done[0], folder=tmp_path)
     if not torch.cuda.is_available():
         assert "No GPU is here" in capsys.readouterr().out
     content = json.loads(path.read_text())
     assert content["epochs"] == 160 and [r["removed"] for r in content["rows"]] == [0, 1]
-    tuning = json.loads((done[0] / only / "run.json").read_text())["config"]["tuning"]
-    assert (tuning["schedule"], tuning["weight_decay"], tuning["smoothing"]) == ("steps", 1e-4, 0)
-
-
-def test_the_curve_to_twelve_stays_within_250_epochs():
-    s = headline.PROFILES["paper"]
-    one_at_a_time = at_once = 12 * s.each
-    assert s.depth == 12 and s.dense + one_at_a_time + at_once <= 250
-
-
-def test_an_unknown_profile_lists_those_there_are():
-    with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
-        plan("fast")
+    ((epochs, how),) = asked
+    assert epochs == 160 and schedule.items() <= how.items() and how["teacher"] is None

@@ -1,5 +1,7 @@
 """Where statistics come from: a batch norm directly in front, or else a measurement."""
 
+import copy
+
 import pytest
 import torch
 from helpers import kept, randomize, same
@@ -20,7 +22,10 @@ def model():
 
 @pytest.fixture(scope="module")
 def stats(model):
-    return tlc.statistics(model, X)
+    model = copy.deepcopy(model).train()
+    before, found = kept(model), tlc.statistics(model, X)
+    assert same(model, before) and all(m.training for m in model.modules())
+    return found
 
 
 @torch.no_grad()
@@ -35,16 +40,15 @@ def pre_activations(model, x):
     return seen
 
 
-def test_statistics_come_in_forward_order(model, stats):
+def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
     assert list(stats) == [layer.name for layer in tlc.find_layers(model, X[:1])]
     assert all(g.mean.shape == g.std.shape == (g.mean.numel(),) for g in stats.values())
-
-
-def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
     norm = model.layer3[0].bn1
     assert torch.equal(stats["layer3.0.relu1"].mean, norm.bias)
     shrink = (norm.running_var / (norm.running_var + norm.eps)).sqrt()
     torch.testing.assert_close(stats["layer3.0.relu1"].std, norm.weight.abs() * shrink)
+    g = from_batch_norm(nn.BatchNorm2d(3, affine=False, eps=0))
+    assert g.mean.tolist() == [0, 0, 0] and g.std.tolist() == [1, 1, 1]
 
 
 def test_gamma_and_beta_are_exact_over_a_training_batch():
@@ -60,12 +64,6 @@ def test_gamma_and_beta_are_exact_over_a_training_batch():
     torch.testing.assert_close(claimed.std.double(), out.std(1, unbiased=False), rtol=1e-4, atol=0)
 
 
-def test_a_batch_norm_without_parameters_says_0_and_1():
-    norm = nn.BatchNorm2d(3, affine=False, eps=0)
-    g = from_batch_norm(norm)
-    assert g.mean.tolist() == [0, 0, 0] and g.std.tolist() == [1, 1, 1]
-
-
 def test_behind_a_sum_they_are_measured(model, stats):
     seen = pre_activations(model, X)
     for name in ("layer1.0.relu2", "layer3.1.relu2", "layer4.1.relu2"):
@@ -75,30 +73,19 @@ def test_behind_a_sum_they_are_measured(model, stats):
                                    rtol=1e-5, atol=1e-5)  # fmt: skip
 
 
-def test_without_a_batch_norm_they_are_measured():
+def test_without_a_batch_norm_that_knows_they_are_measured():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    z = model[0](X).detach().transpose(0, 1).flatten(1)
-    g = tlc.statistics(model, X)["1"]
-    torch.testing.assert_close(g.mean, z.mean(1), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(g.std, z.std(1, unbiased=False), rtol=1e-5, atol=1e-6)
-
-
-def test_a_batch_norm_without_running_statistics_is_measured():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False),
-                          nn.ReLU())  # fmt: skip
-    g = tlc.statistics(model, X)["2"]
-    torch.testing.assert_close(g.mean, torch.zeros(4), rtol=0, atol=1e-4)
-    torch.testing.assert_close(g.std, torch.ones(4), rtol=0, atol=1e-3)
-
-
-def test_features_of_a_linear_layer_are_its_last_dimension():
-    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
-    x = torch.randn(50, 7, 6)
-    g = tlc.statistics(model, x)["1"]
-    z = model[0](x).detach().flatten(0, 1)
-    torch.testing.assert_close(g.mean, z.mean(0), rtol=1e-5, atol=1e-6)
+    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
+    linear, tokens = nn.Linear(6, 5), torch.randn(50, 7, 6)
+    z = conv(X).detach().transpose(0, 1).flatten(1)
+    for layers, x, mean, std in (
+        ([conv], X, z.mean(1), z.std(1, unbiased=False)),
+        ([conv, norm], X, torch.zeros(4), torch.ones(4)),
+        ([linear], tokens, (y := linear(tokens).detach()).mean((0, 1)), y.std((0, 1))),
+    ):
+        (g,) = tlc.statistics(nn.Sequential(*layers, nn.ReLU()), x).values()
+        torch.testing.assert_close(g.mean, mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(g.std, std, rtol=2e-3, atol=1e-3)
 
 
 def test_measured_statistics_measure_behind_batch_norms_too(model, stats):
@@ -121,11 +108,6 @@ def test_the_published_statistics_forget_the_mean_of_the_shortcut(model):
     z, identity = seen["layer3.1.relu2"], seen["layer3.0.relu2"].relu()
     missing = z.mean((0, 2, 3)) - published_statistics(model)["layer3.1.relu2"].mean
     torch.testing.assert_close(missing, identity.mean((0, 2, 3)), rtol=0, atol=1e-4)
-
-
-def test_the_published_statistics_need_a_batch_norm():
-    with pytest.raises(ValueError, match="1 follows no batch norm"):
-        published_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
 
 
 def test_welford_equals_one_pass_over_everything_in_uneven_batches():
@@ -154,24 +136,3 @@ def test_at_most_2048_images_are_used():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
     x = torch.cat([torch.zeros(2048, 3, 1, 1), torch.full((500, 3, 1, 1), 1e6)])
     assert tlc.statistics(model, x)["1"].std.max() < 1e-6
-
-
-def test_nan_is_refused(model):
-    with pytest.raises(ValueError, match="NaN"):
-        tlc.statistics(model, torch.full((2, 3, 8, 8), torch.nan))
-    broken = trace(model)
-    broken.conv1.weight.data[0] = torch.nan
-    with pytest.raises(ValueError, match="conv1.weight holds NaN"):
-        tlc.statistics(broken, X)
-
-
-def test_what_holds_no_inputs_is_refused(model):
-    with pytest.raises(TypeError, match="str"):
-        tlc.statistics(model, "digits")
-
-
-def test_measuring_leaves_the_model_as_it_was():
-    model = tlc.resnet18(width=4).train()
-    before = kept(model)
-    tlc.statistics(model, X[:8])
-    assert same(model, before) and model.training and model.layer1[0].bn1.training

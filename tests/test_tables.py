@@ -66,6 +66,8 @@ def test_the_headline_by_hand(table):
     assert list(shown["million MACs"]) == ["2.00", "2.00", "1.00", "1.20"]
     assert list(shown["cut"]) == ["2.00", "2.00", "1.00", "0.40"], "where nothing is said: the MACs"
     assert list(shown["layers"]) == ["18", "18", "6", "18"]
+    row = table[(table["what"] == "headline_w4_curve_seed1") & (table["removed"] == 3)]
+    assert total_epochs(table, row.iloc[0].to_dict()) == 10 + 3 * 0.5
 
 
 def test_data_sets_are_not_mixed(table, data, tmp_path):
@@ -164,11 +166,6 @@ def test_what_predicts_is_a_rank_correlation(data, tmp_path):
     ]  # fmt: skip
 
 
-def test_epochs_up_to_a_removal(table):
-    row = table[(table["what"] == "headline_w4_curve_seed1") & (table["removed"] == 3)]
-    assert total_epochs(table, row.iloc[0].to_dict()) == 10 + 3 * 0.5
-
-
 def test_the_ablation_compares_the_same_seeds(table):
     shown = ablation(table, (4, 8)).set_index("changed")
     assert list(shown.index) == ["ours, one by one", "affine"] and set(shown["seeds"]) == {1}
@@ -179,11 +176,8 @@ def test_the_ablation_compares_the_same_seeds(table):
 
 
 def test_the_fair_table_leaves_empty_what_a_method_cannot(data, tmp_path):
-    for method, content in {
-        "tlc": rows(80, 79, 78),
-        "dense": rows(80),
-        "egp": rows(80, 60),
-    }.items():
+    known = {"tlc": rows(80, 79, 78), "dense": rows(80), "egp": rows(80, 60)}
+    for method, content in known.items():
         config = {"study": "fair", "set": "methods", "width": 4, "method": method}
         tlc.record(method, data, config, 0, content, 1.0, 1, "c", tmp_path)
     shown = fair(tlc.results(tmp_path), (1, 2)).set_index("method")
@@ -208,16 +202,7 @@ def test_a_chain_is_shown_after_its_last_removal(data, tmp_path):
     }  # fmt: skip
 
 
-def test_a_table_is_markdown():
-    table = pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})
-    assert markdown(table).splitlines() == [
-        "| a | b c |",
-        "| --- | --- |",
-        "| 1 | x |",
-        "| 2 | y |",
-    ]
-
-
-@pytest.mark.parametrize("make", TABLES.values(), ids=TABLES)
-def test_without_records_a_table_is_empty(make, tmp_path):
-    assert make(tlc.results(tmp_path)).empty
+def test_without_records_a_table_is_empty_and_a_table_is_markdown(tmp_path):
+    assert all(make(tlc.results(tmp_path)).empty for make in TABLES.values())
+    lines = ["| a | b c |", "| --- | --- |", "| 1 | x |", "| 2 | y |"]
+    assert markdown(pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})).splitlines() == lines

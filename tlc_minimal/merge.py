@@ -159,19 +159,19 @@ class _Double(fx.Interpreter):
         self.noise, self.dice = noise, torch.Generator().manual_seed(0)
 
     def run_node(self, node):
-        return tree_map(self._wide, super().run_node(node))  # whatever the forward casts to
+        wide = lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        return tree_map(wide, super().run_node(node))  # whatever the forward casts to
 
     def call_module(self, target, args, kwargs):
-        module = copy.deepcopy(self.fetch_attr(target)).double()
+        module = self.fetch_attr(target)
+        tensors = (*module.parameters(), *module.buffers())
+        if self.noise or any(tensor.dtype != torch.float64 for tensor in tensors):
+            module = copy.deepcopy(module).double()
         for tensor in (*module.parameters(), *module.buffers()) if self.noise else ():
             if tensor.is_floating_point():
                 dice = torch.randn(tensor.shape, generator=self.dice, dtype=torch.float64)
                 tensor.data *= 1 + self.noise * dice.to(tensor.device)
         return module(*args, **kwargs)
-
-    @staticmethod
-    def _wide(value):
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 @torch.no_grad()
