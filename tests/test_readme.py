@@ -29,6 +29,23 @@ def test_every_table_is_on_a_page():
     assert [name for name in TABLES if f"<!-- /{name} -->" not in text] == []
 
 
+def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
+    """Each sentence in bold, as an inequality between means over seeds, and where it says so in
+    each."""
+    rows = results(ROOT / "data/results")
+    rows = rows[(rows["study"] == "headline") & (rows["data"] == "cifar10") & (rows["width"] == 16)]
+    last = rows.groupby(["method", "seed"]).last()
+    test, macs = last["test"], last["macs_cut"].fillna(last["macs"])
+    scratch, projected = test["from scratch, the same shape"], test["ours, projected"]
+    assert (scratch - projected > 0).all() and len(scratch) == len(projected) == 3
+    assert scratch.mean() > test["ours, all at once"].mean()
+    layers = last["layers"]["ours, all at once"].mean()
+    assert last["layers"]["from scratch, the same shape"].max() < 0.55 * layers
+    assert macs["from scratch, the same shape"].max() < macs["ours, all at once"].min()
+    assert test["from scratch, the same shape, as long as the tuning"].mean() < projected.mean()
+    assert test["from scratch, a narrower ResNet-18"].mean() < projected.mean()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
