@@ -1,5 +1,4 @@
-"""What is here and what is missing, as text to paste. It always runs: it imports nothing but Python
-at the top, and nothing of ours."""
+"""What is here and what is missing, as text to paste; it imports nothing but Python at the top."""
 
 import os
 import platform
@@ -15,7 +14,8 @@ from pathlib import Path
 PYTHON = ">=3.11,<3.14"
 CORE = "torch>=2.11 torchvision>=0.26 accelerate>=1.0 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
 CORE += "pandas>=2.2 pillow>=10.4 safetensors>=0.8 tqdm>=4.66 typer>=0.16"
-COURSE = "ipywidgets>=8.1.3 joblib>=1.2 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 scikit-learn>=1.5"
+COURSE = "ipywidgets>=8.1.3 joblib>=1.2 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 "
+COURSE += "scikit-learn>=1.5"
 MNIST, PARTS = "data/MNIST/raw", ["train/*", "test/*"]
 CIFAR = {"data/cifar10": PARTS, "data/cifar10-jpeg": PARTS}
 CIFAR["data/cifar-10-batches-py"] = ["data_batch_1", "data_batch_5", "test_batch"]

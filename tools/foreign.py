@@ -1,25 +1,39 @@
-"""The table of foreign networks on the library's page, from the record of tests/zoo_foreign.py."""
+"""The tables of foreign networks on the library's page, from the record of tests/zoo_foreign.py."""
 
 import json
+import re
 from pathlib import Path
 
 PAGE, RECORD = Path("docs/library.md"), Path("data/results/zoo.json")
 
 
 def filled() -> str:
-    """The page with the table in it."""
+    """The page with both tables in it, and its examples without the empty line that ends them."""
     rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"]
-    return PAGE.read_text(encoding="utf-8").replace("<!-- foreign -->", table(rows))
+    page = re.sub(r"\n\n```\n", "\n```\n", PAGE.read_text(encoding="utf-8"))
+    return page.replace("<!-- foreign -->", f"{merged(rows)}\n\n{refused(rows)}")
 
 
-def table(rows: list[dict]) -> str:
-    """A line a network; those that are not merged come first, with their sentence."""
-    head = ("network", "traced", "norms seen", "channels cut", "relative error, or why not merged")
-    lines = [head, ("---",) * len(head)]
-    for row in sorted(rows, key=lambda row: "error" in row):
-        seen = f"{row['norms_seen']} of {row['norms']}" if "norms_seen" in row else ""
-        why = row.get("refusal") or row.get("failure") or f"{row['error']:.0e}"
-        why = why.split("Error: ")[-1].replace("|", "\\|")
+def merged(rows: list[dict]) -> str:
+    """A line a network that could be merged."""
+    lines = [("network", "traced", "norms seen", "channels cut", "relative error")]
+    for row in (row for row in rows if "error" in row):
+        seen = f"{row['norms_seen']} of {row['norms']}"
+        error = f"{row['error']:.0e}"
+        lines.append((row["network"], "yes", seen, str(row["channels_cut"]), error))
+    return table(lines)
+
+
+def refused(rows: list[dict]) -> str:
+    """A line a network that was not, with its sentence."""
+    lines = [("network", "traced", "why it is not merged")]
+    for row in (row for row in rows if "error" not in row):
+        why = (row.get("refusal") or row["failure"]).split("Error: ")[-1]
         traced = "yes" if row.get("traced") else ""
-        lines.append((row["network"], traced, seen, str(row.get("channels_cut", "")), why))
+        lines.append((row["network"], traced, why.replace("|", "\\|")))
+    return table(lines)
+
+
+def table(lines: list[tuple]) -> str:
+    lines = [lines[0], ("---",) * len(lines[0]), *lines[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
