@@ -111,7 +111,7 @@ def refused(kind: type[Exception], words: str, *folders):
 
 
 @contextmanager
-def interrupted(*steps):
+def interrupted(*steps, error=KeyboardInterrupt):
     """Ctrl-C before these steps of training, the first one being 1; yields those begun."""
     train, begun = importlib.import_module("tlc_minimal.train"), []
     loss = train._loss
@@ -119,12 +119,17 @@ def interrupted(*steps):
     def stop(*args):
         begun.append(1)
         if len(begun) in steps:
-            raise KeyboardInterrupt
+            raise error
         return loss(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_loss", stop)
         yield begun
+
+
+def untrained():
+    """Nothing may be trained inside."""
+    return interrupted(1, error=AssertionError("trained before all was checked"))
 
 
 @contextmanager

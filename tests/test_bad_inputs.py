@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import digits, files, interrupted, refused
+from helpers import digits, files, refused, untrained
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
@@ -310,7 +310,7 @@ def test_a_wrong_model_or_wrong_data(do, model, data, kind, words, tmp_path, mon
     if callable(model) and not isinstance(model, (type, nn.Module)) and model is not torch.relu:
         model = model()
     before = facts(model)
-    with refused(kind, words, tmp_path), interrupted(1):
+    with refused(kind, words, tmp_path), untrained():
         do(model, data)
     assert facts(model) == before
     assert "Error" not in capfd.readouterr().err, "torch's own lines are not for a reader"
@@ -321,7 +321,7 @@ def test_a_wrong_option(do, kind, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = network()
     before = facts(model)
-    with refused(kind, words, tmp_path), interrupted(1):
+    with refused(kind, words, tmp_path), untrained():
         do(model)
     assert facts(model) == before
 
@@ -388,7 +388,7 @@ def test_a_wrong_command(arguments, tmp_path, monkeypatch, capsys):
         path = str(tmp_path / name.lower())
         arguments, words = arguments.replace(name, path), words.replace(name, path)
     monkeypatch.setattr(sys, "argv", ["tlc_minimal", *shlex.split(arguments)])
-    with pytest.raises(SystemExit) as stopped, interrupted(1):
+    with pytest.raises(SystemExit) as stopped, untrained():
         main()
     code, said = stopped.value.code, capsys.readouterr()
     if code == 2:  # typer's own: what is wrong with the option, in a box

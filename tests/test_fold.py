@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import randomize, relative_error
+from helpers import Net, randomize, relative_error
 from torch import nn
 
 import tlc_minimal as tlc
@@ -17,45 +17,24 @@ def kinds(model):
     return {type(m) for m in model.modules()}
 
 
-def test_a_batch_norm_in_front_of_a_convolution_folds_forward():
+def test_a_batch_norm_in_front_of_a_convolution_folds_forward_unless_it_pads():
     """DenseNet: concat, norm, (no ReLU), 1x1."""
-
-    class Dense(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.norm, self.b = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 1)
-
-        def forward(self, x):
-            return self.b(self.norm(torch.cat([x, self.a(x)], 1)))
-
-    model = randomize(Dense())
-    folded = fold(model)
-    assert nn.BatchNorm2d not in kinds(folded)
-    assert relative_error(folded(X), model(X)) < 1e-12
-
-
-def test_in_front_of_padding_a_batch_norm_stays():
-    model = randomize(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)))
-    folded = fold(model)
-    assert nn.BatchNorm2d in kinds(folded)
-    assert relative_error(folded(X), model(X)) < 1e-12
-
-
-class Block(nn.Module):
-    def __init__(self, shortcut: bool):
-        super().__init__()
-        self.a, self.bn = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
-        self.shortcut = nn.Conv2d(3, 3, 1) if shortcut else nn.Identity()
-        self.last = nn.Conv2d(3, 2, 3, padding=1)
-
-    def forward(self, x):
-        return self.last(F.relu(self.bn(self.a(x)) + self.shortcut(x)))
+    run = lambda net, x: net.b(net.norm(torch.cat([x, net.a(x)], 1)))
+    layers = {"a": nn.Conv2d(3, 2, 1), "norm": nn.BatchNorm2d(5), "b": nn.Conv2d(5, 4, 1)}
+    padded = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1))
+    for model, stays in ((Net(run, **layers), False), (padded, True)):
+        folded = fold(randomize(model))
+        assert (nn.BatchNorm2d in kinds(folded)) == stays
+        assert relative_error(folded(X), model(X)) < 1e-12
 
 
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_an_affine_map_behind_a_sum_is_part_of_the_sum(shortcut):
     """Both branches take it if both can, else it scales the shortcut within the sum."""
-    model = randomize(Block(shortcut))
+    run = lambda net, x: net.last(F.relu(net.bn(net.a(x)) + net.shortcut(x)))
+    layers = {"a": nn.Conv2d(3, 3, 3, padding=1), "bn": nn.BatchNorm2d(3)}
+    layers["shortcut"] = nn.Conv2d(3, 3, 1) if shortcut else nn.Identity()
+    model = randomize(Net(run, **layers, last=nn.Conv2d(3, 2, 3, padding=1)))
     linear = tlc.linearize(model, "relu1", X)
     assert Affine in kinds(linear)
     folded = fold(linear)
@@ -64,10 +43,8 @@ def test_an_affine_map_behind_a_sum_is_part_of_the_sum(shortcut):
 
 
 def test_two_affine_maps_in_a_row_are_one():
-    model = nn.Sequential(
-        nn.ReLU(), Affine(torch.rand(3), torch.rand(3)), Affine(None, torch.rand(3))
-    )
-    model = model.double().eval()
+    maps = Affine(torch.rand(3), torch.rand(3)), Affine(None, torch.rand(3))
+    model = nn.Sequential(nn.ReLU(), *maps).double().eval()
     folded = fold(model)
     assert sum(isinstance(m, Affine) for m in folded.modules()) == 1
     assert relative_error(folded(X), model(X)) < 1e-12

@@ -20,8 +20,8 @@ def tensors(*values, dtype=torch.float64):
     return [torch.tensor(v, dtype=dtype) for v in values]
 
 
-def test_closed_forms_agree_with_ten_million_samples():
-    n = 10**7
+def test_closed_forms_agree_with_two_million_samples():
+    n = 2 * 10**6
     noise = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for r, std in ((-1.7, 0.5), (0.0, 1.0), (0.6, 2.0)):
         mean, std = tensors(r * std, std)
@@ -42,19 +42,12 @@ def test_closed_forms_agree_with_ten_million_samples():
 
 @settings(max_examples=300, deadline=None)
 @given(MEANS, STDS)
-def test_the_state_is_the_cheaper_of_off_and_on(mean, std):
-    mean, std = tensors(mean, std)
-    off, on = g.cost_off(mean, std), g.cost_on(mean, std)
-    chosen = on if g.Gaussian(mean, std).on else off
-    assert chosen <= torch.minimum(off, on)
-
-
-@settings(max_examples=300, deadline=None)
-@given(MEANS, STDS)
-def test_the_best_affine_map_is_never_worse_and_no_cost_is_negative(mean, std):
+def test_the_state_is_the_cheaper_one_and_the_best_affine_map_never_worse(mean, std):
     mean, std = tensors(mean, std)
     values = {name: cost(mean, std) for name, cost in COSTS.items()}
     assert all(value >= 0 for value in values.values())
+    chosen = values["on" if g.Gaussian(mean, std).on else "off"]
+    assert chosen <= torch.minimum(values["off"], values["on"])
     rounding = 1e-12 * (mean**2 + std**2)
     assert all(values["affine"] <= value + rounding for value in values.values())
     assert values["constant"] <= values["off"] + rounding
@@ -62,17 +55,11 @@ def test_the_best_affine_map_is_never_worse_and_no_cost_is_negative(mean, std):
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(-8, 8), st.floats(0.1, 10), st.floats(1e-3, 1e3))
-def test_costs_scale_with_the_square_of_the_unit(mean, std, k):
+def test_costs_scale_with_the_square_of_the_unit_and_mirror_each_other(mean, std, k):
     mean, std = tensors(mean, std)
     for cost in COSTS.values():
         torch.testing.assert_close(cost(k * mean, k * std), k * k * cost(mean, std), rtol=1e-8,
                                    atol=1e-280)  # fmt: skip
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.floats(-40, 40), st.floats(0.1, 10))
-def test_off_and_on_mirror_each_other_and_the_affine_cost_is_even(r, std):
-    mean, std = tensors(r * std, std)
     assert g.cost_off(mean, std) == g.cost_on(-mean, std)
     assert g.cost_affine(mean, std) == g.cost_affine(-mean, std)
 
@@ -85,15 +72,10 @@ def exact(r: float) -> dict:
         phi = mpmath.exp(-r * r / 2) / mpmath.sqrt(2 * mpmath.pi)
         first, second = r * on + phi, (r * r + 1) * on + r * phi
         return {
-            "p_on": on,
-            "mean_relu": first,
-            "off": second,
-            "on": (r * r + 1) * (1 - on) - r * phi,
-            "constant": second - first**2,
-            "affine": second - first**2 - on**2,
-            "slope": on,
-            "shift": phi,
-        }
+            "p_on": on, "mean_relu": first, "slope": on, "shift": phi,
+            "off": second, "on": (r * r + 1) * (1 - on) - r * phi,
+            "constant": second - first**2, "affine": second - first**2 - on**2,
+        }  # fmt: skip
 
 
 FORMS = COSTS | {
@@ -150,32 +132,23 @@ def test_entropy_is_one_bit_for_a_fair_coin_and_zero_for_certainty():
     layer = g.Gaussian(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0]))
     assert layer.entropy == pytest.approx(0.5)
     assert g.entropy(torch.tensor(0.11)).item() == pytest.approx(0.49992, abs=1e-5)
+    zero = g.Gaussian(torch.tensor([-1.0, 0.0, 1e-9]), torch.ones(3))
+    assert zero.on.tolist() == [0, 0, 1], "a mean of zero is OFF"
 
 
-def test_a_mean_of_zero_is_off():
-    assert g.Gaussian(torch.tensor([-1.0, 0.0, 1e-9]), torch.ones(3)).on.tolist() == [0, 0, 1]
-
-
-@pytest.mark.parametrize("f", [F.gelu, F.silu, F.hardswish, F.relu6])
+@pytest.mark.parametrize("f", [F.gelu, F.silu, F.hardswish, F.relu6, F.relu])
 def test_quadrature_finds_the_affine_map_of_other_activations(f):
     """Against a Riemann sum over ten standard deviations either way."""
     u = torch.linspace(-10, 10, 200_001, dtype=torch.float64)
     weight = torch.exp(-(u**2) / 2)
     weight /= weight.sum()
-    smooth = f in (F.gelu, F.silu)
+    atol = {F.gelu: 1e-8, F.silu: 1e-8, F.relu: 1e-2}.get(f, 5e-3)
     for mean, std in ((-1.5, 0.8), (0.0, 1.0), (0.7, 2.0)):
         z = mean + std * u
         slope = (f(z) * u * weight).sum() / std
         shift = (f(z) * weight).sum() - slope * mean
         got = g.best_affine(*tensors(mean, std), f)
-        torch.testing.assert_close(torch.stack(got), torch.stack((slope, shift)), rtol=0,
-                                   atol=1e-8 if smooth else 5e-3)  # fmt: skip
-
-
-def test_quadrature_of_relu_is_near_its_closed_form():
-    mean, std = torch.linspace(-3, 3, 25).double(), torch.full((25,), 1.3).double()
-    for got, want in zip(g.best_affine(mean, std, F.relu), g.best_affine(mean, std)):
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-2)
+        torch.testing.assert_close(torch.stack(got), torch.stack((slope, shift)), rtol=0, atol=atol)
 
 
 def test_quadrature_without_spread_is_the_tangent():

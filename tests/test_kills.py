@@ -1,17 +1,14 @@
 """A run that is killed at any moment, also inside a tuning, goes on to the same bits."""
 
 import importlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import CLOCK, chain, digits, same
+from helpers import CLOCK, chain, digits, forked, same
 
 import tlc_minimal as tlc
 
@@ -144,58 +141,21 @@ def test_random_kills_cost_nothing_but_time(method, full, data, tmp_path):
             raise AssertionError(f"seed {seed}, killed at {told}") from error
 
 
-KILLED = """
-import os, sys, torch._dynamo  # loaded before there are many
-sys.path[:0] = sys.argv[1:3]
-import test_kills as t
-data, (folder, *moments) = t.digits(64), sys.argv[3:]
-for i, at in enumerate(moments):
-    if not os.fork():
-        with t.dying(t.Moment(int(at), lambda: os.kill(os.getpid(), t.signal.SIGKILL))):
-            t.run("at_once", data, f"{folder}/{i}")
-        os._exit(0)
-    print(os.WTERMSIG(os.wait()[1]))
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_what_kill_9_leaves_behind_is_taken_up(full, data, tmp_path):
     """Two processes that the system ends, one of them within a write: nothing is cleaned up."""
     finished, there = full["at_once"]
-    seed = random.SystemRandom().randrange(2**32)
-    moments = [random.Random(seed).randint(1, there), 3]  # half of the first file is written
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, here, here.parent, tmp_path, *map(str, moments)],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 2, done.stderr
-    assert list((tmp_path / "1").glob("*.part")), "the remains of a write"
-    for i, at in enumerate(moments):
+    for i, at in enumerate((random.randint(1, there), 3)):  # half of the first file is written
+        with forked() as child:
+            if not child:
+                with dying(Moment(at, lambda: os.kill(os.getpid(), signal.SIGKILL))):
+                    run("at_once", data, tmp_path / f"{i}")
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert i == 0 or list((tmp_path / "1").glob("*.part")), "the remains of a write"
         try:
             check_same(run("at_once", data, tmp_path / f"{i}"), finished)
         except AssertionError as error:
             raise AssertionError(f"killed at {at} of {there}") from error
-
-
-def test_a_kill_inside_a_tuning_loses_one_epoch_of_it(data, tmp_path):
-    """Ten steps in two and a half epochs; killed at the eighth, the first four are not repeated."""
-    steps = []
-
-    def eighth():
-        steps.append(1)
-        if len(steps) == 8:
-            raise KeyboardInterrupt
-
-    with dying(Moment(0, stop)), pytest.MonkeyPatch.context() as patch:
-        loss = train._loss
-        patch.setattr(train, "_loss", lambda *a: (eighth(), loss(*a))[1])
-        with pytest.raises(KeyboardInterrupt):
-            run("at_once", data, tmp_path)
-        assert json.loads((tmp_path / "run.json").read_text())["rows"][1:] == []
-        assert {"stage_01.choice", "stage_01.state"} <= {p.name for p in tmp_path.iterdir()}
-        run("at_once", data, tmp_path)
-    assert len(steps) == 8 + 10 - 4
 
 
 def test_a_choice_is_made_once(data, tmp_path):

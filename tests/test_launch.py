@@ -12,18 +12,11 @@ from tools.notebooks import lessons, read
 @pytest.mark.parametrize(
     ("repo", "branch"),
     [
-        ("", "main"),
-        ("name", "main"),
-        ("https://github.com/me/name", "main"),
-        ("me/name/more", "main"),
-        ("-me/name", "main"),
-        ("me/na me", "main"),
-        ("me/name", "a b"),
-        ("me/name", "x..y"),
-        ("me/name", "-x"),
-        ("me/name", 'x"; import os'),
+        *[(repo, "main") for repo in ("", "name", "https://github.com/me/name", "me/name/more",
+                                      "-me/name", "me/na me")],
+        *[("me/name", branch) for branch in ("a b", "x..y", "-x", 'x"; import os')],
     ],
-)
+)  # fmt: skip
 def test_a_wrong_fork_is_one_sentence(repo, branch):
     with pytest.raises(ValueError, match="is owner/name|is the name of a git branch"):
         checked(repo, branch)
@@ -43,13 +36,10 @@ def test_copies_are_the_lessons_and_two_cells(tmp_path, monkeypatch):
         ast.parse("".join(copy["cells"][1]["source"]))
 
 
-def test_the_copy_does_not_change_the_lesson():
+def test_the_set_up_names_url_and_branch_and_the_copy_does_not_change_the_lesson():
     notebook = read(lessons()[0])
     before = json.dumps(notebook)
     launched(notebook, "00_tour.ipynb", "me/tlc", "main")
     assert json.dumps(notebook) == before
-
-
-def test_the_set_up_names_the_url_and_the_branch():
     cell = setup_cell("file:///somewhere/tlc", "dev")
     assert '"--branch=dev"' in cell and '"file:///somewhere/tlc"' in cell

@@ -1,11 +1,12 @@
-"""Taking activations out: the right affine map, channels that are really gone, padding in front."""
+"""Taking activations out: the right affine map, channels that are really gone, padding in front.
 
-import copy
+That this holds in any network, whatever goes: tests/test_grammar.py and tests/test_zoo.py.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import randomize, relative_error
+from helpers import Net, Replaced, digits, kept, randomize, relative_error, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -34,17 +35,6 @@ def affine_map(rule, g):
     }[rule]
 
 
-class Replaced(nn.Module):
-    """By hand: slope * z + shift in the place of an activation."""
-
-    def __init__(self, slope, shift, dim=1):
-        super().__init__()
-        self.slope, self.shift, self.dim = slope, shift, dim
-
-    def forward(self, z):
-        return (z.movedim(self.dim, -1) * self.slope + self.shift).movedim(-1, self.dim)
-
-
 def by_hand(model, name, g, rule, dim=1):
     model = trace(model)
     model.add_submodule(name, Replaced(*affine_map(rule, g), dim))
@@ -69,9 +59,6 @@ def chain(bn=True, k=3, padding=0, stride=1, last_bias=True, channels=6):
 MIXED = gaussian(-1.0, 0.5, -0.2, 2.0, 0.0, 0.3)  # ON: channels 1, 3 and 5
 
 
-# ---- the right map ----
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bn", [True, False], ids=["BN-fed", "without BN"])
 def test_a_chain_gets_exactly_slope_and_shift(rule, bn):
@@ -80,15 +67,6 @@ def test_a_chain_gets_exactly_slope_and_shift(rule, bn):
     linear = tlc.linearize(model, name, {name: MIXED}, rule)
     assert names(linear) == []
     assert relative_error(linear(X), by_hand(model, name, MIXED, rule)(X)) < 1e-12
-
-
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", ["layer3.1.relu2", "relu"])
-def test_a_residual_stream_gets_exactly_slope_and_shift(rule, name):
-    model = randomize(tlc.resnet18(width=4, stem="strong"))
-    stats = tlc.statistics(model, X)
-    linear = tlc.linearize(model, name, X, rule)
-    assert relative_error(linear(X), by_hand(model, name, stats[name], rule)(X)) < 1e-6
 
 
 def test_an_affine_rule_is_the_best_fit_to_real_activations():
@@ -100,22 +78,14 @@ def test_an_affine_rule_is_the_best_fit_to_real_activations():
     assert errors["on_off_affine"] < errors["on_off"] < errors["identity"]
 
 
-# ---- OFF channels ----
-
-
-@pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
+@pytest.mark.parametrize("rule", RULES)
 def test_off_channels_are_physically_gone(rule):
-    linear = tlc.linearize(chain(), "2", {"2": MIXED}, rule)
-    first, norm, last = [m for m in linear.children() if not isinstance(m, nn.ReLU)]
-    assert first.weight.shape == (3, 3, 3, 3) and first.out_channels == 3
-    assert norm.weight.shape == norm.running_mean.shape == (3,) and norm.num_features == 3
-    assert last.weight.shape == (5, 3, 3, 3) and last.in_channels == 3
-
-
-@pytest.mark.parametrize("rule", ["affine", "identity"])
-def test_other_rules_cut_nothing(rule):
-    linear = tlc.linearize(chain(), "2", {"2": MIXED}, rule)
-    assert getattr(linear, "0").weight.shape == (6, 3, 3, 3)
+    linear, cuts = tlc.linearize(chain(), "2", {"2": MIXED}, rule), rule.startswith("on_off")
+    first, norm, last = [m for m in linear.children() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    left = 3 if cuts else 6
+    assert first.weight.shape == (left, 3, 3, 3) and first.out_channels == left
+    assert norm.weight.shape == norm.running_mean.shape == (left,) and norm.num_features == left
+    assert last.weight.shape == (5, left, 3, 3) and last.in_channels == left
 
 
 @pytest.mark.parametrize("last_bias", [True, False])
@@ -134,39 +104,25 @@ def test_the_constants_of_off_channels_arrive_inside(bn, last_bias):
         assert got.shape == want.shape
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return tlc.load_data("digits", size=16).subset(200)
-
-
-def test_nothing_comes_back_after_tuning(digits):
+@pytest.mark.parametrize("rule", ["on_off_affine", "on_off"])
+def test_nothing_comes_back_after_tuning_and_the_papers_rule_leaves_a_frozen_mask(rule):
     torch.manual_seed(0)
+    data = digits(60, size=16)
     model = randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
-    stats = tlc.statistics(model, digits)
+    stats = tlc.statistics(model, data)
     cut, residual = "layer2.0.relu1", "layer2.0.relu2"
     assert 0 < stats[residual].on.sum() < len(stats[residual].on)
-    linear = tlc.linearize(model, [cut, residual], stats)
-    shape = linear.get_submodule("layer2.0.conv1").weight.shape
-    before = linear.get_submodule(f"{residual}_affine").slope.clone()
-    tlc.fit(linear, digits, 3, lr=0.02, progress=None)
-    assert linear.get_submodule("layer2.0.conv1").weight.shape == shape
-    assert shape[0] == stats[cut].on.sum()
+    linear = tlc.linearize(model, [cut, residual], stats, rule)
     affine = linear.get_submodule(f"{residual}_affine")
+    before = kept(affine)
+    tlc.fit(linear, data, 2, lr=0.02, progress=None)
+    assert linear.get_submodule("layer2.0.conv1").out_channels == stats[cut].on.sum()
     assert isinstance(affine, Affine) and torch.equal(affine.on.bool(), stats[residual].on)
     z = torch.randn(2, len(affine.shift), 3, 3)
     response = affine(z) - affine(0 * z)
     assert not response[:, ~stats[residual].on].any() and response[:, stats[residual].on].any()
-    assert not torch.equal(affine.slope, before), "the ON slopes are tuned"
-
-
-def test_the_papers_rule_leaves_a_frozen_mask(digits):
-    model = randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
-    linear = tlc.linearize(model, "layer2.0.relu2", digits, "on_off")
-    affine = linear.get_submodule("layer2.0.relu2_affine")
-    before = {k: v.clone() for k, v in affine.state_dict().items()}
-    tlc.fit(linear, digits, 2, lr=0.02, progress=None)
-    assert all(torch.equal(v, affine.state_dict()[k]) for k, v in before.items())
-    assert set(affine.slope.tolist()) == {0.0, 1.0}
+    assert same(affine, before) == (rule == "on_off"), "else the ON slopes are tuned"
+    assert rule != "on_off" or set(affine.slope.tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("padding", ["first", "as_trained"])
@@ -189,16 +145,6 @@ def test_an_all_off_residual_branch_disappears_into_a_constant(rule, padding):
     branch = block.bn2(block.conv2(inner))[0, :, 4, 4].view(1, -1, 1, 1)
     got = linear.get_submodule("layer1.0.conv2_constant")(z)
     assert relative_error((got - z)[..., 4, 4], branch[..., 0, 0].expand(2, 4)) < 1e-12
-
-
-def test_an_all_off_branch_with_a_strided_shortcut_disappears_too():
-    model = randomize(tlc.resnet18(width=4, stem="strong"))
-    off = {"layer2.0.relu1": gaussian(*[-1.0] * 8)}
-    linear = tlc.linearize(model, "layer2.0.relu1", off, "on_off")
-    assert "layer2.0.shortcut.0.weight" in linear.state_dict()
-    assert "layer2.0.conv2.weight" not in linear.state_dict()
-    want = by_hand(model, "layer2.0.relu1", off["layer2.0.relu1"], "on_off")
-    assert relative_error(linear(X), want(X)) < 1e-12
 
 
 @pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
@@ -286,44 +232,32 @@ def test_inputs_tell_that_a_norm_behind_a_linear_layer_is_one_of_features():
         model[1].bias.copy_(torch.tensor([5.0, -5, 5, -5, 5, -5]))
     linear = tlc.linearize(model.double().eval(), "2", torch.randn(64, 7).double())
     assert linear.get_submodule("0").out_features == linear.get_submodule("3").in_features == 3
-
-
-class Fork(nn.Module):
-    """One activation that feeds two convolutions, one of them behind a functional pool."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-        self.b, self.c = nn.Conv2d(6, 4, 3), nn.Conv2d(6, 4, 2, bias=False)
-
-    def forward(self, x):
-        z = F.relu(self.bn(self.a(x)))
-        return self.b(z).mean((2, 3)) + self.c(F.max_pool2d(z, 2)).mean((2, 3))
+    x = torch.randn(64, 6, 7).double()  # here it is one of tokens, though there are as many
+    linear = tlc.linearize(model, "2", x)
+    assert linear(x).shape == model(x).shape == tlc.merge(linear, x)(x).shape
 
 
 def test_channels_are_cut_from_everything_that_they_feed():
+    """One activation that feeds two convolutions, one of them behind a functional pool."""
+
+    def run(net, x):
+        z = F.relu(net.bn(net.a(x)))
+        return net.b(z).mean((2, 3)) + net.c(F.max_pool2d(z, 2)).mean((2, 3))
+
     torch.manual_seed(1)
-    model = randomize(Fork())
+    ends = {"b": nn.Conv2d(6, 4, 3), "c": nn.Conv2d(6, 4, 2, bias=False)}
+    model = randomize(Net(run, a=nn.Conv2d(3, 6, 3), bn=nn.BatchNorm2d(6), **ends))
     linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
     assert linear.b.weight.shape[1] == linear.c.weight.shape[1] == linear.a.out_channels == 3
     assert relative_error(linear(X), by_hand(model, "relu1", MIXED, "on_off_affine")(X)) < 1e-12
 
 
-class Scaled(nn.Module):
-    """A residual sum that counts its branch twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
-
-    def forward(self, x):
-        return torch.add(x, self.b(F.relu(self.a(x))), alpha=2)
-
-
 def test_a_sum_with_a_factor_is_no_plain_sum():
+    """A residual sum that counts its branch twice."""
     torch.manual_seed(0)
-    model, off = Scaled().double().eval(), gaussian(*[-1.0] * 6)
-    linear = tlc.linearize(model, "relu1", {"relu1": off}, "on_off")
+    run = lambda net, x: torch.add(x, net.b(F.relu(net.a(x))), alpha=2)
+    model = Net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 3, 1)).double().eval()
+    linear = tlc.linearize(model, "relu1", {"relu1": gaussian(*[-1.0] * 6)}, "on_off")
     assert linear.a.out_channels == 1, "no branch to drop, so one channel is kept"
     channel = linear.a(X)
     assert relative_error(linear(X), torch.add(X, linear.b(channel), alpha=2)) < 1e-12
@@ -339,32 +273,24 @@ def paddings(model):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_padding_moves_to_the_first_convolution(rule):
-    linear = tlc.linearize(chain(padding=1, stride=2), "2", {"2": MIXED}, rule, "first")
+def test_padding_moves_to_the_first_convolution_or_stays_where_it_is(rule):
+    model = chain(padding=1, stride=2)
+    linear = tlc.linearize(model, "2", {"2": MIXED}, rule, "first")
     assert paddings(linear) == [3, 0]  # p1 + s1 p2
     for size in (9, 16, 17):
         x = torch.randn(1, 3, size, size, dtype=torch.float64)
-        assert linear(x).shape == chain(padding=1, stride=2)(x).shape
+        assert linear(x).shape == model(x).shape
+    assert paddings(tlc.linearize(model, "2", {"2": MIXED}, rule)) == [1, 1]
+    if rule == "affine":  # no zeros in between
+        z = model[1](F.conv2d(X, model[0].weight, stride=2, padding=3))
+        z = Replaced(*affine_map("affine", MIXED))(z)
+        want = F.conv2d(z, model[3].weight, model[3].bias, 2)
+        assert relative_error(linear(X), want) < 1e-12
 
 
-def test_as_trained_leaves_padding_where_it_is():
-    linear = tlc.linearize(chain(padding=1), "2", {"2": MIXED}, "affine", "as_trained")
-    assert paddings(linear) == [1, 1]
-    want = by_hand(chain(padding=1), "2", MIXED, "affine")(X)
-    assert relative_error(linear(X), want) < 1e-12
-
-
-def test_padding_first_computes_the_convolution_without_zeros_in_between():
-    model = chain(padding=1)
-    linear = tlc.linearize(model, "2", {"2": MIXED}, "affine", "first")
-    z = model[1](F.conv2d(X, model[0].weight, padding=2))
-    slope, shift = affine_map("affine", MIXED)
-    want = F.conv2d(Replaced(slope, shift)(z), model[3].weight, model[3].bias)
-    assert relative_error(linear(X), want) < 1e-12
-
-
-@pytest.mark.parametrize("order", [["relu2", "relu3"], ["relu3", "relu2"]])
-@pytest.mark.parametrize("rule", ["affine", "on_off"])
+@pytest.mark.parametrize(
+    ("order", "rule"), [(["relu2", "relu3"], "affine"), (["relu3", "relu2"], "on_off")]
+)
 def test_padding_moves_through_a_chain_of_three_in_any_order(order, rule):
     model = randomize(tlc.simple_cnn(width=4))
     linear = model
@@ -383,30 +309,14 @@ def test_padding_does_not_move_past_a_pool_or_a_branch():
     assert paddings(linear) == paddings(model)
 
 
-# ---- what is refused, and what is left alone ----
-
-
-def test_an_unknown_rule_lists_those_there_are():
-    with pytest.raises(ValueError, match="no rule 'off'; there are: on_off, .*thrifty"):
-        tlc.linearize(chain(), "2", X, "off")
-    with pytest.raises(ValueError, match="padding is 'first' or 'as_trained'"):
-        tlc.linearize(chain(), "2", X, padding="last")
-
-
-def test_an_unknown_layer_suggests_the_closest():
-    with pytest.raises(ValueError, match="'rellu3'.*did you mean 'relu3'"):
-        tlc.linearize(tlc.simple_cnn(width=4), ["relu1", "rellu3"], X)
-
-
 @pytest.mark.parametrize("rule", [*RULES, "thrifty"])
 def test_the_given_model_is_never_modified(rule):
     model = randomize(tlc.resnet18(width=4)).train()
-    twin = copy.deepcopy(model)
+    before = kept(model)
     linear = tlc.linearize(model, names(model), X, rule)
     for parameter in linear.parameters():
         parameter.data.add_(1)
-    assert list(model.state_dict()) == list(twin.state_dict())
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in twin.state_dict().items())
+    assert same(model, before)
     assert model.training and linear.training and len(names(model)) == 17
 
 
@@ -431,33 +341,15 @@ def test_channels_are_cut_through_a_depthwise_convolution():
     assert relative_error(small(X), both(X)) < 1e-10
 
 
-def test_tokens_are_not_channels_even_where_they_are_as_many():
-    """BatchNorm1d on (N, tokens, features) takes the tokens as channels: no feature can be cut."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
-    model, x = randomize(model), torch.randn(64, 6, 7, dtype=torch.float64)
-    linear = tlc.linearize(model, "2", x, "on_off_affine")
-    assert linear(x).shape == model(x).shape
-    assert tlc.merge(linear, x)(x).shape == model(x).shape
-
-
 # ---- constants that are none ----
 
 
 def attack(path):
     """conv, ReLU, ``path``, then a layer: what is OFF goes only if ``path`` lets it."""
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-            self.b = nn.Conv2d(6, 5, 3, padding=1)
-
-        def forward(self, x):
-            return self.b(path(F.relu(self.bn(self.a(x)))))
-
     torch.manual_seed(0)
-    return randomize(Net())
+    run = lambda net, x: net.b(path(F.relu(net.bn(net.a(x)))))
+    ends = {"bn": nn.BatchNorm2d(6), "b": nn.Conv2d(6, 5, 3, padding=1)}
+    return randomize(Net(run, a=nn.Conv2d(3, 6, 3), **ends))
 
 
 MIXES = {
@@ -524,3 +416,33 @@ def test_what_is_frozen_stays_frozen():
     model = chain(bn=False).requires_grad_(False)
     linear = tlc.linearize(model, "1", {"1": MIXED}, "on_off_affine")
     assert not any(p.requires_grad for p in linear.parameters())
+
+
+# ---- thrifty: cuts only where cutting saves ----
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("layer2.0.relu1", "on_off_affine"), ("layer2.0.relu2", "affine"), ("relu", "affine")],
+)
+def test_thrifty_cuts_inside_a_block_and_nowhere_else_and_ranking_knows_it(name, rule):
+    torch.manual_seed(0)
+    model = randomize(tlc.resnet18(width=4))
+    thrifty, want = (tlc.linearize(model, name, X, r) for r in ("thrifty", rule))
+    assert torch.equal(thrifty(X), want(X)) and tlc.count(thrifty, X) == tlc.count(want, X)
+    data = digits(60, size=16)
+    scores = [tlc.rank(model.float(), data, "gaussian", r)[name] for r in ("thrifty", rule)]
+    assert scores[0] == scores[1]
+
+
+def test_thrifty_is_as_small_as_on_off_affine_and_errs_less():
+    """On all post-sum activations at once: the mask of the OFF channels saves nothing."""
+    torch.manual_seed(0)
+    model = randomize(tlc.resnet18(width=4))
+    several = [layer.name for layer in tlc.find_layers(model, X) if layer.after_sum]
+    macs, errors = [], []
+    for rule in ("thrifty", "on_off_affine"):
+        macs.append(tlc.count(tlc.linearize(model, several, X, rule), X)["macs"])
+        one = tlc.linearize(model, several[0], X, rule)
+        errors.append((one(X) - model(X)).square().mean())
+    assert macs[0] == macs[1] and errors[0] < errors[1]

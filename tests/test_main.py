@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import files, interrupted, same
+from helpers import files, interrupted, same, untrained
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -89,7 +89,7 @@ def again(collapsed, images, tmp_path):
 
 @pytest.fixture
 def nothing_trained():
-    with interrupted(1):
+    with untrained():
         yield
 
 
@@ -263,7 +263,7 @@ def test_a_demo_adds_to_a_folder_and_is_read_the_second_time(demo, tmp_path, mon
     assert "ms, batch 128" in done.output and (tmp_path / "report.html").exists()
     before = files(tmp_path)
     monkeypatch.setattr(pieces, "fit", None)
-    with interrupted(1):
+    with untrained():
         assert run(*demo).exit_code == 0
     after = files(tmp_path)
     assert all(after[k] == before[k] for k in before if k.startswith(("run", "stage", "dense")))
@@ -284,5 +284,5 @@ def test_a_demo_in_another_runs_folder_refuses_and_changes_nothing(
         for name in ("dense.safetensors", ".lock", ".owner"):
             shutil.copy(collapsed[0] / name, tmp_path)
     words = "of another network" if other == "a begun command" else "nothing was changed"
-    with interrupted(1):
+    with untrained():
         check_mistake(words, tmp_path, monkeypatch, *demo)

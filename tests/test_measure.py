@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from helpers import kept, randomize, same
+from helpers import Net, digits, kept, randomize, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -41,10 +41,12 @@ def test_the_strong_stem_costs_four_times_as_much_behind_the_stem():
     assert strong - stem - classifier == 4 * stages == 4 * (paper - stem - classifier)
 
 
-def test_counts_are_per_image_and_of_the_images_size():
-    model = tlc.resnet18(width=4)
+def test_counts_are_per_image_and_of_the_images_size_and_change_nothing():
+    model = tlc.resnet18(width=4).train()
+    before = kept(model)
     assert tlc.count(model, X)["macs"] == tlc.count(model, X[:1])["macs"]
     assert tlc.count(model, X[:, :, :16, :16])["macs"] < tlc.count(model, X)["macs"] / 3
+    assert model.training and same(model, before)
 
 
 def test_parameters_and_layers_by_hand():
@@ -66,13 +68,6 @@ def test_the_longest_path_counts_not_the_shortcut():
     assert left["activations"] == 16
 
 
-def test_counting_changes_nothing():
-    model = tlc.resnet18(width=4).train()
-    before = kept(model)
-    tlc.count(model, X)
-    assert model.training and same(model, before)
-
-
 def test_contestants_take_turns():
     log = []
     times = measure.race([lambda: log.append("a"), lambda: log.append("b")], 4, seconds=1e-9)
@@ -80,23 +75,18 @@ def test_contestants_take_turns():
     assert [len(t) for t in times] == [4, 4] and all(t > 0 for ts in times for t in ts)
 
 
-def test_latency_is_the_median_and_half_the_interquartile_range(monkeypatch):
-    taken = [[5.0, 1.0, 2.0, 100.0, 3.0, 4.0, 0.5], [7.0] * 7]
-    monkeypatch.setattr(measure, "race", lambda *args, **kwargs: taken)
-    table = tlc.latency({"a": tlc.simple_cnn(width=4), "b": tlc.simple_cnn(width=4)}, X)
-    assert table[["ms", "ms_spread"]].to_dict("index") == {
-        "a": {"ms": 3.0, "ms_spread": 2.0}, "b": {"ms": 7.0, "ms_spread": 0.0},
-    }  # fmt: skip
+def test_latency_is_the_median_and_half_the_interquartile_range_round_by_round(monkeypatch):
+    """Slow rounds, as on a busy machine, leave a speedup alone; the ratio of the medians of the
+    second race would be 1.5."""
+    slow = [4.0, 4.0, 40.0, 6.0, 60.0], [2.0, 2.0, 20.0, 4.0, 40.0], [4.0, 4.0, 40.0, 6.0, 60.0]
+    taken = iter([[[5.0, 1.0, 2.0, 100.0, 3.0, 4.0, 0.5], [7.0] * 7], slow])
+    monkeypatch.setattr(measure, "race", lambda *args, **kwargs: next(taken))
+    models = {name: tlc.simple_cnn(width=2) for name in "abc"}
+    table = tlc.latency({name: models[name] for name in "ab"}, X)
     assert list(table) == ["ms", "ms_spread", "speedup", "speedup_spread"]
-
-
-def test_a_speedup_is_taken_round_by_round(monkeypatch):
-    """Slow rounds, as on a busy machine, leave it alone; the ratio of the medians would be 1.5."""
-    taken = [[4.0, 4.0, 40.0, 6.0, 60.0], [2.0, 2.0, 20.0, 4.0, 40.0], [4.0, 4.0, 40.0, 6.0, 60.0]]
-    monkeypatch.setattr(measure, "race", lambda *args, **kwargs: taken)
-    table = tlc.latency({name: tlc.simple_cnn(width=2) for name in "abc"}, X)
-    assert list(table["ms"]) == [6.0, 4.0, 6.0]
-    assert list(table["speedup"]) == [1.0, 2.0, 1.0]
+    assert table["ms"].to_dict() == {"a": 3, "b": 7} and list(table["ms_spread"]) == [2, 0]
+    table = tlc.latency(models, X)
+    assert list(table["ms"]) == [6.0, 4.0, 6.0] and list(table["speedup"]) == [1.0, 2.0, 1.0]
     assert list(table["speedup_spread"]) == [0.0, 0.25, 0.0]
 
 
@@ -117,7 +107,7 @@ GRAPHS = [name.replace("{}", "{}_graph") for name in CLOCKS] if torch.cuda.is_av
 
 
 def test_compare_has_accuracy_counts_and_milliseconds():
-    data = tlc.load_data("digits", size=16).subset(50)
+    data = digits(50, size=16)
     dense = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).to(tlc.best_device())
     collapsed = tlc.merge(tlc.linearize(dense, "relu2", data), data, keep="all")
     table = tlc.compare({"dense": dense, "collapsed": collapsed}, data, batches=(1, 3))
@@ -134,16 +124,12 @@ def test_compare_has_accuracy_counts_and_milliseconds():
     assert table.loc["dense", "speedup_1"] == 1
 
 
-def test_the_usual_batches_are_one_and_many():
+def test_the_usual_batches_are_one_and_many_and_begin_again_where_images_end():
     assert measure.usual_batches("cpu") == (1, 128)
     assert measure.usual_batches(torch.device("cuda", 0)) == (1, 1024)
-    data = tlc.load_data("digits", size=16).subset(20)
+    data = digits(3)
     table = tlc.compare({"only": tlc.simple_cnn(width=2)}, data)
-    assert {"ms_1", "ms_128"} <= set(table)  # although there are 20 images only
-
-
-def test_a_batch_larger_than_the_data_begins_again():
-    data = tlc.load_data("digits", size=8).subset(3)
+    assert {"ms_1", "ms_128"} <= set(table)  # although there are 3 images only
     x = measure.first_images(data, 5)
     assert torch.equal(x[:3], data.normalize(data.train.images)) and torch.equal(x[3:], x[:2])
 
@@ -168,16 +154,8 @@ def test_cuda_graphs_are_clocked_and_what_cannot_be_captured_does_no_harm():
 def test_attention_is_counted_and_its_fast_path_comes_back():
     """Three projections and one out, d² a token each; two products of T² d."""
     d, tokens = 8, 5
-    layer = nn.TransformerEncoderLayer(d, 2, 16, batch_first=True).eval()
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = layer.self_attn
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0]
-
-    macs = tlc.count(Net().eval(), torch.zeros(2, tokens, d))["macs"]
+    attention = nn.TransformerEncoderLayer(d, 2, 16, batch_first=True).eval().self_attn
+    net = Net(lambda net, x: net.attention(x, x, x)[0], attention=attention).eval()
+    macs = tlc.count(net, torch.zeros(2, tokens, d))["macs"]
     assert macs == 4 * tokens * d * d + 2 * tokens * tokens * d
     assert torch.backends.mha.get_fastpath_enabled()

@@ -4,7 +4,7 @@ from operator import itemgetter
 
 import pytest
 import torch
-from helpers import kept, randomize, same
+from helpers import Net, digits, kept, randomize, same
 from torch import nn
 from torchvision.models import MobileNetV2
 
@@ -14,40 +14,35 @@ from tlc_minimal.prefix import Swap, Without, losses
 
 @pytest.fixture(scope="module")
 def data():
-    return tlc.load_data("digits", size=16).subset(100)
+    return digits(100, size=16)
 
 
-class Excite(nn.Module):
+def excited(net, x):
     """An activation on a side path, one that is used twice, and an in-place sum."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.side, self.relu = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.ReLU()
-        self.fc = nn.Linear(4, 10)
-
-    def forward(self, x):
-        x = self.relu(self.conv(x))
-        y = self.relu(self.side(x.mean((2, 3), keepdim=True)))
-        x = x * y
-        x += x.mean()
-        return self.fc(x.mean((2, 3)))
+    x = net.relu(net.conv(x))
+    y = net.relu(net.side(x.mean((2, 3), keepdim=True)))
+    x = x * y
+    x += x.mean()
+    return net.fc(x.mean((2, 3)))
 
 
-class InPlace(nn.Module):
+def excite(data):
+    layers = {"conv": nn.Conv2d(3, 4, 3), "side": nn.Conv2d(4, 4, 1), "relu": nn.ReLU()}
+    return Net(excited, **layers, fc=nn.Linear(4, 10))
+
+
+def overwritten(net, x):
     """What lies in front of an activation is written over behind it."""
+    x = torch.relu(net.conv(x))
+    scale = net.widen(torch.relu(net.narrow(x.mean((2, 3), keepdim=True))))
+    x = x.addcmul_(x, scale)
+    return net.fc(torch.relu(net.last(x)).mean((2, 3)))
 
-    def __init__(self):
-        super().__init__()
-        self.conv, self.narrow = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)
-        self.widen = nn.Conv2d(4, 6, 1)
-        self.narrow.bias.data = torch.tensor([1.0, 1.0, -1.0, -1.0])
-        self.last, self.fc = nn.Conv2d(6, 5, 3, 2), nn.Linear(5, 10)
 
-    def forward(self, x):
-        x = torch.relu(self.conv(x))
-        scale = self.widen(torch.relu(self.narrow(x.mean((2, 3), keepdim=True))))
-        x = x.addcmul_(x, scale)
-        return self.fc(torch.relu(self.last(x)).mean((2, 3)))
+def in_place(data):
+    layers = {"conv": nn.Conv2d(3, 6, 3), "narrow": nn.Conv2d(6, 4, 1), "widen": nn.Conv2d(4, 6, 1)}
+    layers["narrow"].bias.data = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    return Net(overwritten, **layers, last=nn.Conv2d(6, 5, 3, 2), fc=nn.Linear(5, 10))
 
 
 def collapsed(data):
@@ -61,8 +56,8 @@ MODELS = {
     "resnet18": lambda data: tlc.resnet18(width=4),
     "simple_cnn": lambda data: tlc.simple_cnn(width=4),
     "collapsed": collapsed,
-    "excite": lambda data: Excite(),
-    "in place": lambda data: InPlace(),
+    "excite": excite,
+    "in place": in_place,
     "mobilenet_v2": lambda data: MobileNetV2(10, 0.25, [[1, 8, 1, 1], [4, 8, 2, 2]], 4),
 }
 CASES = [(name, rule) for name in MODELS for rule in ("on_off_affine", "thrifty")]

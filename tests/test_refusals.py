@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import randomize, relative_error
+from helpers import Net, randomize, relative_error
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -47,14 +47,11 @@ def refused(do, model, *words):
     assert modes == {name: module.training for name, module in model.named_modules()}
 
 
-def test_training_mode_names_the_module_and_eval():
+def test_training_mode_and_batch_statistics_name_the_module_and_the_way_out():
     model = chain()
     refused(merged, model.train(), "training mode", "model.eval()")
     model.eval()[1].train()
     refused(merged, model, "1 is in training mode", "model.eval()")
-
-
-def test_batch_statistics_are_refused_by_name():
     model = chain(track_running_stats=False)
     refused(merged, model, "1: ", "without running statistics", "give it running statistics")
 
@@ -90,22 +87,13 @@ def test_a_hook_on_what_would_go_is_named(do, where, kind):
 
 
 @BOTH
-def test_a_parametrised_convolution_is_named(do):
+def test_a_parametrised_convolution_and_a_quantised_one_are_named(do):
     model = chain()
     weight_norm(model[0])
     refused(do, model.eval(), "0 carries a hook or a parametrization", "remove_parametrizations")
-
-
-@BOTH
-def test_a_quantised_model_is_refused(do):
     quantized = pytest.importorskip("torch.ao.nn.quantized")
-    model = chain()
-    model.append(quantized.Conv2d(4, 4, 1))
     with pytest.raises(ValueError, match="4 is quantised: give the float model"):
-        do(model.eval())
-
-
-# ---- left alone, and said so ----
+        do(chain().append(quantized.Conv2d(4, 4, 1)).eval())
 
 
 @pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
@@ -125,44 +113,27 @@ def test_other_paddings_are_left_alone_and_said_so(mode):
 
 
 def test_an_even_kernel_with_same_padding_is_left_alone_and_said_so():
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 4, padding="same"), nn.Conv2d(4, 2, 1)
-    ).double()
-    linear = tlc.linearize(model.eval(), "1", X.double(), "affine", "first")
-    small = tlc.merge(linear, X, keep="all")
-    assert relative_error(small(X.double()), linear(X.double())) < 1e-10
-    assert "one side more" in tlc.explain(linear, X)["what"]["2"]
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 4, padding="same"), nn.Conv2d(4, 2, 1)
+    model, x = nn.Sequential(*layers).double().eval(), X.double()
+    linear = tlc.linearize(model, "1", x, "affine", "first")
+    assert relative_error(merged(linear)(x), linear(x)) < 1e-10
+    assert "one side more" in tlc.explain(linear, x)["what"]["2"]
 
 
-def test_what_feeds_two_is_left_alone_and_said_so():
-    class Fork(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+def test_what_feeds_two_and_what_is_called_twice_is_left_alone_and_said_so():
+    def fork(net, x):
+        x = net.a(x)
+        return net.b(x), {"c": net.c(x), "d": None}
 
-        def forward(self, x):
-            x = self.a(x)
-            return self.b(x), {"c": self.c(x), "d": None}
-
-    small = merged(Fork().eval())  # and its outputs, whatever holds them, are compared
+    layers = {name: nn.Conv2d(3, 3, 1) for name in "abc"}
+    small = merged(Net(fork, **layers).eval())  # and its outputs, whatever holds them, are compared
     assert isinstance(small.a, nn.Conv2d) and set(small(X)[1]) == {"c", "d"}
-    table = tlc.explain(Fork().eval(), X)
+    table = tlc.explain(Net(fork, **layers).eval(), X)
     assert list(table.index) == ["a", "b", "c"] and (table["MACs"] == table["MACs merged"]).all()
     assert list(table["what"]) == ["", "a feeds b, c", "a feeds b, c"]
-
-
-def test_a_convolution_called_twice_is_left_alone_and_said_so():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return self.b(self.b(self.a(x)))
-
-    model = Twice().eval()
-    assert relative_error(merged(model)(X), model(X)) < 1e-6
-    assert tlc.explain(model, X)["what"]["b"] == "b is called more than once"
+    twice = Net(lambda net, x: net.b(net.b(net.a(x))), a=layers["a"], b=layers["b"]).eval()
+    assert relative_error(merged(twice)(X), twice(X)) < 1e-6
+    assert tlc.explain(twice, X)["what"]["b"] == "b is called more than once"
 
 
 def test_branches_that_meet_at_a_sum_and_stay_two_say_why():

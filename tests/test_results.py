@@ -44,24 +44,19 @@ def test_a_record_says_how_it_was_made(data, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["first.json"], "no half-written file stays"
 
 
-def test_whole_seconds_make_a_valid_record_too(data, tmp_path):
-    make(data, tmp_path, seconds=12)
-    assert list(tlc.results(tmp_path)["run_seconds"]) == [12, 12]
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_a_record_without_a_field_is_refused_by_file_and_field(field, data, tmp_path):
-    path = make(data, tmp_path)
-    content = json.loads(path.read_text())
-    del content[field]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"first\.json lacks a valid {field}: restore it"):
-        tlc.results(tmp_path)
-
-
-def test_another_schema_is_refused(data, tmp_path):
-    path = make(data, tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+def test_a_record_without_a_field_or_of_another_schema_is_refused_and_none_overwritten(
+    data, tmp_path
+):
+    path = make(data, tmp_path, seconds=12)  # whole seconds are a number, too
+    before, content = path.read_bytes(), json.loads(path.read_text())
+    with pytest.raises(FileExistsError, match=r"first\.json is recorded already: move it away, or"):
+        make(data, tmp_path, seconds=1.0)
+    assert path.read_bytes() == before and list(tlc.results(tmp_path)["run_seconds"]) == [12, 12]
+    for field in FIELDS:
+        path.write_text(json.dumps({k: v for k, v in content.items() if k != field}))
+        with pytest.raises(ValueError, match=rf"first\.json lacks a valid {field}: restore it"):
+            tlc.results(tmp_path)
+    path.write_text(json.dumps(content | {"schema": 2}))
     with pytest.raises(ValueError, match=r"first\.json is no record of schema 1: move it away"):
         tlc.results(tmp_path)
 
@@ -76,14 +71,6 @@ def test_one_damaged_record_among_many_is_named(damage, data, tmp_path):
     path.write_text(damages.get(damage, damage))
     with pytest.raises(ValueError, match=r"second\.json (is|lacks) .*: (restore|move) it"):
         tlc.results(tmp_path)
-
-
-def test_a_record_is_never_overwritten(data, tmp_path):
-    path = make(data, tmp_path)
-    before = path.read_bytes()
-    with pytest.raises(FileExistsError, match=r"first\.json is recorded already: move it away, or"):
-        make(data, tmp_path, seconds=1.0)
-    assert path.read_bytes() == before
 
 
 def test_no_records_are_an_empty_table(tmp_path, monkeypatch):

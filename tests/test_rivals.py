@@ -22,7 +22,7 @@ from tlc_minimal.methods.lacoot import (
     drop,
     lacoot_without_regulariser,
     max_sliced,
-)
+)  # fmt: skip
 from tlc_minimal.methods.lacoot import choose as choose_blocks
 from tlc_minimal.methods.layer_folding import (
     Slope,
@@ -32,7 +32,7 @@ from tlc_minimal.methods.layer_folding import (
     penalty,
     push,
     with_slopes,
-)
+)  # fmt: skip
 from tlc_minimal.methods.published import (
     assumed,
     cut_constants,
@@ -43,7 +43,7 @@ from tlc_minimal.methods.published import (
     pairs,
     published,
     select,
-)
+)  # fmt: skip
 from tlc_minimal.nodes import activation_nodes
 from tlc_minimal.readers import Split
 from tlc_minimal.stages import Task, off_share
@@ -104,7 +104,7 @@ def same_function(a, b, x) -> bool:
         return torch.allclose(a.eval()(x), b.eval()(x), atol=1e-4)
 
 
-# --------------------------------------------------------- TLC as published
+# ---- TLC as published ----
 
 
 def chain() -> nn.Sequential:
@@ -156,12 +156,6 @@ def table(**losses):
     return loss, asked
 
 
-def test_without_a_removal_that_helps_the_best_one_goes():
-    loss, asked = table(none=1.0, a=1.2, b=1.1, c=1.3)
-    assert select(["a", "b", "c"], loss, True) == ["b"]
-    assert asked == ["", "a", "b", "c"]
-
-
 def test_the_set_grows_in_order_until_the_loss_exceeds_what_it_was():
     """Singly c < a < b < d < e. With c, a, b it is still below 1; d tips it and goes, too."""
     single = dict(none=1.0, a=0.9, b=0.95, c=0.8, d=1.1, e=1.2)
@@ -169,11 +163,11 @@ def test_the_set_grows_in_order_until_the_loss_exceeds_what_it_was():
     assert select(list("abcde"), loss, True) == ["c", "a", "b", "d"]
     assert asked[6:] == ["ca", "cab", "cabd"]
     assert select(list("abcde"), table(**single)[0], False) == ["c"]
-
-
-def test_a_set_that_never_exceeds_it_is_not_taken():
+    loss, asked = table(none=1.0, a=1.2, b=1.1, c=1.3)
+    assert select(["a", "b", "c"], loss, True) == ["b"], "none helps: the best one"
+    assert asked == ["", "a", "b", "c"]
     loss, asked = table(none=1.0, a=0.9, b=0.8, c=1.5, d=1.6, ab=0.7, abc=1.0)
-    assert select(list("abcd"), loss, True) == ["b"]
+    assert select(list("abcd"), loss, True) == ["b"], "a set that never exceeds it is not taken"
     assert asked[-1] == "bac", "all but one are tried, never all"
     assert select(["a", "b"], table(none=1.0, a=0.9, b=0.8)[0], True) == ["b"]
 
@@ -231,26 +225,23 @@ PAIRS = {"relu": ("conv1", "bn1"), "layer1.0.relu1": ("layer1.0.conv1", "layer1.
 PAIRS |= {"layer2.0.relu2": ("layer2.0.conv2", "layer2.0.bn2")}
 
 
-def tuned(small, data, keeping) -> nn.Module:
-    """Trained with much momentum and decay, so that what can move moves."""
-    handles = keeping(small)
-    tlc.fit(small, data, 4, 0.1, weight_decay=0.01, progress=None)
-    for handle in handles:
-        handle.remove()
-    return small
-
-
-@pytest.fixture(scope="module")
-def on(trained):
-    """Three activations of the kinds there are, some channels of each OFF."""
+def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained, data):
+    """Three activations of the kinds there are; tuned with much momentum and decay, so that what
+    can move moves."""
     found = pairs(trace(trained, share=True))
     on = {n: found[n][1].bias.detach() > 0 for n in PAIRS}
     assert all(0 < keep.sum() < len(keep) for keep in on.values())
-    return on
-
-
-def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained, on, data):
-    small = tuned(mask(trained, states(on)), data, hold)
+    small = mask(trained, states(on))
+    handles = hold(small)
+    sum(p.sum() for p in small.parameters()).backward()  # no gradient reaches what is masked
+    for name, keep in on.items():
+        conv, norm = (small.get_submodule(n) for n in PAIRS[name])
+        shape = conv.weight.shape
+        assert torch.equal(conv.weight.grad, keep.float().reshape(-1, 1, 1, 1).expand(shape))
+        assert torch.equal(norm.weight.grad, keep.float()) and norm.bias.grad.all()
+    tlc.fit(small, data, 4, 0.1, weight_decay=0.01, progress=None)
+    for handle in handles:
+        handle.remove()
     run = fx.Interpreter(small, garbage_collect_values=False)
     with torch.no_grad():
         run.run(data.normalize(data.train.images[:64]))
@@ -264,30 +255,6 @@ def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained
         here = out[PAIRS[name][1]][:, off]
         assert torch.equal(here, norm.bias.detach()[off].reshape(1, -1, 1, 1).expand_as(here))
         assert (conv.weight[keep] != 0).any() and (norm.weight[keep] != 0).all()
-
-
-def test_with_its_filter_it_would_come_back_as_a_signal(trained, on, data):
-    """What the library once took for the published rule: γ and β are 0 once, the filter stays."""
-    small = mask(trained, states(on))
-    for conv, _ in PAIRS.values():
-        small.get_submodule(conv).weight.data.copy_(trained.get_submodule(conv).weight)
-    assert not hold(small), "nothing is masked"
-    tuned(small, data, hold)
-    for name, keep in on.items():
-        norm = small.get_submodule(PAIRS[name][1])
-        assert norm.weight[~keep].all() and norm.bias[~keep].all()
-
-
-def test_hold_lets_no_gradient_reach_what_is_masked(trained, on):
-    small = mask(trained, states(on))
-    hold(small)
-    sum(p.sum() for p in small.parameters()).backward()
-    for name, keep in on.items():
-        conv, norm = (small.get_submodule(n) for n in PAIRS[name])
-        shape = conv.weight.shape
-        assert torch.equal(conv.weight.grad, keep.float().reshape(-1, 1, 1, 1).expand(shape))
-        assert torch.equal(norm.weight.grad, keep.float())
-        assert norm.bias.grad.all()
 
 
 def drifted(network, seed, remove, all_off=()):
@@ -307,12 +274,11 @@ INNER = [f"layer{s}.{b}.relu1" for s in (1, 2, 3, 4) for b in (0, 1)]
 SUMS = [name.replace("relu1", "relu2") for name in INNER]
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("all_off", [(), ("layer1.0.relu1", "layer2.0.relu1", "layer3.1.relu2")])
 @pytest.mark.parametrize("remove", [INNER, SUMS, ["relu", *INNER, *SUMS]])
-def test_constants_are_cut_exactly(seed, all_off, remove):
+def test_constants_are_cut_exactly(all_off, remove):
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    small = drifted(tlc.resnet18(width=6), seed, remove, all_off)
+    small = drifted(tlc.resnet18(width=6), len(remove), remove, all_off)
     shipped = cut_constants(small)
     with torch.no_grad():
         assert relative_error(shipped(x), small(x)) <= 1e-10
@@ -345,12 +311,9 @@ def test_constants_of_other_networks_are_cut_exactly(name):
         with torch.no_grad():
             assert relative_error(shipped(x), small(x)) <= 1e-10
         assert count(shipped, x)["macs"] < count(small, x)["macs"]
-
-
-def test_a_network_without_constants_is_shipped_as_it_is(model, data):
-    x = data.example
-    shipped = cut_constants(trace(model))
-    assert torch.equal(shipped(x), model(x)) and count(shipped, x) == count(model, x)
+    assert count(cut_constants(trace(network)), x) == count(network, x), (
+        "without constants: as it is"
+    )
 
 
 @pytest.mark.parametrize("set_rule", [True, False])
@@ -382,18 +345,7 @@ def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
     assert len(activation_nodes(small)) == 10
 
 
-def test_published_needs_batch_norms(data):
-    with pytest.raises(ValueError, match="2 follows no convolution with a batch norm.*one_by_one"):
-        published(task_of(perceptron(), data, 1))
-    shared = nn.Conv2d(3, 3, 1)
-    twice = nn.Sequential(
-        shared, nn.BatchNorm2d(3), nn.ReLU(), shared, nn.BatchNorm2d(3), nn.ReLU()
-    )
-    with pytest.raises(ValueError, match="2 follows no convolution"):
-        published(task_of(twice, data, 1))
-
-
-# --------------------------------------------------------- EASIER
+# ---- EASIER ----
 
 
 def test_easier_takes_the_layer_that_never_changes_its_state(data):
@@ -420,7 +372,7 @@ def test_easier_takes_all_layers_of_entropy_0_that_are_wanted(data):
     assert sum(epochs for _, epochs in told) == pytest.approx(0.5)
 
 
-# --------------------------------------------------------- EGP
+# ---- EGP ----
 
 
 def test_egp_budgets_by_hand():
@@ -431,14 +383,10 @@ def test_egp_budgets_by_hand():
     assert budgets(h, 2 * magnitudes, torch.tensor([1000, 1000]), 100).tolist() == [81, 18]
     assert budgets(h, magnitudes, torch.tensor([10, 20]), 100).tolist() == [10, 20]
     assert budgets(h, magnitudes, torch.tensor([10, 20]), 1).tolist() == [1, 0], "never nothing"
-
-
-def test_egp_shares_what_a_layer_lacks_by_the_same_formula():
-    """R = (6, 3, 2): the first should lose 94 of 100 and has 10. The others share 90 anew, with
-    I = (1, 1.5), R = (2.5, 1.67): 69.7 to 30.3 %."""
-    h = torch.tensor([0.5, 1.0, 1.5])
-    found = budgets(h, torch.ones(3), torch.tensor([10, 1000, 1000]), 100)
-    assert found.tolist() == [10, 62, 27]
+    # R = (6, 3, 2): the first should lose 94 of 100 and has 10. The others share 90 anew, with
+    # I = (1, 1.5), R = (2.5, 1.67): 69.7 to 30.3 %.
+    h, left = torch.tensor([0.5, 1.0, 1.5]), torch.tensor([10, 1000, 1000])
+    assert budgets(h, torch.ones(3), left, 100).tolist() == [10, 62, 27]
 
 
 def test_egp_prunes_the_smallest_that_are_left():
@@ -484,11 +432,9 @@ def test_egp_tunes_after_each_round_and_keeps_the_zeros(trained, data, monkeypat
 def test_egp_knows_which_layers_one_convolution_feeds(model, data):
     names = list(prunable(trace(model)))
     assert names == ["relu"] + [f"layer{i}.{j}.relu1" for i in (1, 2, 3, 4) for j in (0, 1)]
-    with pytest.raises(ValueError, match="egp can empty the 9 activations.*not 10.*'easier'"):
-        egp(task_of(model, data, 10))
 
 
-# --------------------------------------------------------- Layer Folding
+# ---- Layer Folding ----
 
 
 def test_a_slope_leads_from_the_rectifier_to_the_identity():
@@ -532,12 +478,9 @@ def test_layer_folding_learns_for_one_half_and_tunes_for_the_other(data):
     told, small = play(task, layer_folding(task))
     assert [(len(names), epochs) for names, epochs in told] == [(0, 1.0), (2, 1.0)]
     assert len(activation_nodes(small)) == 1
-    gelu = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10))
-    with pytest.raises(ValueError, match="2 is GELU: method='easier'"):
-        layer_folding(task_of(gelu, data, 1))
 
 
-# --------------------------------------------------------- LaCoOT
+# ---- LaCoOT ----
 
 
 def test_max_sliced_wasserstein_by_hand():
@@ -564,13 +507,6 @@ def test_blocks_become_their_shortcuts(model, data):
         assert same_function(dropped, short, data.example)
 
 
-def test_lacoot_chooses_the_nearest_blocks():
-    found = {"b": (0.1, 2), "a": (0.5, 2), "c": (0.9, 3)}
-    assert choose_blocks(found, 4) == ["b", "a"]
-    with pytest.raises(ValueError, match="takes out 7 activations here, not 5: ask for 7"):
-        choose_blocks(found, 5)
-
-
 def test_lacoot_drops_the_block_that_does_nothing(model, data):
     still = copy.deepcopy(model)
     still.layer2[1].bn2.weight.data.zero_()
@@ -584,11 +520,11 @@ def test_lacoot_drops_the_block_that_does_nothing(model, data):
     assert same_function(dropped, still, data.example)
 
 
-def test_lacoot_says_what_it_cannot_do(model, data):
+def test_lacoot_chooses_the_nearest_blocks_and_says_what_it_cannot_do(model, data):
+    found = {"b": (0.1, 2), "a": (0.5, 2), "c": (0.9, 3)}
+    assert choose_blocks(found, 4) == ["b", "a"]
+    with pytest.raises(ValueError, match="takes out 7 activations here, not 5: ask for 7"):
+        choose_blocks(found, 5)
     for remove, gone in ((3, 4), (17, 16)):
-        with pytest.raises(
-            ValueError, match=f"out {gone} activations here, not {remove}.*'easier'"
-        ):
+        with pytest.raises(ValueError, match=f"out {gone} .* here, not {remove}.*'easier'"):
             lacoot_without_regulariser(task_of(model, data, remove))
-    with pytest.raises(ValueError, match="this model has none: method='easier'"):
-        lacoot_without_regulariser(task_of(tlc.simple_cnn(width=4), data, 2))

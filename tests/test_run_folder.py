@@ -5,14 +5,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import CLOCK, chain, digits, files, refused, same
+from helpers import CLOCK, chain, digits, files, forked, refused, same
 
 import tlc_minimal as tlc
 from tlc_minimal.files import load_weights, save_weights
@@ -46,15 +43,17 @@ def resumed(model, data, out):
     return tlc.collapse(model, data, 2, out=out, resume=True, **HOW)
 
 
-# ---- one process at a time ----
-
-
-def test_a_process_may_enter_its_own_folder_again(tmp_path):
-    with owned(tmp_path / "a/b") as folder, owned(str(folder)) as again:
-        assert folder == again == tmp_path / "a/b"
+def test_a_process_may_enter_its_own_folder_again_and_an_error_frees_it(tmp_path):
+    others = FileLock(tmp_path / "a/b/.lock", timeout=0)  # as another process would open it
+    with pytest.raises(KeyboardInterrupt), owned(tmp_path / "a/b") as folder:
+        with owned(str(folder)) as again:
+            assert folder == again == tmp_path / "a/b"
         assert (folder / ".owner").read_text() == str(os.getpid())
-    with owned(tmp_path / "a/b"):
-        pass
+        with pytest.raises(Timeout):
+            others.acquire()
+        raise KeyboardInterrupt
+    others.acquire()
+    others.release()
 
 
 def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(tmp_path):
@@ -78,55 +77,35 @@ def test_a_run_in_a_folder_of_ones_own_leaves_what_is_there(model, data, tmp_pat
     load_weights(tmp_path / "stage_01.safetensors")
 
 
-def test_an_error_frees_the_folder(tmp_path):
-    others = FileLock(tmp_path / ".lock", timeout=0)  # as another process would open it
-    with pytest.raises(KeyboardInterrupt), owned(tmp_path):
-        with pytest.raises(Timeout):
-            others.acquire()
-        raise KeyboardInterrupt
-    others.acquire()
-    others.release()
-
-
-SECOND = """
-import sys
-sys.path[:0] = sys.argv[1:3]
-import test_run_folder as t
-t.tlc.collapse(t.chain(3), t.digits(64), 1, 500, out=sys.argv[3], rank="random", batch=16, seed=3)
-"""
-
-
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_second_process_is_turned_away_and_a_dead_ones_folder_taken_over(model, data, tmp_path):
     """The first one tunes for minutes; killed with -9, it leaves lock, owner and state behind."""
-    here = Path(__file__).parent
-    first = subprocess.Popen(
-        [sys.executable, "-c", SECOND, here, here.parent, tmp_path], stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
     ask = dict(out=tmp_path, rank="random", batch=16, seed=3, progress=False)
+    state = tmp_path / "stage_01.state"
+    with forked() as first:
+        if not first:
+            tlc.collapse(model, data, 1, 500, **ask)
+    alive = lambda: os.waitpid(first, os.WNOHANG) == (0, 0)
     try:
-        while not (tmp_path / "stage_01.state").exists():
-            assert first.poll() is None, "the first process ended"
+        while not state.exists():
+            assert alive(), "the first process ended"
             time.sleep(0.1)
-        words = f"in use by process {first.pid}: wait for it, or choose another folder"
+        words = f"in use by process {first}: wait for it, or choose another folder"
         for how in (dict(resume=False), dict(resume=True), dict(resume=True, epochs=3)):
             with pytest.raises(BlockingIOError, match=words):
                 tlc.collapse(model, data, 1, **{"epochs": 500} | ask | how)
-        written = (tmp_path / "stage_01.state").stat().st_mtime_ns
-        while (tmp_path / "stage_01.state").stat().st_mtime_ns == written:
-            assert first.poll() is None, "it was disturbed"
+        written = state.stat().st_mtime_ns
+        while state.stat().st_mtime_ns == written:
+            assert alive(), "it was disturbed"
             time.sleep(0.05)
     finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    assert (tmp_path / ".owner").read_text() == str(first.pid)
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+    assert (tmp_path / ".owner").read_text() == str(first)
     with pytest.raises(ValueError, match="another epochs: nothing was changed"):
         tlc.collapse(model, data, 1, 3, resume=True, **ask)
     with owned(tmp_path):
         assert (tmp_path / ".owner").read_text() == str(os.getpid())
-
-
-# ---- a damaged run ----
 
 
 def write_rows(folder, change):
@@ -170,8 +149,7 @@ def flipped(content):
 DAMAGE = {"truncated": lambda c: c[:50], "flipped": flipped, "empty": lambda c: b""}
 
 
-@pytest.mark.parametrize("name", ["stage_01.safetensors", "stage_02.safetensors",
-                                  "stage_01.choice", "stage_02.choice"])  # fmt: skip
+@pytest.mark.parametrize("name", ["stage_01.safetensors", "stage_02.choice"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_stage_is_named_and_heals_when_it_is_deleted(
     damage, name, copied, finished, model, data
@@ -190,15 +168,6 @@ def test_a_damaged_stage_is_named_and_heals_when_it_is_deleted(
         assert files(copied)[name] == files(finished.folder)[name]
 
 
-def test_a_lost_stage_is_tuned_again_and_no_other(copied, finished, model, data, monkeypatch):
-    """The first of two: the second one, which was tuned after it, is only read."""
-    (copied / "stage_01.safetensors").unlink()
-    seconds = finished.table["seconds"]
-    again = resumed(model, data, copied)
-    assert same(again.linear, finished.linear)
-    assert again.table["seconds"][1] != seconds[1] and again.table["seconds"][2] == seconds[2]
-
-
 def test_weights_of_another_network_are_named(copied, model, data):
     save_weights(tlc.simple_cnn(width=2), copied / "stage_01.safetensors")
     words = r"stage_01\.safetensors holds the weights of another network: .*, or delete it"
@@ -207,37 +176,30 @@ def test_weights_of_another_network_are_named(copied, model, data):
             read()
 
 
-def test_without_its_table_a_run_begins_again(copied, finished, model, data):
-    (copied / "run.json").unlink()
+def test_what_is_lost_is_made_again_and_no_more(copied, finished, model, data):
+    """The first of two stages: the second one, which was tuned after it, is only read."""
+    (copied / "stage_01.safetensors").unlink()
+    seconds = finished.table["seconds"]
+    again = resumed(model, data, copied)
+    assert same(again.linear, finished.linear)
+    assert again.table["seconds"][1] != seconds[1] and again.table["seconds"][2] == seconds[2]
+    (copied / "run.json").unlink()  # without its table a run begins again
     with pytest.raises(FileNotFoundError, match="holds no run: choose the folder that collapse"):
         tlc.load_run(model, copied, 1)
     again = tlc.collapse(model, data, 2, out=copied, **HOW)
     assert again.table.drop(columns=CLOCK).equals(finished.table.drop(columns=CLOCK))
 
 
-# ---- load_run ----
-
-
-def test_load_run_gives_every_network(finished, model):
+def test_load_run_gives_every_network_and_names_what_is_not_there(finished, model, tmp_path):
     assert same(tlc.load_run(model, finished.folder, 2), finished.linear)
     assert same(tlc.load_run(model, str(finished.folder), 0), model)
-    assert len(list(tlc.load_run(model, finished.folder, 1).parameters())) > 0
-
-
-@pytest.mark.parametrize("removed", [-1, 1.5, 3, None, "2", [1]])
-def test_what_is_not_there_is_said_with_what_is(removed, finished, model):
-    words = re.escape(f"holds networks with 0, 1, 2 activations removed, not {removed!r}.")
-    with refused(ValueError, words, finished.folder):
-        tlc.load_run(model, finished.folder, removed)
-
-
-def test_a_run_of_another_model_is_refused(finished):
+    for removed in (-1, 1.5, 3, None, "2", [1]):
+        words = re.escape(f"holds networks with 0, 1, 2 activations removed, not {removed!r}.")
+        with refused(ValueError, words, finished.folder):
+            tlc.load_run(model, finished.folder, removed)
     for other in (chain(3, seed=1), tlc.simple_cnn(width=2)):
         with pytest.raises(ValueError, match="the run of another model: give the one it began"):
             tlc.load_run(other, finished.folder, 1)
-
-
-def test_a_folder_without_a_run_is_named(model, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"{folder} holds no run"):
             tlc.load_run(model, folder, 1)

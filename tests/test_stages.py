@@ -1,13 +1,12 @@
 """Methods: all of them keep one contract; what they choose, by hand; and one of one's own."""
 
 import copy
-import importlib
 import math
 
 import helpers
 import pytest
 import torch
-from helpers import CLOCK, digits, kept, perceptron, randomize, relative_error, same
+from helpers import CLOCK, digits, interrupted, kept, perceptron, randomize, relative_error, same
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
@@ -15,7 +14,6 @@ from tlc_minimal.graph import trace
 from tlc_minimal.nodes import activation_nodes
 from tlc_minimal.stages import as_gaussians, as_tensors, off_share
 
-train = importlib.import_module("tlc_minimal.train")
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknowns take at least")  # of project: few images
 
 
@@ -33,9 +31,6 @@ def residual():
 def collapse(model, data, method, remove=2, epochs=1.0, **options):
     how = dict(batch=32, keep="all", progress=False) | options
     return tlc.collapse(model, data, remove, epochs, method, **how)
-
-
-# ---- the contract ----
 
 
 @pytest.fixture(scope="module")
@@ -67,34 +62,17 @@ def test_every_method_keeps_the_contract(method, residual, data, columns, tmp_pa
     assert same(tlc.load_run(residual, tmp_path, 2), run.linear)
     again = collapse(residual, data, method, out=tmp_path, resume=True)
     assert again.table.equals(table) and same(again.linear, run.linear)
-
-
-@pytest.mark.parametrize("method", tlc.METHODS)
-def test_a_seed_gives_the_same_run_even_if_it_was_killed(method, residual, data, tmp_path):
-    """Killed before its first, its third and its fourth step of tuning, wherever they fall."""
-    first, steps, loss = collapse(residual, data, method, out=tmp_path / "full"), [], train._loss
-
-    def stop(*args):
-        steps.append(1)
-        if len(steps) in (1, 3, 4):
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    ask, again = dict(out=tmp_path / "run", resume=True), None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_loss", stop)
-        while again is None:
+    # Killed before its first, third and fourth step of tuning, wherever they fall: the same.
+    killed = None
+    with interrupted(1, 3, 4) as steps:
+        while killed is None:
             try:
-                again = collapse(residual, data, method, **ask)
+                killed = collapse(residual, data, method, out=tmp_path / "killed", resume=True)
             except KeyboardInterrupt:
                 assert len(steps) in (1, 3, 4)
-    assert len(steps) > 4
-    assert again.table.drop(columns=CLOCK).equals(first.table.drop(columns=CLOCK))
-    assert same(again.linear, first.linear)
-    assert not list((tmp_path / "run").glob("*.state"))
-
-
-# ---- what is chosen, by hand ----
+    assert len(steps) > 4 and not list((tmp_path / "killed").glob("*.state"))
+    assert killed.table.drop(columns=CLOCK).equals(table.drop(columns=CLOCK))
+    assert same(killed.linear, run.linear)
 
 
 @pytest.mark.parametrize("method", ["one_by_one", "at_once"])
@@ -155,9 +133,6 @@ def test_rule_and_padding_reach_the_surgery(data):
     assert len(set(first.values())) == 3
 
 
-# ---- decisions as tensors ----
-
-
 def gaussians(*names):
     return {n: Gaussian(torch.arange(-1.0, i + 1), torch.ones(i + 2)) for i, n in enumerate(names)}
 
@@ -170,16 +145,9 @@ def test_decisions_come_back_in_their_groups_whatever_their_names():
     for group, want in zip(back, groups):
         for name, g in group.items():
             assert torch.equal(g.mean, want[name].mean) and torch.equal(g.std, want[name].std)
-    assert (
-        as_gaussians({})
-        == as_gaussians({"relu": torch.empty(0)})
-        == []
-        == as_gaussians(as_tensors([]))
-    )
-
-
-def test_more_than_ten_groups_keep_their_order():
-    groups = [gaussians(f"relu{i}") for i in range(12)]
+    for nothing in ({}, {"relu": torch.empty(0)}, as_tensors([])):
+        assert as_gaussians(nothing) == []
+    groups = [gaussians(f"relu{i}") for i in range(12)]  # more than ten keep their order
     back = as_gaussians(dict(sorted(as_tensors(groups).items())))
     assert [list(g) for g in back] == [[f"relu{i}"] for i in range(12)]
 
@@ -189,9 +157,6 @@ def test_the_share_of_off_channels_is_of_all_that_go():
     decision = as_tensors([gaussians("a", "b"), {"c": gaussians("", "", "c")["c"]}])
     assert off_share(decision) == pytest.approx(6 / 9)
     assert off_share({"a": torch.empty(0)}) is None
-
-
-# ---- one of one's own ----
 
 
 def test_a_method_of_ones_own_is_one_line(residual, data, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import digits, interrupted, kept, randomize, refused, same
+from helpers import digits, interrupted, kept, randomize, refused, same, untrained
 from torch import nn
 
 import tlc_minimal as tlc
@@ -178,7 +178,7 @@ def test_a_finished_fit_is_not_repeated(tiny, tmp_path):
     how = HOW | {"state": tmp_path / "fit.state"}
     models = [dropped() for _ in range(2)]
     first = tlc.fit(models[0], tiny, **how)
-    with interrupted(1):
+    with untrained():
         assert tlc.fit(models[1], tiny, **how) == first and same(*models)
 
 

@@ -1,12 +1,10 @@
 """Networks without batch norm: every tool takes them, an MLP without its GELU is one matrix."""
 
-import copy
-
 import pytest
 import torch
-from helpers import randomize, relative_error
+from helpers import kept, randomize, relative_error, same
 from torch import nn
-from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models import mobilenet_v2
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments.beyond import NETWORKS, PROFILES, plan
@@ -36,17 +34,7 @@ each_network = pytest.mark.parametrize("name", ["vit", "swin", "text"])
 
 
 @each_network
-def test_gelus_are_found_without_a_norm_that_knows(name):
-    model, x = build(name)
-    layers = tlc.find_layers(model, x)
-    assert len(layers) == {"vit": 2, "swin": 6, "text": 2}[name]
-    assert all(a.kind == "GELU" and a.norm is None and not a.after_sum for a in layers)
-    with pytest.raises(ValueError, match="no batch norm"):
-        published_statistics(model)
-
-
-@each_network
-def test_statistics_are_those_of_all_tokens(name):
+def test_gelus_are_found_and_statistics_are_those_of_all_tokens(name):
     model, x = build(name)
     seen, hooks = {}, []
     for key, module in model.named_modules():
@@ -57,7 +45,11 @@ def test_statistics_are_those_of_all_tokens(name):
         model(x)
     for hook in hooks:
         hook.remove()
-    found = tlc.statistics(model, x)
+    layers, found = tlc.find_layers(model, x), tlc.statistics(model, x)
+    assert len(layers) == {"vit": 2, "swin": 6, "text": 2}[name]
+    assert all(a.kind == "GELU" and a.norm is None and not a.after_sum for a in layers)
+    with pytest.raises(ValueError, match="no batch norm"):
+        published_statistics(model)
     assert list(found) == list(seen)
     for key, g in found.items():
         tokens = seen[key].flatten(0, -2)  # (everything else, features)
@@ -123,7 +115,7 @@ def test_an_mlp_by_hand():
 def test_collapsed(name, digits):
     model = build(name)[0].float()
     data = TEXT.subset(64) if name == "text" else digits.subset(64)
-    before = copy.deepcopy(model.state_dict())
+    before = kept(model)
     table = tlc.explain(model, data, [a.name for a in tlc.find_layers(model, data)], "affine")
     assert table["what"].str.startswith("merged into").any()
     how = {"method": "one_by_one", "rule": "affine", "keep": "all", "progress": False}
@@ -131,10 +123,7 @@ def test_collapsed(name, digits):
     there = len(tlc.find_layers(model, data))
     assert list(run.table["activations"]) == [there, there - 1, there - 2]
     assert tlc.count(run.model, data)["layers"] == tlc.count(model, data)["layers"] - 2
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-# ------------------------------------------------------------------------------- the text
+    assert same(model, before)
 
 
 def test_text_is_one_hot_and_real():
@@ -148,9 +137,6 @@ def test_text_is_one_hot_and_real():
         assert set(split.labels.tolist()) == set(range(len(PACKAGES)))
     with pytest.raises(ValueError, match="uint8"):
         TEXT.normalize(x)
-
-
-def test_text_is_the_same_every_time():
     again, longer = load_text(length=16, vocabulary=32), load_text(length=32, vocabulary=32)
     assert again.sha256 == TEXT.sha256 != longer.sha256
     assert again.train.images.equal(TEXT.train.images)
@@ -175,18 +161,12 @@ def test_no_file_is_in_two_splits(tmp_path):
     assert not data.test.images.any() and not data.val.images.any()
     assert data.train.images.all()
     assert data.test.size == len(PACKAGES) * len(range(0, 39 - 8 + 1, 4))
-
-
-def test_bad_text(tmp_path):
     with pytest.raises(ValueError, match="2 to 256"):
         load_text(vocabulary=300)
     with pytest.raises(FileNotFoundError, match="asyncio has no source"):
-        load_text(library=tmp_path)
+        load_text(library=tmp_path / "asyncio")
     with pytest.raises(ValueError, match="lower length"):
-        load_text(length=1000, library=library(tmp_path))
-
-
-# ------------------------------------------------------------------- which norm is whose
+        load_text(length=1000, library=tmp_path)
 
 
 def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
@@ -210,9 +190,6 @@ def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
             m.register_forward_pre_hook(lambda _, inputs, n=n: seen.update({n: inputs[0].clone()}))
     model(torch.randn(1, 3, 64, 64))
     assert all(torch.equal(seen[norm], seen[relu6]) for norm, relu6 in ours.items())
-
-
-# ------------------------------------------------------------------------- the records
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -257,18 +234,3 @@ def test_a_record_is_made_and_taken_up(tmp_path):
     (again,) = run_pieces(*args, only="text_tlc_affine")  # nothing is trained a second time
     same = ["test", "val", "layer", "seconds", "macs_merged"]
     assert tlc.results(tmp_path / "results")[same].equals(table[same])
-
-
-def test_weights_come_from_a_file_as_from_the_net(tmp_path):
-    """torchvision's own loader, at a file:// address: what ``resnet18(weights=…)`` does online."""
-    trained = randomize(resnet18(num_classes=7), dtype=torch.float32)
-    torch.save(trained.state_dict(), tmp_path / "resnet18.pth")
-    address = (tmp_path / "resnet18.pth").as_uri()
-    state = torch.hub.load_state_dict_from_url(address, str(tmp_path / "hub"), progress=False)
-    model = resnet18(num_classes=7)
-    model.load_state_dict(state)
-    x = torch.randn(2, 3, 32, 32)
-    linear = tlc.linearize(model.eval(), "layer2.1.relu1", x)
-    with torch.no_grad():
-        assert model(x).equal(trained(x))
-        assert relative_error(tlc.merge(linear, x, keep="all")(x), linear(x)) < 1e-5

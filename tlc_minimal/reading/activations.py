@@ -50,6 +50,8 @@ def name_activations(traced: fx.GraphModule) -> None:
     the output. ValueError where that cannot be followed."""
     calls = Counter(n.target for n in traced.graph.nodes if n.op == "call_module")
     seen, taken = Counter(), {name for name, _ in traced.named_modules()}
+    for node in traced.graph.nodes:  # a module that calls functions only is not in there yet
+        taken |= {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
     for node in list(traced.graph.nodes):
         module = module_of(traced, node)
         if isinstance(module, ACTIVATION):
