@@ -163,12 +163,10 @@ def test_the_message_says_call_place_and_both_numbers():
     wrong.__name__ = "my_dirac"
     begin = "my_dirac(2, 5, 1) gave 0 at [0, 0, 1, 1], expected 1; likely cause: "
     assert refused("dirac", wrong).startswith(begin)
-    unknown = lambda *case: (
-        check.conv_macs.right(*case) if case[3] == 1 else -1
-    )  # right if stride 1
-    assert "likely cause" not in refused("conv_macs", unknown)
-    partial = functools.partial(lambda q: -1.0)
-    assert refused("block_share", partial).startswith("your answer(0.25) gave -1, expected 0.75")
+    unknown = lambda d, t: check.seeds_needed.right(d, t) if t == 3 else -1
+    assert "likely cause" not in refused("seeds_needed", unknown)
+    partial = functools.partial(lambda channels, kernel, padding: -1.0)
+    assert refused("dirac", partial).startswith("your answer(2, 5, 1) gave one number, expected")
     assert "gave shape (2,), expected one number" in refused("share_off", lambda m: torch.ones(2))
     assert "gave 1 values, expected 3" in refused("over_seeds", lambda v: [v.mean()])
     assert "as value 3 of 3" in refused("over_seeds", lambda v: (v.mean(), v.min(), v.min()))

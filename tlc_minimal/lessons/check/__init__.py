@@ -20,7 +20,7 @@ from .lesson04 import (
     paired_difference,
     spared_order,
 )
-from .lesson05 import activation_kinds, block_share, conv_macs
+from .lesson05 import paired_claim, undominated, within_budget
 from .lesson06 import holm, paired_t, seeds_needed, sign_flip, state_entropy
 from .lesson07 import between_positions, block_left, layer_norm, mean_gelu, one_matrix
 from .lesson08 import auroc, beyond_chance, calibration_error, paired_speedup

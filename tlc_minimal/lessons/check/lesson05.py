@@ -1,57 +1,113 @@
-"""Checks of lesson 05, ResNet-18 on CIFAR-10."""
+"""Checks of lesson 05: a claim, the records, a verdict. Records have a row a network."""
 
-import torch
+import pandas as pd
 
-from ... import find_layers, resnet18, simple_cnn
 from .exercise import exercise
 
+COLUMNS = ["method", "seed", "val", "test", "macs"]
+RECORDS = [
+    ("small", 0, 70.0, 69.0, 2.0), ("small", 1, 74.5, 71.0, 2.5), ("small", 2, 73.0, 74.0, 2.2),
+    ("dense", 2, 77.0, 75.5, 9.0), ("dense", 1, 72.0, 76.0, 9.0), ("dense", 3, 78.0, 79.0, 9.0),
+]  # fmt: skip
 
-@exercise((64, 128, 5, 4, 16), (3, 64, 3, 1, 32), (8, 16, 1, 2, 4))
-def conv_macs(c_in, c_out, kernel, stride, side):
-    """MACs of a convolution on side x side input pixels."""
-    return kernel**2 * c_in * c_out * (side // stride) ** 2
+
+def _records():
+    return pd.DataFrame(RECORDS, columns=COLUMNS)
 
 
-conv_macs.mistakes = {
-    "the stride leaves fewer output pixels": lambda i, o, k, s, n: conv_macs.right(i, o, k, 1, n),
-    "only one side was divided by the stride": lambda i, o, k, s, n: k**2 * i * o * n * (n // s),
-    "a square kernel has more taps than its side is long": lambda i, o, k, s, n: (
-        k * i * o * (n // s) ** 2
+def _few():
+    return _records().iloc[1:].assign(test=lambda rows: 100 - rows["test"])
+
+
+@exercise(lambda: (_records(), "small", "dense"), lambda: (_few(), "small", "dense"))
+def paired_claim(records, method, control):
+    """Mean test accuracy of a method above its control, over the seeds that both have, and how
+    many these are."""
+    return _claim(records, method, control)
+
+
+def _claim(records, method, control, column="test"):
+    a, b = (records[records["method"] == m].set_index("seed")[column] for m in (method, control))
+    gap = (a - b).dropna()
+    return gap.mean(), len(gap)
+
+
+def _of_all_seeds(records, method, control):
+    means = records.groupby("method")["test"].mean()
+    return means[method] - means[control], _claim(records, method, control)[1]
+
+
+def _as_they_stand(records, method, control):
+    a, b = (records.loc[records["method"] == m, "test"].to_numpy() for m in (method, control))
+    n = min(len(a), len(b))
+    return (a[:n] - b[:n]).mean(), n
+
+
+paired_claim.mistakes = {
+    "the means are of different seeds": _of_all_seeds,
+    "the rows were paired as they stand, and their order is not that of the seeds": _as_they_stand,
+    "validation accuracies chose, so test accuracies have to judge": lambda *given: _claim(
+        *given, "val"
     ),
-    "each output sums over all input channels": lambda i, o, k, s, n: k**2 * o * (n // s) ** 2,
-    "a multiply-accumulate is one operation, not two": lambda *case: 2 * conv_macs.right(*case),
+    "the sign, for the control is subtracted": lambda records, a, b: _claim(records, b, a),
+    "a seed that only one of them has makes no pair": lambda records, a, b: (
+        _claim(records, a, b)[0],
+        int((records["method"] == a).sum()),
+    ),
 }
 
 
-@exercise((0.25,), (0.0,), (0.5,), (1.0,))
-def block_share(q):
-    """Share of a strided block's MACs that is left when a share q of its channels is cut."""
-    return (13.5 * (1 - q) + 0.5) / 14
+@exercise(lambda: (_records(), 2.2), lambda: (_records(), 2.5), lambda: (_few(), 9.0))
+def within_budget(records, budget):
+    """Test accuracy of the network to choose if it may cost so many MACs."""
+    return _chosen(records[records["macs"] <= budget])
 
 
-block_share.mistakes = {
-    "the shortcut was cut, too, but has no inner channels": lambda q: 1 - q,
-    "the second convolution loses input channels, too": lambda q: (4.5 * (1 - q) + 9.5) / 14,
-    "the first convolution loses output channels, too": lambda q: (9 * (1 - q) + 5) / 14,
-    "each convolution is cut on one side only": lambda q: (13.5 * (1 - q) ** 2 + 0.5) / 14,
-    "this is what is saved, not what is left": lambda q: 13.5 * q / 14,
+def _chosen(rows, by="val", column="test"):
+    return rows.loc[rows[by].idxmax(), column]
+
+
+within_budget.mistakes = {
+    "the test accuracies were used to choose": lambda records, budget: _chosen(
+        records[records["macs"] <= budget], "test"
+    ),
+    "the budget was forgotten": lambda records, budget: _chosen(records),
+    "exactly as many as allowed is allowed": lambda records, budget: _chosen(
+        records[records["macs"] < budget]
+    ),
+    "it was chosen by this accuracy, so it is no fair report": lambda records, budget: _chosen(
+        records[records["macs"] <= budget], column="val"
+    ),
+    "the cheapest is not asked for, all that fit are free": lambda records, budget: records.loc[
+        records["macs"].idxmin(), "test"
+    ],
 }
 
 
-@exercise(*(lambda f=f: (f(width=4), torch.zeros(1, 3, 32, 32)) for f in (resnet18, simple_cnn)))
-def activation_kinds(model, example):
-    """The number of activations after a residual sum, and of those straight after a norm."""
-    layers = find_layers(model, example)
-    return sum(l.after_sum for l in layers), sum(l.norm is not None for l in layers)
+@exercise(
+    ([9.0, 2.0, 2.0, 5.0, 4.0], [82.0, 79.0, 77.0, 78.0, 82.0]),
+    ([1.0, 3.0, 2.0, 4.0], [60.0, 70.0, 75.0, 74.0]),
+)
+def undominated(macs, test):
+    """For each network, whether no other one is better and costs no more, or costs less and is as
+    good."""
+    return ~_beaten(macs, test).any(1)
 
 
-def _kinds(*given, more=0):
-    sums, norms = activation_kinds.right(*given)
-    return sums, norms + more
+def _beaten(macs, test):
+    """[i, j]: j beats i."""
+    no_worse = (macs <= macs[:, None]) & (test >= test[:, None])
+    return no_worse & ((macs < macs[:, None]) | (test > test[:, None]))
 
 
-activation_kinds.mistakes = {
-    "sums come first, then norms": lambda *given: _kinds(*given)[::-1],
-    "the stem was forgotten, which has an activation, too": lambda *given: _kinds(*given, more=-1),
-    "behind a sum there is no batch norm": lambda *given: _kinds(*given, more=_kinds(*given)[0]),
+undominated.mistakes = {
+    "each network is as good as itself, which beats nobody": lambda macs, test: (
+        ~((macs <= macs[:, None]) & (test >= test[:, None])).any(1)
+    ),
+    "better at equal cost counts, and cheaper at equal accuracy": lambda macs, test: (
+        ~((macs < macs[:, None]) & (test > test[:, None])).any(1)
+    ),
+    "these are those that somebody beats": lambda macs, test: _beaten(macs, test).any(1),
+    "only the best of all, whatever it costs": lambda macs, test: test == test.max(),
+    "more multiplications are worse, not better": lambda macs, test: ~_beaten(-macs, test).any(1),
 }
