@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import randomize, relative_error
+from helpers import Replaced, randomize, relative_error
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,8 +24,6 @@ from tlc_minimal.gaussian import Gaussian, best_affine
 from tlc_minimal.graph import activation_nodes, find_shapes, trace
 from tlc_minimal.linearize import RULES
 from tlc_minimal.nodes import channel_dim
-
-EXAMPLES = 500
 
 # ---- the words: what an instruction can be ----
 
@@ -151,7 +149,7 @@ class Network(nn.Module):
 
     def __init__(self, ops: list[Op], seed: int, dtype=torch.float64):
         super().__init__()
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device
         self.ops, memory = ops, {}
         for register, instruction in enumerate(ops, 1):
             module = make(instruction, memory)
@@ -193,6 +191,7 @@ class Draft:
     def rarely(self) -> bool:
         return self.pick(*[False] * 7, True)
 
+    @torch.no_grad()
     def infer(self, op, *shapes):
         """The module and the shape of its result, which is None where it does not fit."""
         try:
@@ -235,7 +234,7 @@ class Draft:
             if after is not None:
                 shape = after
                 inner.append(op)
-        return self.emit(op_sequential(inner), source) if inner else source
+        return self.emit(Op("sequential", (), {"inner": inner}), source) if inner else source
 
     # -- single words; each is a function of the shape it meets and of whether it may overwrite
 
@@ -453,10 +452,6 @@ class Draft:
         return self.chain(x, *steps, self.conv())
 
 
-def op_sequential(inner):
-    return op("sequential", inner=inner)
-
-
 @dataclass
 class Case:
     """A program, which activations go (by number, in this order) and how."""
@@ -511,19 +506,6 @@ def cases(draw):
 # ---- what must hold ----
 
 
-class Replaced(nn.Module):
-    """By hand: slope * z + shift in the place of an activation."""
-
-    def __init__(self, slope, shift, dim):
-        super().__init__()
-        self.slope, self.shift, self.dim = slope, shift, dim
-
-    def forward(self, z):
-        shape = [1] * z.ndim
-        shape[self.dim] = -1
-        return z * self.slope.view(shape).to(z) + self.shift.view(shape).to(z)
-
-
 def maps(rule, g, f) -> list:
     """Slope and shift as MATHS, section 2 has them; where all is OFF one channel may be kept."""
     slope, shift = best_affine(g.mean, g.std, f)
@@ -541,9 +523,10 @@ def maps(rule, g, f) -> list:
     return found
 
 
-def by_hand(model, gaussians, rule) -> list:
-    """The models, one of which the linearised one must equal: one, changed again and again."""
-    traced = trace(model, share=True)
+def by_hand(traced, gaussians, rule):
+    """What the linearised network must equal one of: the traced one, changed again and again."""
+    for node in traced.graph.nodes:
+        node.meta.pop("tensor_meta", None)  # linearize has not seen the shapes, either
     nodes = activation_nodes(traced)
     options = []
     for name, g in gaussians.items():
@@ -591,10 +574,10 @@ def shaken(linear, x, want) -> torch.Tensor:
 
 def inputs(case: Case, model):
     """Pictures of this size, and of one and two pixels more, if the model takes them."""
-    for batch, more in ((1, 0), (7, 0), (1, 1), (2, 2)):
+    dice = torch.Generator().manual_seed(case.seed)
+    for batch, more in ((7, 0), (1, 1), (2, 2)):
         shape = (case.shape[0], *[n + more for n in case.shape[1:]])
-        torch.manual_seed(case.seed + more)
-        x = torch.randn(batch, *shape, dtype=case.dtype)
+        x = torch.randn(batch, *shape, dtype=case.dtype, generator=dice)
         try:
             want = model(x.clone())
         except (RuntimeError, ValueError):
@@ -627,7 +610,7 @@ def refused(case: Case, error: ValueError) -> Counter:
 def contract(case: Case) -> Counter:
     """Linear is what it says, and merged equals linear; what happened on the way is counted."""
     model = Network(case.ops, case.seed, case.dtype)
-    traced = trace(model)
+    traced = trace(model, share=True)
     x = torch.randn(2, *case.shape, dtype=case.dtype)
     names = list(activation_nodes(traced))
     chosen = [names[i] for i in case.removed if i < len(names)] or names[:1]
@@ -705,7 +688,7 @@ def test_any_network_stays_what_it_is():
     print(f"seed {number}")
 
     @seed(number)
-    @settings(max_examples=EXAMPLES, deadline=None, database=None)
+    @settings(max_examples=500, deadline=None, database=None)
     @given(cases())
     def holds(case):
         seen.update(contract(case))
