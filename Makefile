@@ -59,7 +59,7 @@ student: $(READY)
 	@echo "The notebooks without outputs and solutions are in student/"
 
 site: .venv/.site build/npm
-	$(PY) -m tools.site
+	OMP_NUM_THREADS=1 $(PY) -m tools.site
 
 slides: $(READY) build/npm
 	$(PY) -m tools.slides

@@ -99,9 +99,11 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def press(self, key: str) -> None:
-        code = {"Tab": 9, "Enter": 13}[key]
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+        """A key, down and up; without its text, Enter would open nothing."""
+        code, typed = {"Tab": (9, {}), "Enter": (13, {"text": "\r"})}[key]
+        for kind, text in (("keyDown", typed), ("keyUp", {})):
+            about = {"type": kind, "key": key, "windowsVirtualKeyCode": code}
+            self.call("Input.dispatchKeyEvent", **about, **text)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
