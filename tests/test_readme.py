@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -51,6 +52,21 @@ def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert len(links) > 3
     assert [x for x in links if not x.startswith("http") and not (page.parent / x).exists()] == []
+
+
+def test_the_teachers_page_shows_and_leaves_out_what_is_in_the_lessons():
+    page = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+    named = set()
+    for lesson, text in re.findall(r"\n### (\d\d) · .*?\n(.*?)(?=\n##)", page, re.S):
+        shown = re.findall(r"\*\*(?:Show\.|Late\?)\*\*(.*?)(?=\n\*\*|$)", text, re.S)
+        named |= {(lesson, h) for part in shown for h in re.findall(r"\*([^*]+)\*", part)}
+    named |= {("05", h) for h in re.findall(r"\*([^*]+)\*", re.search(r"\| 05, (.*)", page)[1])}
+    assert len(named) > 6
+    for lesson, heading in sorted(named):
+        (path,) = (ROOT / "notebooks").glob(f"{lesson}_*.ipynb")
+        cells = nbformat.read(path, 4).cells
+        lines = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        assert re.search(rf"^#+ .*{re.escape(heading)}", lines, re.M), (lesson, heading)
 
 
 def test_every_make_target_exists():
