@@ -82,7 +82,7 @@ def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
     for each of two layers or more: first and second (the last), MACs of all and of one, verdict."""
     rows, tried, before = [], set(), -1
     while len(tried) > before:
-        before, end = len(tried), next(reversed(traced.graph.nodes))
+        before, end = len(tried), next(iter(reversed(traced.graph.nodes)))
         while end.op != "root":
             end = merge_at(traced, end, keep, rows, tried) or end.prev
     return list({tuple(row["layers"]): row for row in rows}.values())[::-1]  # the last word on each
