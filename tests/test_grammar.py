@@ -604,6 +604,9 @@ def refused(case: Case, error: ValueError) -> Counter:
     if "take the statistics of this model" in str(error):
         assert case.one_by_one  # what was removed before has cut channels of this one
         return Counter({"refused: statistics of another model": 1})
+    if "there is no activation" in str(error):
+        assert case.one_by_one and case.states != "on"  # it went with its branch, a constant
+        return Counter({"refused: gone with its branch": 1})
     raise error
 
 
@@ -722,6 +725,19 @@ FOUND = {
         ],
         shape=(3, 6, 6), removed=[1, 0], rule="on_off_affine", padding="as_trained",
         states="mixed", one_by_one=True, seed=1,
+    ),
+    "an activation that went with its branch": Case(
+        ops=[
+            op("conv", (0,), into=3, out=4, kernel=(1, 1), **plain),
+            op("conv", (1,), into=4, out=2, kernel=(1, 1), **plain),
+            op("act", (2,), name="relu", style="module"),
+            op("conv", (3,), into=2, out=2, kernel=(1, 1), **plain),
+            op("act", (4,), name="relu", style="module"),
+            op("conv", (5,), into=2, out=4, kernel=(1, 1), **plain),
+            op("sum", (6, 1), style="+"),
+        ],
+        shape=(3, 6, 6), removed=[1, 0], rule="on_off_affine", padding="as_trained", states="off",
+        one_by_one=True, seed=0,
     ),
     "as many tokens as features, and a norm of the tokens": Case(
         ops=[
