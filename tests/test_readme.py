@@ -47,6 +47,16 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert test["from scratch, a narrower ResNet-18"].mean() < projected.mean()
 
 
+def test_what_the_first_page_says_about_milliseconds_is_what_is_recorded():
+    rows = results(ROOT / "data/results")
+    raced = rows[(rows["method"] == "milliseconds") & (rows["threads"] == 2)]
+    raced = raced[raced["what"].str.startswith("headline_w16_clock")]
+    speed = raced.set_index(["what", "network", "batch"])["speedup"].droplevel("what")
+    assert speed["ours, projected", 1] > 3 and 1.8 < speed["ours, projected", 128] < 2
+    assert round(speed["ours, all at once", 1], 1) == 1.2
+    assert round(speed["ours, all at once", 128], 1) == 1.5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
