@@ -7,7 +7,7 @@ READY := .venv/.installed
 .PHONY: help setup demo test lab lint format student variation site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
 
 help:
-	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (3 minutes)"
+	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (two minutes)"
 	@echo "make lab            open the course in JupyterLab"
 	@echo "make test           every test, and every notebook in the smoke profile"
 	@echo "make lint           ruff: check and format"
