@@ -99,10 +99,6 @@ def _collapse(
     remove: int | None, epochs: float, method: str = "at_once", seed: int = 0, **choices,
 ) -> None:  # fmt: skip
     """Train, collapse, report, and print the four counts and the milliseconds before and after."""
-    from .lessons.drawings import towers  # only here: matplotlib is slow to load
-    from .lessons.plots import png
-    from .lessons.report import readable
-
     if network not in NETWORKS:
         raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
     build = partial(NETWORKS[network], len(data.classes), width)
@@ -122,6 +118,10 @@ def _collapse(
         run = tlc.collapse(model, data, *how, resume=True, **choices)
         both = tlc.compare({"dense": model, "collapsed": run.model}, data)
         both.to_json(folder / "compare.json", orient="index", indent=1)
+        from .lessons.drawings import towers  # only here: matplotlib is slow to load
+        from .lessons.plots import png
+        from .lessons.report import readable
+
         drawn = png(towers({"dense": model, "collapsed": run.model}, data))
         write_whole(folder / "layers.png", drawn)
     report(folder)

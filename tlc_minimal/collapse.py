@@ -84,7 +84,7 @@ def collapse(
     task, stages, tuning, config, finish = about
     data = task.data
     keep, progress = options.get("keep", "fastest"), options.get("progress", True)
-    with owned(out or tempfile.mkdtemp(prefix="tlc-")) as folder:
+    with owned(tempfile.mkdtemp(prefix="tlc-") if out is None else out) as folder:
         rows = rows_of(folder, config, resume)
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None

@@ -41,7 +41,7 @@ def owned(folder: str | Path) -> Iterator[Path]:
                 left.unlink()
         yield folder
     except (KeyboardInterrupt, OSError) as error:
-        if not isinstance(error, FileExistsError):
+        if lock.lock_counter == 1 and not isinstance(error, FileExistsError):  # said once
             error.add_note(f"What is finished is kept in {folder}: resume=True goes on from there.")
         raise
     finally:
