@@ -54,7 +54,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
 def test_the_command_line_says_it_in_two_sentences(tmp_path, monkeypatch, name):
     full_disk(monkeypatch, name)
     monkeypatch.setattr("tlc_minimal.__main__.tlc.load_data", lambda name: DATA)
-    sizes = "--width 4 --dense-epochs 0.3 --epochs 0.3 --remove 1".split()
+    sizes = ["--width", "4", "--dense-epochs", "0.3", "--epochs", "0.3", "--remove", "1"]
     start = ["tlc_minimal", "collapse", "--data", "digits", "--out", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", start + sizes)
     with pytest.raises(SystemExit) as end:
@@ -86,8 +86,7 @@ def test_a_temporary_run_goes_when_python_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(atexit, "register", lambda f, *a, **k: at_exit.append(lambda: f(*a, **k)))
     run = tlc.collapse(network(), DATA, 1, 1, progress=False)
     assert (run.folder / "run.json").exists()
-    for last in at_exit:
-        last()
+    at_exit.pop()()
     assert not run.folder.exists()
 
 
