@@ -10,9 +10,9 @@ from .nodes import (
     NORM,
     bypass,
     calls,
-    channel_dim,
     is_private,
     is_sum,
+    made_dim,
     module_of,
     normalizes,
     only_user,
@@ -84,7 +84,7 @@ def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
             takes = normalizes(traced, node, maker)
         else:
             takes = aligned(node, module, made)
-            takes |= isinstance(module, Affine) and module.dim == channel_dim(traced, node)
+            takes |= isinstance(module, Affine) and module.dim == made_dim(traced, maker)
         fit += [made] * takes
     if not fit or len(fit) < len(makers) and (slope != 1).any():
         return False

@@ -3,7 +3,7 @@
 import torch
 from torch import fx, nn
 
-from .channels import absorb, scale, slope_and_shift
+from .channels import absorb, aligned, scale, slope_and_shift
 from .graph import find_shapes, trace
 from .modules import Affine, Ones, ScaledSum
 from .nodes import (
@@ -11,7 +11,6 @@ from .nodes import (
     MAP,
     bypass,
     calls,
-    channel_dim,
     finish,
     is_private,
     is_sum,
@@ -88,8 +87,9 @@ def fold_sums(traced: fx.GraphModule) -> None:
         module, total = module_of(traced, node), node.args[0] if node.args else None
         if not isinstance(module, Affine) or module.slope is None or not is_sum(total):
             continue
-        branch = next((n for n in total.all_input_nodes if is_private(traced, n)), None)
-        if branch is None or only_user(total) is None or channel_dim(traced, total) != 1:
+        private = [n for n in total.all_input_nodes if is_private(traced, n)]
+        branch = next((n for n in private if aligned(node, module, module_of(traced, n))), None)
+        if branch is None or only_user(total) is None or module.dim != 1:
             continue
         slope, shift = slope_and_shift(module)
         scale(module_of(traced, branch), slope, shift)

@@ -61,7 +61,8 @@ def linearize(
     """A copy of ``model`` in which the activations ``names`` (one or several) are linear.
 
     ``data``: inputs to measure statistics on (tensor, DataLoader or Data), or ready statistics as
-    ``{name: Gaussian}``. ``rule``: a name in ``RULES``, or ``"thrifty"``: ``on_off_affine``
+    ``{name: Gaussian}`` (they do not tell as many tokens from features: a BatchNorm1d behind a
+    Linear is then on features). ``rule``: a name in ``RULES``, or ``"thrifty"``: ``on_off_affine``
     where OFF channels can be cut and ``affine`` where they cannot.
 
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
@@ -91,7 +92,6 @@ def linearize(
     for name in names:
         check_gaussian(name, gaussians)
     if not isinstance(data, dict):
-        # It tells tokens from channels behind a Linear.
         find_shapes(traced, example_of(data, model)[:2])
     for name in names:
         node = nodes[name]

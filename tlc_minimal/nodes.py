@@ -62,17 +62,17 @@ def looked_through(traced: fx.GraphModule, node):
 
 
 def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
-    """Where the channels are that ``node`` takes: -1 behind a Linear or LayerNorm (features last),
-    else 1; and where views carry them from there."""
-    if not node.all_input_nodes:
-        return 1
-    node = node.all_input_nodes[0]
+    """Where the channels are that ``node`` takes: :func:`made_dim` of its first input."""
+    return made_dim(traced, node.all_input_nodes[0]) if node.all_input_nodes else 1
+
+
+def made_dim(traced: fx.GraphModule, node: fx.Node) -> int:
+    """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm) or 1, moved by views."""
     module = module_of(traced, node)
     if isinstance(module, (nn.Linear, nn.LayerNorm)):
         return -1
-    if isinstance(module, CONV):
-        return 1
-    if isinstance(module, NORM) and not normalizes(traced, node, node.args[0]):
+    tokens = isinstance(module, NORM) and not normalizes(traced, node, node.args[0])
+    if isinstance(module, CONV) or tokens:
         return 1
     return moved(node, channel_dim(traced, node))
 
