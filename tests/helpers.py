@@ -32,6 +32,12 @@ def randomize(model: nn.Module, seed: int = 0, dtype=torch.float64) -> nn.Module
     return model.to(dtype).eval()
 
 
+def drawn(make, *of, dtype=torch.float64, **how) -> nn.Module:
+    """The network ``make(*of, **how)`` from seed 0, randomized."""
+    torch.manual_seed(0)
+    return randomize(make(*of, **how), dtype=dtype)
+
+
 class Net(nn.Module):
     """``run(net, x)``, with these modules as attributes."""
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import digits, files, kept, randomize, refused, same
+from helpers import digits, drawn, files, kept, randomize, refused, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -31,8 +31,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return randomize(tlc.simple_cnn(width=4), dtype=torch.float32)
+    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

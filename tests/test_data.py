@@ -255,14 +255,8 @@ def test_what_is_left_out_is_counted_in_one_line_and_the_cache_hides_nothing(tmp
     for _ in range(2):
         data, said = left_out(folder)
         assert data.train.size == 11 and said.startswith("files left out: 7 (")
-        for words in (
-            "2 .heic",
-            "1 hidden",
-            "1 without an",
-            "2 images not directly in",
-            "1 in val/",
-        ):
-            assert words in said
+        kinds = ("2 .heic", "1 hidden", "1 without an", "2 images not directly in", "1 in val/")
+        assert all(words in said for words in kinds)
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
@@ -404,9 +398,7 @@ def test_a_folder_that_cannot_be_written_is_named_not_the_sources(
     else:
         asked = {"read-only": "TemporaryFile", "full": "download_url_to_file"}
         monkeypatch.setattr(fetching, asked[trouble], refuse)
-    with pytest.raises(
-        OSError, match=r"file\.bin cannot be written \(.*\): make room, or"
-    ) as caught:
+    with pytest.raises(OSError, match=r"bin cannot be written \(.*\): make room, or") as caught:
         fetch(serve({"file.bin": PAYLOAD}))
     assert not isinstance(caught.value, ConnectionError)
     assert isinstance(caught.value, PermissionError) == (trouble == "read-only")
@@ -475,9 +467,7 @@ def test_a_damaged_mnist_is_mended_or_says_what_to_do(
     with pytest.raises(ConnectionError, match=r"train-images-idx3-ubyte\.gz: .*; put it at .* by"):
         load_data("mnist", root=tmp_path)
     packed.write_bytes(b"half")
-    with pytest.raises(
-        ValueError, match=r"ubyte\.gz is damaged \(wrong SHA-256\): delete it and l"
-    ):
+    with pytest.raises(ValueError, match=r"\.gz is damaged \(wrong SHA-256\): delete it and l"):
         load_data("mnist", root=tmp_path)
     packed.unlink()
     monkeypatch.setitem(fetching.SOURCES, "mnist", (served,))

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import randomize, relative_error
+from helpers import drawn, relative_error
 from safetensors.torch import load_file, save_file
 
 import tlc_minimal as tlc
@@ -15,8 +15,7 @@ X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def _collapsed(merged: bool):
     """A network in which every module that the library leaves behind occurs."""
-    torch.manual_seed(0)
-    model = randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
+    model = drawn(tlc.resnet18, width=4, stem="strong", dtype=torch.float32)
     g = tlc.statistics(model, X)
     names = ["layer1.0.relu1", "layer1.0.relu2", "layer1.1.relu1", "layer2.1.relu2", "relu"]
     g["layer1.1.relu1"] = tlc.Gaussian(-g["layer1.1.relu1"].std, g["layer1.1.relu1"].std)

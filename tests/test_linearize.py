@@ -6,7 +6,7 @@ That this holds in any network, whatever goes: tests/test_grammar.py and tests/t
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Net, Replaced, digits, kept, randomize, relative_error, same
+from helpers import Net, Replaced, digits, drawn, kept, randomize, relative_error, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -426,8 +426,7 @@ def test_what_is_frozen_stays_frozen():
     [("layer2.0.relu1", "on_off_affine"), ("layer2.0.relu2", "affine"), ("relu", "affine")],
 )
 def test_thrifty_cuts_inside_a_block_and_nowhere_else_and_ranking_knows_it(name, rule):
-    torch.manual_seed(0)
-    model = randomize(tlc.resnet18(width=4))
+    model = drawn(tlc.resnet18, width=4)
     thrifty, want = (tlc.linearize(model, name, X, r) for r in ("thrifty", rule))
     assert torch.equal(thrifty(X), want(X)) and tlc.count(thrifty, X) == tlc.count(want, X)
     data = digits(60, size=16)
@@ -437,8 +436,7 @@ def test_thrifty_cuts_inside_a_block_and_nowhere_else_and_ranking_knows_it(name,
 
 def test_thrifty_is_as_small_as_on_off_affine_and_errs_less():
     """On all post-sum activations at once: the mask of the OFF channels saves nothing."""
-    torch.manual_seed(0)
-    model = randomize(tlc.resnet18(width=4))
+    model = drawn(tlc.resnet18, width=4)
     several = [layer.name for layer in tlc.find_layers(model, X) if layer.after_sum]
     macs, errors = [], []
     for rule in ("thrifty", "on_off_affine"):

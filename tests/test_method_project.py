@@ -9,7 +9,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from helpers import digits, randomize, relative_error, residual
+from helpers import digits, drawn, randomize, relative_error, residual
 from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
@@ -27,8 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return randomize(tlc.simple_cnn(width=4), dtype=torch.float32)
+    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

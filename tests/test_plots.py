@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
-from helpers import randomize
+from helpers import drawn
 
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
@@ -25,8 +25,7 @@ def closed():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     data = tlc.load_data("digits", size=16).subset(60)
-    torch.manual_seed(0)
-    model = randomize(tlc.simple_cnn(width=2), dtype=torch.float32)
+    model = drawn(tlc.simple_cnn, width=2, dtype=torch.float32)
     how = dict(rank="random", out=tmp_path_factory.mktemp("run"), progress=False)
     return tlc.collapse(model, data, 1, 0.1, **how)
 

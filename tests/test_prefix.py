@@ -82,8 +82,7 @@ def test_scores_are_those_of_whole_passes(name, rule, data):
 def test_the_model_itself_is_under_the_empty_name(data):
     model = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).train()
     before = kept(model)
-    found = losses(model, {"relu3": nn.Identity()}, data)
-    assert set(found) == {"", "relu3"}
+    assert set(found := losses(model, {"relu3": nn.Identity()}, data)) == {"", "relu3"}
     assert found[""] == pytest.approx(tlc.evaluate(model, data).loss, rel=1e-5)
     assert model.training and same(model, before)
 
@@ -91,11 +90,11 @@ def test_the_model_itself_is_under_the_empty_name(data):
 def test_what_is_in_front_of_an_activation_runs_once(data):
     model = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).eval()
     seen = []
-    model.conv1.register_forward_hook(lambda *_: seen.append("conv1"))
-    model.conv6.register_forward_hook(lambda *_: seen.append("conv6"))
+    for i in (1, 6):
+        getattr(model, f"conv{i}").register_forward_hook(lambda *_, i=i: seen.append(i))
     traced = torch.fx.symbolic_trace(model)
     relus = [n for n in traced.graph.nodes if n.name.startswith("relu")]
     run = Without(traced, {n: Swap(n.args[0], n, nn.Identity()) for n in relus})
     with torch.no_grad():
         run.run(data.example)
-    assert seen.count("conv1") == 1 and seen.count("conv6") == 1 + 5 and len(run.outputs) == 6
+    assert seen.count(1) == 1 and seen.count(6) == 1 + 5 and len(run.outputs) == 6

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import kept, randomize, same
+from helpers import drawn, kept, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -19,14 +19,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return randomize(tlc.simple_cnn(width=4), dtype=torch.float32)
+    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    torch.manual_seed(0)
-    return randomize(tlc.resnet18(width=4), dtype=torch.float32)
+    return drawn(tlc.resnet18, width=4, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("rule", RULES)

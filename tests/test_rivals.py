@@ -6,24 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from helpers import digits, perceptron, randomize, relative_error
+from helpers import digits, drawn, perceptron, randomize, relative_error
 from torch import fx, nn
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
 from tlc_minimal.measure import count
+from tlc_minimal.methods import lacoot
 from tlc_minimal.methods.easier import easier, still_to_go, without
 from tlc_minimal.methods.egp import budgets, choose, egp, empty, left_of, prunable, prune
-from tlc_minimal.methods.lacoot import (
-    blocks,
-    branch_and_shortcut,
-    distances,
-    drop,
-    lacoot_without_regulariser,
-    max_sliced,
-)  # fmt: skip
-from tlc_minimal.methods.lacoot import choose as choose_blocks
 from tlc_minimal.methods.layer_folding import (
     Slope,
     fold,
@@ -57,8 +49,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return randomize(tlc.resnet18(width=4), dtype=torch.float32)
+    return drawn(tlc.resnet18, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +191,7 @@ def test_behind_a_sum_the_shortcut_is_left_alone(model, data):
     with torch.no_grad():
         run.run(data.example)
     total = next(n for n in small.graph.nodes if n.target == "layer2.1.conv1").args[0]
-    values = [run.env[node] for node in (total, *branch_and_shortcut(total))]
+    values = [run.env[node] for node in (total, *lacoot.branch_and_shortcut(total))]
     assert torch.equal(values[0][:, ~on], values[2][:, ~on]), "its signal passes, OFF or not"
     assert not values[1][:, ~on].any() and values[2][:, ~on].std() > 0
 
@@ -486,23 +477,23 @@ def test_layer_folding_learns_for_one_half_and_tunes_for_the_other(data):
 def test_max_sliced_wasserstein_by_hand():
     """On a line the smallest goes to the smallest: 0, 1, 5 to 2, 3, 7 is 2 each, in any order."""
     x, y = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[7.0], [2.0], [3.0]])
-    assert max_sliced(x, y, 0) == pytest.approx(2.0)
-    assert max_sliced(x, x[[2, 0, 1]], 0) == 0.0
+    assert lacoot.max_sliced(x, y, 0) == pytest.approx(2.0)
+    assert lacoot.max_sliced(x, x[[2, 0, 1]], 0) == 0.0
     shifted = torch.randn(50, 2)
-    found = max_sliced(shifted, shifted + torch.tensor([3.0, 4.0]), 0)
+    found = lacoot.max_sliced(shifted, shifted + torch.tensor([3.0, 4.0]), 0)
     assert 4.9 < found <= 5.0 + 1e-6  # the direction of the shift sees all of its length
 
 
 def test_blocks_become_their_shortcuts(model, data):
     traced = trace(model)
-    found = blocks(traced)
+    found = lacoot.blocks(traced)
     assert list(found) == [f"layer{i}.{j}.relu2" for i in (1, 2, 3, 4) for j in (0, 1)]
     assert str(found["layer1.1.relu2"][1].target) == "layer1.0.relu2"
     assert str(found["layer3.0.relu2"][1].target) == "layer3.0.shortcut.1"
     short = copy.deepcopy(model)
     short.layer1[1], short.layer3[0] = nn.Identity(), short.layer3[0].shortcut
     for names in (["layer1.1.relu2", "layer3.0.relu2"], ["layer3.0.relu2", "layer1.1.relu2"]):
-        dropped = drop(traced, names)
+        dropped = lacoot.drop(traced, names)
         assert len(activation_nodes(dropped)) == 13
         assert same_function(dropped, short, data.example)
 
@@ -511,9 +502,9 @@ def test_lacoot_drops_the_block_that_does_nothing(model, data):
     still = copy.deepcopy(model)
     still.layer2[1].bn2.weight.data.zero_()
     still.layer2[1].bn2.bias.data.zero_()
-    assert next(iter(distances(still, data, 0).items())) == ("layer2.1.relu2", (0.0, 2))
+    assert next(iter(lacoot.distances(still, data, 0).items())) == ("layer2.1.relu2", (0.0, 2))
     task = task_of(still, data, 2)
-    (stage,) = lacoot_without_regulariser(task)
+    (stage,) = lacoot.lacoot_without_regulariser(task)
     dropped = stage.change(task.model, stage.choose(task.model))
     gone = set(activation_nodes(task.model)) - set(activation_nodes(dropped))
     assert gone == {"layer2.1.relu1", "layer2.1.relu2"} and stage.epochs is None
@@ -522,9 +513,9 @@ def test_lacoot_drops_the_block_that_does_nothing(model, data):
 
 def test_lacoot_chooses_the_nearest_blocks_and_says_what_it_cannot_do(model, data):
     found = {"b": (0.1, 2), "a": (0.5, 2), "c": (0.9, 3)}
-    assert choose_blocks(found, 4) == ["b", "a"]
+    assert lacoot.choose(found, 4) == ["b", "a"]
     with pytest.raises(ValueError, match="takes out 7 activations here, not 5: ask for 7"):
-        choose_blocks(found, 5)
+        lacoot.choose(found, 5)
     for remove, gone in ((3, 4), (17, 16)):
         with pytest.raises(ValueError, match=f"out {gone} .* here, not {remove}.*'easier'"):
-            lacoot_without_regulariser(task_of(model, data, remove))
+            lacoot.lacoot_without_regulariser(task_of(model, data, remove))

@@ -6,7 +6,7 @@ import math
 import helpers
 import pytest
 import torch
-from helpers import CLOCK, digits, interrupted, kept, perceptron, randomize, relative_error, same
+from helpers import CLOCK, digits, drawn, interrupted, kept, perceptron, relative_error, same
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
@@ -24,8 +24,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def residual():
-    torch.manual_seed(0)
-    return randomize(helpers.residual(), dtype=torch.float32)
+    return drawn(helpers.residual, dtype=torch.float32)
 
 
 def collapse(model, data, method, remove=2, epochs=1.0, **options):
@@ -120,8 +119,7 @@ def test_chance_is_one_by_one_in_an_order_that_the_seed_draws(data):
 
 
 def test_rule_and_padding_reach_the_surgery(data):
-    torch.manual_seed(0)
-    model, first = randomize(tlc.simple_cnn(width=4), dtype=torch.float32), {}
+    model, first = drawn(tlc.simple_cnn, width=4, dtype=torch.float32), {}
     for rule, padding in (("affine", "first"), ("affine", "as_trained"), ("on_off", "first")):
         options = dict(rank="magnitude", rule=rule, padding=padding)
         table = collapse(model, data, "at_once", 2, 0.1, **options).table

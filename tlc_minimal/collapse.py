@@ -82,8 +82,7 @@ def collapse(
     check_alone()
     about = checked(model, data, remove, epochs, method, seed, options)
     task, stages, tuning, config, finish = about
-    data = task.data
-    keep, progress = options.get("keep", "fastest"), options.get("progress", True)
+    data, keep = task.data, options.get("keep", "fastest")
     with owned(tempfile.mkdtemp(prefix="tlc-") if out is None else out) as folder:
         rows = rows_of(folder, config, resume)
         current, dense = task.model, len(activation_nodes(task.model))
@@ -107,13 +106,13 @@ def collapse(
                 continue
             left = activation_nodes(current)
             gone = [n for n in names if n not in left]
-            label = f"{label}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}" if progress else None
+            label = f"{label}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
             fit(
-                current, data, length, teacher=teacher, seed=1000 * task.seed + i, progress=label,
-                state=state, **tuning,
+                current, data, length, teacher=teacher, seed=1000 * task.seed + i, state=state,
+                progress=label if task.progress else None, **tuning,
             )  # fmt: skip
             tuned = time.perf_counter() - tuned
             for handle in handles:

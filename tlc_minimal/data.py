@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
 from .reading.refuse import check_input
 
+SPLITS = ("train", "val", "test")
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
+READERS["pictures"] = lambda *of: import_module("tlc_minimal.lessons.pictures").read_pictures(*of)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """A data set in memory: three splits and what it takes to feed them to a network."""
 
-    name: str  # "digits", "mnist", "cifar10", or the folder's name
+    name: str  # "digits", "pictures", "mnist", "cifar10", or the folder's name
     train: Split  # in random order
     val: Split  # a fixed part of the published training images
     test: Split
@@ -66,8 +69,7 @@ class Data:
 
     def to(self, device) -> "Data":
         """The same data with every tensor on `device`."""
-        parts = {k: getattr(self, k) for k in ("train", "val", "test")}
-        parts = {k: Split(*(x.to(device) for x in split)) for k, split in parts.items()}
+        parts = {k: Split(*(x.to(device) for x in getattr(self, k))) for k in SPLITS}
         return replace(self, **parts, mean=self.mean.to(device), std=self.std.to(device))
 
     def subset(self, n: int) -> "Data":
@@ -84,7 +86,7 @@ class Data:
 
 
 def load_data(name="digits", root="data", size: int | None = None, seed: int = 0) -> Data:
-    """Loads "digits", "mnist", "cifar10", or the folder `name` of train/<class>/ and test/<class>/.
+    """Loads "digits", "pictures", "mnist", "cifar10" or a folder of train/<class>/, test/<class>/.
 
     Looks under `root` and downloads only what is not there; `size` resizes to (size, size), `seed`
     chooses the validation images and the order. ValueError: unknown name or unusable images;

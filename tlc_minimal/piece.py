@@ -21,7 +21,7 @@ from .modules import LEAVES
 from .nodes import CONV, MAP, calls, is_sum, left_padding, module_of, name_of, shape_of, width
 
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-MOST = 2**27  # weights of one layer: a gigabyte in float64
+MOST = 2**27  # numbers in one layer, or to run it once: a gigabyte in float64
 
 
 class Piece(NamedTuple):
@@ -115,9 +115,11 @@ def obstacle(f: Piece) -> str:
     if not all(aligned(node, f.modules[node], like) for node in f.modules):
         return "a batch norm between them works along another axis"
     channels = len([*layers.values()][-1].weight) * (inputs_of(f)[0].shape[1] if f.dims else 1)
-    if (weights := channels * math.prod(reach for reach, _ in extent(f))) > MOST:
-        return f"as one they would have {weights:,} weights"
-    frame = [n for _, stride in reversed(extent(f)) for n in (stride, stride)]
+    far, taps = extent(f), max(layer.weight[0].numel() for layer in layers.values())
+    size = channels * math.prod(r for r, _ in far), taps * math.prod(r + 2 * s for r, s in far)
+    if max(size) > MOST:
+        return "as one they would have {:,} weights, and a run takes {:,} numbers".format(*size)
+    frame = [n for _, stride in reversed(far) for n in (stride, stride)]
     try:
         for x in inputs_of(f) if f.dims else ():
             y = f(x)

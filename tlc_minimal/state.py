@@ -41,8 +41,7 @@ def take_up(
             f"{path} holds the state of a training with another {', '.join(differing)}: nothing "
             "was changed; delete it, or train as it was begun."
         )
-    weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-    model.load_state_dict(weights)
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     for i, p in enumerate(sgd.param_groups[0]["params"]):
         if f"momentum.{i}" in tensors:  # in the layout of its weights
             sgd.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensors[f"momentum.{i}"])

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .data import Data
+from .data import SPLITS, Data
 from .files import digest
 from .reading.fits import check_data
 from .reading.refuse import check_finite, in_eval
@@ -104,9 +104,7 @@ def fit(
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
     check_recipe(data, **recipe)
-    for network in (teacher or model, model):
-        fitting = check_data(network, data)
-    data = fitting
+    data = [check_data(network, data) for network in (teacher or model, model)][-1]
     accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
     device, size = accelerator.device, data.train.size
     batch = min(batch, size)
@@ -175,7 +173,7 @@ def evaluate(
     ``limit``: on its first images only. TypeError, ValueError for arguments out of range, for a
     model that does not take the data, and for one whose outputs are not finite."""
     data = check_data(model, data)
-    if split not in ("train", "val", "test"):
+    if split not in SPLITS:
         raise ValueError(f"split is 'train', 'val' or 'test', not {split!r}.")
     for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
         check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
