@@ -45,7 +45,7 @@ def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) ->
 
 @app.command()
 def collapse(
-    data: Annotated[str, Option(help="digits, mnist, cifar10, or a folder of images")],
+    data: Annotated[str, Option(help="digits, pictures, mnist, cifar10, or a folder of images")],
     out: Annotated[Path, Option(help="folder for the run and its report")],
     remove: Annotated[int | None, Option(help="default: 12, without another target")] = None,
     macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
