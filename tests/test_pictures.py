@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tlc_minimal import load_data
+from tlc_minimal import evaluate, load_checkpoint, load_data
 from tlc_minimal.lessons import pictures as p
 
 
@@ -11,10 +11,10 @@ def test_they_load_as_any_data_do(monkeypatch):
     draw = p.pictures
     monkeypatch.setattr(p, "pictures", lambda count, seed: draw(count // 40, seed))
     data = load_data("pictures", root="/nowhere", size=16)
-    assert (data.train.size, data.val.size, data.test.size) == (180, 20, 50)
-    assert data.train.images.shape[1:] == (3, 16, 16) and data.classes == p.CLASSES
+    assert data.train.images.shape == (180, 3, 16, 16) and data.classes == p.CLASSES
     assert data.flip and data.crop == 2 and data.test.labels.bincount().tolist() == [5] * 10
     assert data.sha256 == load_data("pictures", size=16).sha256
+    assert evaluate(load_checkpoint("resnet18_w8_pictures"), load_data("pictures"), "test")[1] > 90
     assert not np.array_equal(draw(3, 0)[0], draw(3, 1)[0])
 
 
