@@ -264,6 +264,9 @@ def test_notebook_exercises_have_folded_solutions(path):
     assert all(c["metadata"].get("jupyter", {}).get("source_hidden") for c in solutions), (
         "fold them"
     )
+    asked, given = ("\n".join(c["source"] for c in group) for group in (exercises, solutions))
+    stubs = re.findall(r"^def (?:my_)?(\w+)", asked, re.MULTILINE)
+    assert "my_" not in given and all(f"def solution_{name}(" in given for name in stubs)
     if exercises:
         prose = "\n".join(cell["source"] for cell in cells(path, "markdown"))
         assert re.search(r"^#{1,4} +Exercises", prose, flags=re.MULTILINE | re.IGNORECASE)
