@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format student variation site test-site slides nbgrader test-nbgrader launch test-installed test-oldest test-newest clean
+.PHONY: help setup demo test lab lint format student variation site test-site slides nbgrader test-nbgrader launch test-play test-installed test-oldest test-newest clean
 
 help:
 	@echo "make demo           collapse a ResNet-18 on the embedded digits and show before -> after (two minutes)"
@@ -24,6 +24,7 @@ help:
 	@echo "make launch REPO=owner/name [BRANCH=main]"
 	@echo "                    the lessons with Colab, Kaggle and Binder buttons for a fork, into launch/"
 	@echo "For those who change it:"
+	@echo "make test-play      all ten lessons as a reader plays with them (make test draws one)"
 	@echo "make test-site      the site and the slides in a headless Chromium"
 	@echo "make test-nbgrader  right, half-right, spoilt and endless submissions, graded"
 	@echo "make test-installed the built wheel in a clean venv and another folder: import, doctor, demo"
@@ -40,6 +41,10 @@ demo: $(READY)
 test: $(READY)
 	TLC_PROFILE=smoke OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks tests --ignore=notebooks/variation/test_mine.py
+
+# Another seed, rule and width, few images, no record: five minutes of a core.
+test-play: $(READY)
+	TLC_PLAY=all OMP_NUM_THREADS=1 $(PY) -m pytest -q -rA -n logical --maxprocesses=8 tests/test_play.py
 
 lab: $(READY)
 	$(PY) -m jupyterlab notebooks/00_tour.ipynb

@@ -74,9 +74,7 @@ def test_each_network_leaves_a_record_clocked_in_two_and_merged_at_each_batch(do
     assert all(r["speedup"] == 1 for r in rows if (r["removed"], r["how"]) == (0, "in two"))
 
 
-def test_a_lost_record_is_clocked_again_merged_for_its_batch_and_nothing_is_trained(
-    done, tmp_path, monkeypatch
-):
+def test_a_lost_record_is_clocked_again_and_nothing_is_trained(done, tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "fit", forbid)
     monkeypatch.setattr(bench, "collapse", forbid)
     shutil.copytree(done[0], out := tmp_path / "runs")

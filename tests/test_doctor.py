@@ -38,8 +38,7 @@ def test_doctor_reports_everything(tmp_path, monkeypatch):
     text = doctor.report()
     for word in ("python", "torchvision", "cpu", "profile", "GiB", "digits", "data/MNIST/raw"):
         assert word in text
-    assert "could not be read" not in text
-    assert str(ROOT) not in text
+    assert "could not be read" not in text and str(ROOT) not in text
     monkeypatch.chdir(tmp_path)  # an empty folder: every thing missing gets its line
     monkeypatch.setenv("TLC_PROFILE", "fastest")
     todo = doctor.report().split("WHAT TO DO")[1]

@@ -1,7 +1,5 @@
 """The graded course is made of the lessons: their exercises, their checks, and no solution."""
 
-import ast
-
 import pytest
 
 from tools.course.answers import refusal
@@ -12,12 +10,17 @@ LESSONS = lessons()
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 
+def answers(path) -> list[str]:
+    """The lesson's own solutions, called as the stubs are."""
+    cells = [text(c) for c in read(path)["cells"] if "solution" in tags(c)]
+    return [functions(cell.replace("solution_", "my_")) for cell in cells]
+
+
 def solved(path) -> list[str]:
     """The code of an assignment in which the lesson's own solutions stand for the stubs."""
-    answers = [functions(text(c)) for c in read(path)["cells"] if "solution" in tags(c)]
     made = assignment(path.stem, read(path))["cells"]
     code = [cell for cell in made if cell["cell_type"] == "code"]
-    todo = iter(answers)
+    todo = iter(answers(path))
     return [next(todo) if mark(c)["solution"] else c["source"] for c in code]
 
 
@@ -41,15 +44,8 @@ def test_assignment_holds_every_check_and_no_solution(path):
 
 @each_lesson
 def test_the_lessons_own_solutions_pass_in_the_assignment(path):
-    """Names differ (solution_p_on for my_p_on), so the check takes the function of the solution."""
-    space, last = {}, []
+    space = {}
     for source in solved(path):
-        if source.startswith(("check.", "conformance.")):
-            call = ast.parse(source, mode="eval").body
-            wanted = call.args[0].id
-            space.setdefault(wanted, space.get(last[0] if last else ""))
-        else:
-            last = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
         exec(source, space)
 
 
@@ -63,8 +59,7 @@ def test_a_lesson_without_tags_is_named():
 
 @each_lesson
 def test_the_lessons_own_solutions_are_not_refused(path):
-    answers = [functions(text(c)) for c in read(path)["cells"] if "solution" in tags(c)]
-    assert answers and not any(map(refusal, answers))
+    assert answers(path) and not any(map(refusal, answers(path)))
 
 
 @pytest.mark.parametrize(

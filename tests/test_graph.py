@@ -1,10 +1,12 @@
 """Activations are found in the graph, whatever they are called; the traced model is the model."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import kept, randomize, same
+from helpers import Net, kept, randomize, same
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,18 +21,11 @@ def names(model):
     return list(activation_nodes(trace(model)))
 
 
-class Net(nn.Module):
+def network(between):
     """conv → ``between`` → conv, to try out ways of writing an activation."""
-
-    def __init__(self, between):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.last = nn.Conv2d(4, 4, 3, padding=1)
-        self.between = between
-
-    def forward(self, x):
-        return self.last(self.between(self, self.first(x)))
+    ends = {"first": nn.Conv2d(3, 4, 3, padding=1), "last": nn.Conv2d(4, 4, 3, padding=1)}
+    run = lambda net, x: net.last(between(net, net.first(x)))
+    return Net(run, relu=nn.ReLU(inplace=True), **ends)
 
 
 # Each of these has exactly one activation; the later ones use its input again afterwards.
@@ -58,7 +53,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_writing_an_activation_is_found_and_kept(way):
     torch.manual_seed(0)
-    model = Net(WAYS[way])
+    model = network(WAYS[way])
     traced = trace(model)
     assert len(activation_nodes(traced)) == 1
     torch.testing.assert_close(traced(X), model(X), rtol=1e-6, atol=1e-7)
@@ -80,22 +75,14 @@ def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
     assert layers[1].norm == "layer1.0.bn1" and layers[2].norm is None
     assert {layer.kind for layer in layers} == {"ReLU"}
     assert tlc.find_layers(tlc.resnet18(width=64), torch.randn(1, 3, 32, 32)) == layers, "ours, too"
-    with torch.no_grad():
-        assert torch.equal(trace(model)(X), model(X))
+    assert torch.equal(trace(model)(X), model(X))
 
 
-class Functional(nn.Module):
+def functional():
     """Three functional activations in one forward, one in a child."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
-        self.child = Net(WAYS["F.relu"])
-
-    def forward(self, x):
-        for conv in self.convs:
-            x = F.relu(conv(x))
-        return self.child(x)
+    run = lambda net, x: net.child(functools.reduce(lambda y, conv: F.relu(conv(y)), net.convs, x))
+    convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+    return Net(run, convs=convs, child=network(WAYS["F.relu"]))
 
 
 def test_an_example_may_come_from_anything_that_holds_inputs():
@@ -110,8 +97,8 @@ def test_names_stay_what_they_were_after_removals():
     assert names(once) == [n for n in before if n != "layer2.0.relu1"]
     twice = tlc.linearize(once, "layer4.1.relu2", X, "affine")
     assert names(twice) == [n for n in names(once) if n != "layer4.1.relu2"]
-    assert names(Functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
-    left = tlc.linearize(Functional(), "relu2", X, "affine")
+    assert names(functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
+    left = tlc.linearize(functional(), "relu2", X, "affine")
     assert names(left) == ["relu1", "relu3", "child.relu1"]
 
 
@@ -123,7 +110,7 @@ def test_an_unknown_layer_suggests_the_closest():
 
 
 def test_the_given_model_is_never_modified():
-    model = Functional().train()
+    model = functional().train()
     model.child.eval()
     modules = {n: (type(m), m.training) for n, m in model.named_modules()}
     before, traced = kept(model), trace(model)

@@ -15,10 +15,8 @@ import tlc_minimal as tlc
 collapse, tlc_method, train = (
     importlib.import_module(f"tlc_minimal.{name}") for name in ("collapse", "methods.tlc", "train")
 )
-ASK = {
-    "at_once": dict(epochs=2.5, rank="gaussian", again=True),
-    "one_by_one": dict(epochs=3, rank="gaussian", rule="affine"),
-}  # fmt: skip
+ASK = {"at_once": dict(epochs=2.5, rank="gaussian", again=True)}
+ASK |= {"one_by_one": dict(epochs=3, rank="gaussian", rule="affine")}
 OURS = (".part", ".state", ".json", ".safetensors", ".choice")
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import randomize, relative_error
+from helpers import Net, randomize, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,16 +17,9 @@ from tlc_minimal.piece import extract, grow, obstacle, read
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-class Net(nn.Module):
+def network(run, *layers):
     """``run(layers, x)``, its layers with random weights."""
-
-    def __init__(self, run, *layers):
-        super().__init__()
-        self.run, self.layers = run, nn.ModuleList(layers)
-        randomize(self)
-
-    def forward(self, x):
-        return self.run(self.layers, x)
+    return randomize(Net(lambda net, x: run(net.layers, x), layers=nn.ModuleList(layers)))
 
 
 def piece(net, x):
@@ -38,7 +31,7 @@ def piece(net, x):
 
 
 def chain(*layers):
-    return Net(lambda layers, x: layers[1](layers[0](x)), *layers)
+    return network(lambda layers, x: layers[1](layers[0](x)), *layers)
 
 
 def equal(got, want):
@@ -86,7 +79,7 @@ def test_what_is_run_is_what_the_algebra_composes(dims, k1, k2, s1, s2, d1, d2, 
 )
 def test_branches_are_added_as_the_algebra_adds_them(a, b):
     a, b = nn.Conv2d(4, 6, **a), nn.Conv2d(4, 6, **b)
-    net = Net(lambda layers, x: layers[0](x) + layers[1](x), a, b)
+    net = network(lambda layers, x: layers[0](x) + layers[1](x), a, b)
     for size in (12, 11):
         x = torch.randn(2, 4, size, size).double()
         one = read(piece(net, x))
@@ -102,10 +95,8 @@ def test_a_whole_block_is_one_layer(dims):
     """Norms in front, between and behind, a shortcut, a second branch."""
     make = lambda k: KINDS[dims](4, 4, k, padding=k // 2) if dims else nn.Linear(4, 4)
     norm = getattr(nn, f"BatchNorm{max(dims, 1)}d")
-    block = lambda layers, x: (
-        layers[5](layers[2](layers[1](layers[0](x))) + layers[3](x)) + layers[4](x) + x
-    )
-    net = Net(block, make(3), norm(4), make(1), make(1), norm(4), norm(4))
+    block = lambda l, x: l[5](l[2](l[1](l[0](x))) + l[3](x)) + l[4](x) + x
+    net = network(block, make(3), norm(4), make(1), make(1), norm(4), norm(4))
     x = torch.randn(5, 4, *[6] * dims).double()
     one = read(piece(net, x))
     assert isinstance(one, CONV) and one.weight.shape == (4, 4, *[3] * dims)
@@ -113,7 +104,7 @@ def test_a_whole_block_is_one_layer(dims):
 
 
 def test_depthwise_layers_of_equal_groups_stay_grouped_and_an_identity_is_a_tap():
-    net = Net(
+    net = network(
         lambda layers, x: layers[1](layers[0](x)) + x,
         nn.Conv2d(4, 8, 3, padding=2, groups=4), nn.Conv2d(8, 4, 3, groups=4),
     )  # fmt: skip
@@ -168,7 +159,7 @@ def test_branches_that_differ_in_size_are_no_layer_though_one_example_adds_them(
     """One pixel is one pixel, whatever the stride."""
     other = nn.Conv2d(4, 4, 1, stride=2) if sum_of == "strides" else nn.Conv2d(4, 4, 3, padding=1)
     first = nn.Conv2d(4, 4, 1) if sum_of == "strides" else nn.Conv2d(4, 4, 3, stride=2, padding=1)
-    net = Net(lambda layers, x: layers[0](x) + layers[1](x), first, other)
+    net = network(lambda layers, x: layers[0](x) + layers[1](x), first, other)
     f = piece(net, torch.randn(2, 4, 1, 1).double())
     assert obstacle(f) == "branches of different sizes meet"
 

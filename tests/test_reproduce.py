@@ -37,9 +37,7 @@ def tiny():
         patch.setattr(mnist, "REMOVE", 2)
         patch.setattr(mnist, "SEEDS", (0,))
         patch.setattr(throughput, "BATCHES", (8, 16))
-        patch.setattr(
-            merging, "is_faster", lambda *args: True
-        )  # tests/test_merge.py asks the clock
+        patch.setattr(merging, "is_faster", lambda *args: True)  # tests/test_merge.py asks
         yield
 
 

@@ -44,9 +44,7 @@ def test_a_record_says_how_it_was_made(data, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["first.json"], "no half-written file stays"
 
 
-def test_a_record_without_a_field_or_of_another_schema_is_refused_and_none_overwritten(
-    data, tmp_path
-):
+def test_a_record_that_lacks_a_field_is_refused_and_none_overwritten(data, tmp_path):
     path = make(data, tmp_path, seconds=12)  # whole seconds are a number, too
     before, content = path.read_bytes(), json.loads(path.read_text())
     with pytest.raises(FileExistsError, match=r"first\.json is recorded already: move it away, or"):

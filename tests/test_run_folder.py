@@ -151,9 +151,7 @@ DAMAGE = {"truncated": lambda c: c[:50], "flipped": flipped, "empty": lambda c: 
 
 @pytest.mark.parametrize("name", ["stage_01.safetensors", "stage_02.choice"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_stage_is_named_and_heals_when_it_is_deleted(
-    damage, name, copied, finished, model, data
-):
+def test_a_damaged_stage_is_named_and_mended(damage, name, copied, finished, model, data):
     path = copied / name
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     words = rf"{re.escape(name)} is damaged .*: delete it, to make it again"

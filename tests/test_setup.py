@@ -259,6 +259,9 @@ def test_notebook_exercises_have_folded_solutions(path):
     solutions = [cell for cell in cells(path) if "solution" in cell["tags"]]
     assert len(solutions) >= len(exercises)
     assert all(c["metadata"].get("jupyter", {}).get("source_hidden") for c in solutions)
+    asked, given = ("\n".join(c["source"] for c in group) for group in (exercises, solutions))
+    stubs = re.findall(r"^def (?:my_)?(\w+)", asked, re.MULTILINE)
+    assert "my_" not in given and all(f"def solution_{name}(" in given for name in stubs)
     if exercises:
         prose = "\n".join(cell["source"] for cell in cells(path, "markdown"))
         assert re.search(r"^#{1,4} +Exercises", prose, flags=re.MULTILINE | re.IGNORECASE)

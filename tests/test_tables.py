@@ -75,9 +75,7 @@ def test_data_sets_are_not_mixed(table, data, tmp_path):
     other = tlc.Data(**{**vars(data), "name": "other"})
     config = {"study": "headline", "width": 4}
     for what, content in (("dense", rows(50)), ("ours, all at once", rows(50, *[40.0] * 8))):
-        about = config | {"method": what, "dense": "dense"} if "," in what else config | {
-            "method": what
-        }  # fmt: skip
+        about = config | {"method": what} | ({"dense": "dense"} if "," in what else {})
         tlc.record(what, other, about, 0, content, 1.0, 10, "c", tmp_path)
     both = pd.concat([table, tlc.results(tmp_path)])
     shown = headline(both).set_index(["data", "method", "removed of 17"])
@@ -95,8 +93,7 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
             ("from scratch, the same shape", [end | {"test": 70.0, "epochs": 17}], 17),
         ):
             config = dense | {"method": method, "share": 0.25}
-            what = f"{method}{seed}"
-            tlc.record(what, data, config, seed, content, 1.0, epochs, "c", tmp_path)
+            tlc.record(f"{method}{seed}", data, config, seed, content, 1.0, epochs, "c", tmp_path)
     shown = projected(pd.concat([table, tlc.results(tmp_path)])).set_index("method")
     small = ["ours, projected", "from scratch, the same shape"]
     assert list(shown.index) == ["dense", *small]

@@ -68,8 +68,7 @@ def test_the_loss_is_smoothed_cross_entropy_and_the_mean_with_the_teachers(taugh
 def test_a_teacher_draws_its_pupil_nearer(data):
     def distance(model):
         x = data.normalize(data.val.images)
-        with torch.no_grad():
-            logs = [network(x).log_softmax(1) for network in (model, teacher)]
+        logs = [network(x).log_softmax(1) for network in (model, teacher)]
         return F.kl_div(*logs, log_target=True, reduction="batchmean").item()
 
     teacher, untaught, taught = small(1), small(), small()
@@ -281,8 +280,7 @@ def test_evaluate_by_hand(split, data):
     images, labels = getattr(data, split)
     score = tlc.evaluate(model, data, split, batch=7)
     assert model.training, "the mode is put back"
-    with torch.no_grad():
-        out = model.eval()(data.normalize(images))
+    out = model.eval()(data.normalize(images))
     assert score.loss == pytest.approx(F.cross_entropy(out, labels).item(), rel=1e-5)
     hits = sum(int(o.argmax() == y) for o, y in zip(out, labels, strict=True))
     assert score.accuracy == pytest.approx(100 * hits / len(labels))

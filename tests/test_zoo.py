@@ -100,9 +100,7 @@ def draw(name: str, layers: list, dtype) -> tuple:
     dice, generator = random.Random(f"{name} {dtype}"), torch.Generator().manual_seed(0)
     most = ZOO[name][2]
     chosen = dice.sample([x for x in layers if x.channels < LARGE], most)
-    gaussians = {
-        layer.name: draw_gaussian(layer.channels, "mixed", generator, dtype) for layer in chosen
-    }
+    gaussians = {x.name: draw_gaussian(x.channels, "mixed", generator, dtype) for x in chosen}
     return gaussians, dice.choice(list(RULES)), dice.choice(["first", "as_trained"])
 
 

@@ -20,7 +20,8 @@ SCHEMA = 1
 FIELDS = dict.fromkeys(("what", "command", "device", "data", "data_sha256", "commit"), str)
 FIELDS |= {"schema": int, "seed": int, "seconds": float, "epochs": float}
 FIELDS |= {"config": dict, "versions": dict, "rows": list}
-COLUMNS = ["what", "data", "width", "method", "removed", "test"]  # of a table without records
+COLUMNS = ["what", "data", "seed", "width", "method", "removed"]  # of a table without records
+COLUMNS += ["layers", "macs", "val", "val_before", "test"]
 FOLDER = Path("data/results")
 
 
@@ -59,8 +60,7 @@ def results(folder: str | Path | None = None) -> pd.DataFrame:
     record's total seconds and epochs, and its configuration beside it.
 
     ``folder``: default data/results, here or in the folders above (so that notebooks find it).
-    No folder, or none recorded in it: an empty table of the columns what, data, width, method,
-    removed, test. ValueError, naming the file, if one is damaged or no record of this schema.
+    No record: an empty table of COLUMNS. ValueError, naming a file that is damaged or no record.
     """
     with suppress(FileNotFoundError):
         folder = folder or find_folder()

@@ -24,8 +24,9 @@ def mark(cell, name):
 
 
 def solutions() -> list[str]:
-    """The lesson's own, without what it does with them."""
-    return [functions(text(c)) for c in read(LESSON)["cells"] if "solution" in tags(c)]
+    """The lesson's own, called as the stubs are, without what it does with them."""
+    cells = [text(c) for c in read(LESSON)["cells"] if "solution" in tags(c)]
+    return [functions(cell.replace("solution_", "my_")) for cell in cells]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""Every lesson once more, as a reader plays with it: another seed, rule and width, one removal, few
+images, no MNIST, no CIFAR-10, no record, and networks that have hardly learnt anything. An assert
+that fails here holds a choice, not a theorem. `make test` plays one, `make test-play` all ten."""
+
+import json
+import os
+import random
+import traceback
+from pathlib import Path
+
+import pytest
+from helpers import forked
+from IPython.display import display
+
+import tlc_minimal as tlc
+
+ROOT = Path(__file__).parents[1]
+LESSONS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+ALL = os.environ.get("TLC_PLAY") == "all"
+# lesson, what stands in its code -> what a reader puts there; in all of them another torch seed
+PLAYS = """
+00 name = "layer2.1.relu1" -> name = "layer4.0.relu1"
+00 "layer3.1.relu1"], "affine" -> "layer2.0.relu2"], "on_off"
+00 "remove": 2 -> "remove": 1
+00 share = 0.3 -> share = 0.6
+01 middle = "layer2.0.relu1" -> middle = "layer3.1.relu2"
+01 width=8 -> width=4
+02 mean, std = -0.5, 1.0 -> mean, std = 0.8, 2.0
+02 decay=1.0 -> decay=0.01
+02 width=8 -> width=4
+03 width=8 -> width=4
+04 rule = "on_off_affine" -> rule = "affine"
+04 remove=2) -> remove=1)
+04 width=4 -> width=2
+05 remove=12 -> remove=1
+05 "resnet18_w8_digits", 0.3 -> "resnet18_w8_digits", 0.6
+05 width=16).eval() -> width=8).eval()
+06 remove=2 -> remove=1
+06 width=4 -> width=3
+07 width=24 -> width=16
+07 depth=2 -> depth=3
+08 remove=2 -> remove=1
+08 width=4 -> width=3
+09 remove=2 -> remove=1
+09 width=4 -> width=3
+"""
+
+
+def play(lesson: str, seed: int, folder: Path) -> None:
+    """Runs a lesson's code in this process, changed, with hardly any training."""
+    (folder / "data").mkdir()
+    for name in ("checkpoints", "results")[: 2 if lesson == "08" else 1]:  # 08 is about its record
+        (folder / "data" / name).symlink_to(ROOT / "data" / name)
+    os.chdir(folder)
+    os.environ["TLC_PROFILE"] = "smoke"
+    steps, load, part = tlc.train.steps_of, tlc.load_data, tlc.Data.subset
+    tlc.train.steps_of = lambda *of: min(2, steps(*of))
+    tlc.load_data = lambda *of, **how: part(load(*of, **how), 300)
+    tlc.Data.subset = lambda data, n: part(data, min(n, 300))
+    cells = json.loads(LESSONS[lesson].read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    changes = [line[3:].split(" -> ") for line in PLAYS.splitlines() if line[:2] == lesson]
+    assert [old for old, _ in changes if old not in "\n".join(code)] == []
+    space = {"__name__": "__main__", "display": display}
+    for number, source in enumerate(code):
+        for old, new in [*changes, ("manual_seed(0)", f"manual_seed({seed})")]:
+            source = source.replace(old, new)
+        exec(compile(source, f"{lesson}, code cell {number}", "exec"), space)
+
+
+@pytest.mark.parametrize("lesson", LESSONS if ALL else ["one of them"])
+def test_playing_never_breaks_the_page(lesson, tmp_path):
+    seed = int(os.environ.get("TLC_PLAY_SEED") or random.SystemRandom().randrange(10**6))
+    lesson = lesson if ALL else random.Random(seed).choice(list(LESSONS))
+    print(f"lesson {lesson}; to play it again: TLC_PLAY_SEED={seed}")
+    said = tmp_path / "said.txt"
+    with forked() as child:  # for a lesson switches things off; PyTorch is slow to load anew
+        if not child:
+            try:
+                play(lesson, seed, tmp_path)
+                said.write_text("")
+            except BaseException:
+                said.write_text(traceback.format_exc())
+    os.waitpid(child, 0)
+    assert said.read_text() == ""
