@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -200,6 +201,50 @@ def test_shapes_and_optional_arguments_are_those_of_the_example(way):
     merged = tlc.merge(linear, X, keep="all")
     other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # of another size than the example
     assert relative_error(merged(x=other), linear(other)) < 1e-10
+
+
+def placed(net, x):
+    """Asks a layer's weight where it lies and of what type it is, as position encodings do."""
+    weight = net.p.weight
+    place = torch.zeros(1, 4, *x.shape[2:], device=weight.device).cumsum(2) + 1
+    return net.b(F.relu(net.n(net.a(x.to(dtype=weight.dtype)) + net.p(place.to(weight.dtype)))))
+
+
+def test_a_weight_may_be_asked_where_it_lies():
+    net = Net(placed, a=nn.Conv2d(3, 4, 1), p=nn.Conv2d(4, 4, 1), n=nn.BatchNorm2d(4),
+              b=nn.Conv2d(4, 2, 1))  # fmt: skip
+    merged = tlc.merge(randomize(net), X, keep="all")
+    assert merged.state_dict().keys() <= net.state_dict().keys() | {"a.bias", "p.bias", "b.bias"}
+    assert not any(isinstance(m, NORM) for m in merged.modules())
+    assert relative_error(merged(X), net(X)) < 1e-12
+    assert relative_error(merged.float()(X), net(X).float()) < 1e-5  # the answer follows
+
+
+@dataclass
+class Out:
+    """An output with names."""
+
+    logits: torch.Tensor
+    features: torch.Tensor | None = None
+
+
+@dataclass
+class Named(Out, dict):
+    """One as transformers has it."""
+
+    def __post_init__(self):
+        self["logits"] = self.logits
+
+
+@pytest.mark.parametrize("kind", [Out, Named])
+def test_an_output_keeps_its_class(kind):
+    net = Net(lambda net, x: kind(net.b(F.relu(net.n(net.a(x))))), a=nn.Conv2d(3, 4, 1),
+              n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1))  # fmt: skip
+    linear = tlc.linearize(randomize(net), "relu1", X)
+    merged = tlc.merge(linear, X, keep="all")
+    assert type(merged(x=X)) is kind and merged(X).features is None
+    assert relative_error(merged(X).logits, linear(X).logits) < 1e-12
+    assert tlc.count(merged, X)["layers"] == 1
 
 
 class Asserts(nn.Sequential):

@@ -2,11 +2,13 @@
 
 import traceback
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._pytree import tree_leaves
 
 from .layers import ACTIVATION, CONV, NORM
 
@@ -158,6 +160,12 @@ def untraceable(model: nn.Module, error: Exception) -> str:
 def there_are() -> str:
     """The activations that can be removed, in words."""
     return f"those of these kinds can: {', '.join(kind.__name__ for kind in ACTIVATION)}"
+
+
+def tensors_in(out) -> list[Tensor]:
+    """The tensors of an output, whatever holds them."""
+    leaves = [vars(leaf) if is_dataclass(leaf) else leaf for leaf in tree_leaves(out)]
+    return [leaf for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
 
 
 def reason(error: BaseException) -> str:

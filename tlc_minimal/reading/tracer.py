@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -112,6 +113,12 @@ class Reader(fx.Tracer):
             make = make if isinstance(value, nn.Parameter) else None
             cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=make)
         return cache[name]
+
+    def create_arg(self, a):
+        if isinstance(a, dict) and is_dataclass(a):  # an output with names, as transformers has it
+            named = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", type(a), (), named)
+        return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Known(node, self)
