@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import digits, files, refused, untrained
+from helpers import Net, digits, files, refused, untrained
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
@@ -50,20 +50,9 @@ class Two(nn.Module):
         return self.net(x + y)
 
 
-class Branches(Two):
-    def forward(self, x):
-        return self.net(x) if x.sum() > 0 else self.net(-x)
-
-
-class Tied(nn.Module):
+def tied(net, x):
     """Reads the weight of its first layer once more."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(192, 10), nn.Linear(10, 10)
-
-    def forward(self, x):
-        return F.linear(F.linear(F.relu(self.a(x.flatten(1))), self.a.weight.t()), self.a.weight)
+    return F.linear(F.linear(F.relu(net.a(x.flatten(1))), net.a.weight.t()), net.a.weight)
 
 
 def changed(*edits) -> nn.Sequential:
@@ -91,18 +80,14 @@ READ = {  # functions of a model and inputs
     "measured_statistics": tlc.measured_statistics,
 }
 CHANGE = {
-    "linearize": lambda m, d: tlc.linearize(m, "2", d),
-    "merge": tlc.merge,
-    "explain": tlc.explain,
+    "linearize": lambda m, d: tlc.linearize(m, "2", d), "merge": tlc.merge, "explain": tlc.explain,
     "project": lambda m, d: tlc.project(m, "2", d),
-}
+}  # fmt: skip
 TRAIN = {
-    "rank": tlc.rank,
-    "collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False),
-    "fit": lambda m, d: tlc.fit(m, d, 1, progress=None),
-    "evaluate": tlc.evaluate,
+    "rank": tlc.rank, "collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False),
+    "fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "evaluate": tlc.evaluate,
     "compare": lambda m, d: tlc.compare({"m": m}, d),
-}
+}  # fmt: skip
 FOLD = {"fold": lambda m, d: tlc.fold(m), "latency": lambda m, d: tlc.latency({"m": m}, X)}
 COPIED = CHANGE | {"fold": FOLD["fold"], "collapse": TRAIN["collapse"]}
 PUBLISHED = {"published": lambda m, d: tlc.collapse(m, d, 1, method="published", progress=False)}
@@ -128,8 +113,8 @@ CHANGED = {  # what a changed copy would lose
     "NaN": (lambda: spoilt(NAN), "0.weight holds NaN or inf: train the model again"),
     "inf": (lambda: spoilt(INF, "1.running_var"), "1.running_var holds NaN or inf"),
     "two inputs": (lambda: Two().eval(), "takes two inputs"),
-    "branches": (lambda: Branches().eval(), "Branches cannot be traced"),
-    "read twice": (lambda: Tied().eval(), "a.weight once more"),
+    "branches": (lambda: Net(lambda net, x: x if x.sum() > 0 else -x), "Net cannot be traced"),
+    "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
 }  # fmt: skip
 NO_INPUTS = {
     "None": (None, TypeError, ""), "number": (3, TypeError, "int"),
@@ -147,6 +132,14 @@ def with_labels(value: int) -> tlc.Data:
     return replace(DATA, train=Split(DATA.train.images, DATA.train.labels.clone().fill_(value)))
 
 
+ONES, PAIR = torch.ones(2, 3, 8, 8), torch.arange(2)
+NO_LOADERS = [
+    (3, TypeError, "batches of .images, labels., two tensors, and int does not"),
+    ([ONES], TypeError, "list does not: wrap"), ([], ValueError, "yields nothing: give"),
+    ([(-ONES, PAIR)], ValueError, "Normalize"), ([(X[:2], PAIR)], ValueError, "Normalize"),
+    ([(ONES * NAN, PAIR)], ValueError, "Normalize"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
+    ([(ONES, torch.rand(2, 4))], ValueError, "whole"), ([(ONES, -PAIR)], ValueError, "from 0 on"),
+]  # fmt: skip
 NO_DATA = {
     "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
     "array": (X.numpy(), TypeError), "DataLoader": (LOADER, TypeError), "list": ([], TypeError),
@@ -226,6 +219,7 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.latency({}, X), ValueError, "at least one"),
     (lambda m: tlc.latency({"m": m}, None), TypeError, "floats"),
     (lambda m: tlc.load_run(m, "no/such/run", 1), FileNotFoundError, "holds no run"),
+    *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
     (lambda m: tlc.load_data("zebra"), ValueError, "No data set 'zebra': give digits, mnist, ci"),
     *[(lambda m, n=n: DATA.subset(n), ValueError, f"takes 1 to 40 .* not {n}") for n in (0, 10**6)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")

@@ -342,41 +342,18 @@ def test_input_batches_are_of_a_tensor_a_loader_or_data(digits):
         list(input_batches(torch.zeros(0, 3, 8, 8), 8))
 
 
-def loaders(images, labels):
-    return [DataLoader(TensorDataset(images, labels), 7) for _ in "ab"]
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_two_loaders_make_data(channels):
-    images = torch.randint(256, (50, channels, 8, 8), dtype=torch.uint8)
-    labels, made = torch.arange(50) % 4, []
-    for given in (images, images / 255):  # as ToTensor makes them
-        made.append(data := Data.from_loader(*loaders(given, labels)))
-        assert (data.train.size, data.val.size, data.test.size) == (45, 5, 50)
-        assert torch.equal(data.test.images, images) and torch.equal(data.test.labels, labels)
-        assert data.classes == ("0", "1", "2", "3") and not data.flip and data.crop == 0
-    assert made[0].sha256 == made[1].sha256 and data.example.shape == (8, 3, 8, 8)
-    model = tlc.simple_cnn(classes=4, width=4)
-    assert len(tlc.fit(model, data, 1, progress=None)) == 1
-
-
-NO_LOADERS = {
-    "nothing": (3, TypeError, "batches of .images, labels., two tensors, and int does not"),
-    "images alone": ([torch.rand(2, 3, 8, 8)], TypeError, "and list does not: wrap it"),
-    "empty": ([], ValueError, "the loader yields nothing: give at least one image"),
-    "normalised": (loaders(torch.randn(4, 3, 8, 8), torch.arange(4))[0], ValueError, "Normalize"),
-    "NaN": ([(torch.full((2, 3, 8, 8), torch.nan), torch.arange(2))], ValueError, "Normalize"),
-    "vectors": ([(torch.rand(2, 3), torch.arange(2))], ValueError, r"W\), not \(2, 3\)"),
-    "soft labels": ([(torch.ones(2, 3, 8, 8), torch.rand(2, 4))], ValueError, "labels are whole"),
-    "no label": ([(torch.ones(2, 3, 8, 8), torch.tensor([0, -1]))], ValueError, "from 0 on"),
-}
-
-
-@pytest.mark.parametrize("kind", NO_LOADERS)
-def test_loaders_that_cannot_be_used(kind):
-    loader, error, words = NO_LOADERS[kind]
-    with refused(error, words):
-        Data.from_loader(loader, loader)
+    images, labels = torch.randint(256, (50, channels, 8, 8)).byte(), torch.arange(50) % 4
+    one, two = (  # as they are, and as ToTensor makes them
+        Data.from_loader(*[DataLoader(TensorDataset(x, labels), 7)] * 2)
+        for x in (images, images / 255)
+    )
+    for x, y in zip((*one.train, *one.val, *one.test), (*two.train, *two.val, images, labels)):
+        assert torch.equal(x, y)
+    assert [one.train.size, one.val.size, one.classes] == [45, 5, ("0", "1", "2", "3")]
+    assert one.sha256 == two.sha256 and not one.flip and one.crop == 0
+    assert len(tlc.fit(tlc.simple_cnn(classes=4, width=4), two, 1, progress=None)) == 1
 
 
 # ---- downloads, from a server on this machine ----

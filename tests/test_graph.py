@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import kept, randomize, same
+from helpers import Net, kept, randomize, same
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,28 +19,18 @@ def names(model):
     return list(activation_nodes(trace(model)))
 
 
-class Net(nn.Module):
+def around(between) -> Net:
     """conv → ``between`` → conv, to try out ways of writing an activation."""
-
-    def __init__(self, between):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.last = nn.Conv2d(4, 4, 3, padding=1)
-        self.between = between
-
-    def forward(self, x):
-        return self.last(self.between(self, self.first(x)))
+    ends = {name: nn.Conv2d(n, 4, 3, padding=1) for name, n in (("first", 3), ("last", 4))}
+    run = lambda net, x: net.last(between(net, net.first(x)))
+    return Net(run, **ends, relu=nn.ReLU(inplace=True))
 
 
 # Each of these has exactly one activation; the later ones use its input again afterwards.
 WAYS = {
-    "module": lambda net, z: net.relu(z),
-    "F.relu": lambda net, z: F.relu(z),
-    "F.relu by keyword": lambda net, z: F.relu(input=z),
-    "torch.relu": lambda net, z: torch.relu(z),
-    "method": lambda net, z: z.relu(),
-    "relu_ method": lambda net, z: z.relu_() + z,
+    "module": lambda net, z: net.relu(z), "F.relu": lambda net, z: F.relu(z),
+    "F.relu by keyword": lambda net, z: F.relu(input=z), "torch.relu": lambda net, z: torch.relu(z),
+    "method": lambda net, z: z.relu(), "relu_ method": lambda net, z: z.relu_() + z,
     "F.relu in place": lambda net, z: F.relu(z, inplace=True) + z,
     "F.relu in place, positional": lambda net, z: F.relu(z, True) - 2 * z,
     "torch.relu_": lambda net, z: torch.relu_(z) * z,
@@ -49,16 +39,15 @@ WAYS = {
     "relu6": lambda net, z: F.relu6(5 * z),
     "leaky": lambda net, z: F.leaky_relu(z, negative_slope=0.3),
     "leaky, positional": lambda net, z: F.leaky_relu(z, 0.3),
-    "gelu": lambda net, z: F.gelu(z, approximate="tanh"),
-    "silu": lambda net, z: F.silu(z),
+    "gelu": lambda net, z: F.gelu(z, approximate="tanh"), "silu": lambda net, z: F.silu(z),
     "hardswish": lambda net, z: F.hardswish(z),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_writing_an_activation_is_found_and_kept(way):
     torch.manual_seed(0)
-    model = Net(WAYS[way])
+    model = around(WAYS[way])
     traced = trace(model)
     assert len(activation_nodes(traced)) == 1
     torch.testing.assert_close(traced(X), model(X), rtol=1e-6, atol=1e-7)
@@ -84,18 +73,10 @@ def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
         assert torch.equal(trace(model)(X), model(X))
 
 
-class Functional(nn.Module):
+def functional() -> Net:
     """Three functional activations in one forward, one in a child."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
-        self.child = Net(WAYS["F.relu"])
-
-    def forward(self, x):
-        for conv in self.convs:
-            x = F.relu(conv(x))
-        return self.child(x)
+    run = lambda net, x: net.child(F.relu(net.c(F.relu(net.b(F.relu(net.a(x)))))))
+    return Net(run, **{n: nn.Conv2d(3, 3, 1) for n in "abc"}, child=around(WAYS["F.relu"]))
 
 
 def test_an_example_may_come_from_anything_that_holds_inputs():
@@ -110,8 +91,8 @@ def test_names_stay_what_they_were_after_removals():
     assert names(once) == [n for n in before if n != "layer2.0.relu1"]
     twice = tlc.linearize(once, "layer4.1.relu2", X, "affine")
     assert names(twice) == [n for n in names(once) if n != "layer4.1.relu2"]
-    assert names(Functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
-    left = tlc.linearize(Functional(), "relu2", X, "affine")
+    assert names(functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
+    left = tlc.linearize(functional(), "relu2", X, "affine")
     assert names(left) == ["relu1", "relu3", "child.relu1"]
 
 
@@ -123,7 +104,7 @@ def test_an_unknown_layer_suggests_the_closest():
 
 
 def test_the_given_model_is_never_modified():
-    model = Functional().train()
+    model = functional().train()
     model.child.eval()
     modules = {n: (type(m), m.training) for n, m in model.named_modules()}
     before, traced = kept(model), trace(model)

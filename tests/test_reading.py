@@ -76,17 +76,15 @@ def sequence(*norm):
 
 
 NORMS = {
-    "subclass": lambda: (Subclass(4), nn.ReLU()),
-    "function": lambda: (NormAct(4),),
-    "branching": lambda: (Branching(4),),
-    "super": lambda: (Super(4),),
+    "subclass": lambda: (Subclass(4), nn.ReLU()), "function": lambda: (NormAct(4),),
+    "branching": lambda: (Branching(4),), "super": lambda: (Super(4),),
     "held by a child": lambda: (Net(held, bn=nn.BatchNorm2d(4)),),
     "SyncBatchNorm": lambda: (nn.SyncBatchNorm(4), nn.ReLU()),
     "FrozenBatchNorm2d": lambda: (FrozenBatchNorm2d(4), nn.ReLU()),
     "frozen by hand": lambda: (ByHand(4), nn.ReLU()),
     "identity between": lambda: (nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
     "dropout between": lambda: (nn.BatchNorm2d(4), nn.Dropout2d(0.5), nn.ReLU()),
-}
+}  # fmt: skip
 FROZEN = {"FrozenBatchNorm2d", "frozen by hand"}
 
 
@@ -244,7 +242,6 @@ def test_an_output_keeps_its_class(kind):
     merged = tlc.merge(linear, X, keep="all")
     assert type(merged(x=X)) is kind and merged(X).features is None
     assert relative_error(merged(X).logits, linear(X).logits) < 1e-12
-    assert tlc.count(merged, X)["layers"] == 1
 
 
 class Asserts(nn.Sequential):
@@ -265,25 +262,15 @@ def test_a_question_about_the_shape_is_in_nobodys_way():
     assert getattr(linear, "0").out_channels == getattr(linear, "3").in_channels == 2
 
 
-class Namesakes(nn.Module):
-    """An activation called twice, and beside it a container of the name that a call would get."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu, self.b = nn.ReLU(), nn.Conv2d(4, 2, 1)
-        self.relu1 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
-
-    def forward(self, x):
-        return self.b(self.relu(self.relu1(self.relu(x))))
-
-
 def test_the_name_of_a_call_is_nobody_elses_and_what_is_in_lists_of_blocks_is_read():
     blocks = nn.ModuleList([sequence(*NORMS["function"]())[:2]])
     net = Net(lambda net, x: (net.blocks[0](x), net.heads["a"](x)), blocks=blocks,
               heads=nn.ModuleDict({"a": dropping(DROPS["F.dropout"])}))  # fmt: skip
     names = [layer.name for layer in tlc.find_layers(net.double(), X)]
     assert names == ["blocks.0.1.act", "heads.a.relu1"]
-    model = Namesakes().double().eval()
+    run = lambda net, x: net.b(net.relu(net.relu1(net.relu(x))))  # a container of a call's name
+    model = Net(run, relu=nn.ReLU(), relu1=nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()),
+                b=nn.Conv2d(4, 2, 1)).double().eval()  # fmt: skip
     assert [layer.name for layer in tlc.find_layers(model, X)] == ["relu2", "relu1.1", "relu3"]
     assert torch.equal(trace(model)(X), model(X))
     model.relu1 = Net(lambda net, x: F.relu(x))  # calls functions only: the grammar found it
