@@ -103,10 +103,10 @@ def ask_apart(model: nn.Module, graph: fx.Graph) -> None:
     is read by its layer only."""
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         asks = [u for u in node.users if u.target is getattr and u.args[1] in ("device", "dtype")]
-        if asks:
+        weight = _tensor(model, node.target).detach()
+        if asks and weight.numel():
             name = free_name(model, "", "like")
-            like = _tensor(model, node.target).detach().new_empty(0)
-            model.register_buffer(name, like, persistent=False)
+            model.register_buffer(name, weight.new_empty(0), persistent=False)
             with graph.inserting_before(node):
                 like = graph.get_attr(name)
             for ask in asks:
