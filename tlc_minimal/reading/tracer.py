@@ -45,6 +45,8 @@ class Known(fx.Proxy):
         value = self.node.meta.get("value")
         if not hasattr(value, name) or callable(getattr(value, name)):
             return Attribute(self, name)
+        if isinstance(word := getattr(value, name), str):  # of a device: autocast takes no proxy
+            return word
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def __len__(self) -> int:
