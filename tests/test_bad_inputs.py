@@ -36,9 +36,8 @@ def network() -> nn.Sequential:
     torch.manual_seed(0)
     first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
     second = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
-    return nn.Sequential(
-        *first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
-    ).eval()
+    end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    return nn.Sequential(*first, *second, *end).eval()
 
 
 class Two(nn.Module):
@@ -74,11 +73,9 @@ def shared() -> nn.Module:
 
 
 READ = {  # functions of a model and inputs
-    "find_layers": tlc.find_layers,
-    "count": tlc.count,
-    "statistics": tlc.statistics,
+    "find_layers": tlc.find_layers, "count": tlc.count, "statistics": tlc.statistics,
     "measured_statistics": tlc.measured_statistics,
-}
+}  # fmt: skip
 CHANGE = {
     "linearize": lambda m, d: tlc.linearize(m, "2", d), "merge": tlc.merge, "explain": tlc.explain,
     "project": lambda m, d: tlc.project(m, "2", d),
@@ -110,10 +107,13 @@ CHANGED = {  # what a changed copy would lose
     "half": (lambda: network().half(), r"model\.float\(\)"),
     "bfloat16": (lambda: network().bfloat16(), r"model\.float\(\)"),
     "shared": (shared, "share their weight"),
+    "forward": (lambda: changed(lambda m: setattr(m[0], "forward", m[0]._conv_forward)),
+                "forward of 0 was replaced"),
     "NaN": (lambda: spoilt(NAN), "0.weight holds NaN or inf: train the model again"),
     "inf": (lambda: spoilt(INF, "1.running_var"), "1.running_var holds NaN or inf"),
     "two inputs": (lambda: Two().eval(), "takes two inputs"),
-    "branches": (lambda: Net(lambda net, x: x if x.sum() > 0 else -x), "Net cannot be traced"),
+    "branches": (lambda: Net(lambda net, x: net.b(x if x.sum() > 0 else -x), b=network()).eval(),
+                 "Net cannot be traced"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
 }  # fmt: skip
 NO_INPUTS = {

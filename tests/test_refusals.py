@@ -24,14 +24,8 @@ def chain(**options):
     return nn.Sequential(*layers, nn.Conv2d(4, 4, 3, padding=1)).eval()
 
 
-def linear_of(model):
-    return tlc.linearize(model, "2", X)
-
-
-def merged(model):
-    return tlc.merge(model, X, keep="all")
-
-
+linear_of = lambda model: tlc.linearize(model, "2", X)
+merged = lambda model: tlc.merge(model, X, keep="all")
 BOTH = pytest.mark.parametrize("do", [linear_of, merged], ids=["linearize", "merge"])
 
 

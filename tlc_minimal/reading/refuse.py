@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from .layers import ACTIVATION, CONV, NORM
+from .layers import ACTIVATION, CONV, NORM, plain_class
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WRAPPERS = {  # what holds a model, and where
@@ -62,7 +62,7 @@ def check_plain(model: nn.Module) -> None:
                 f"{where} carries a hook or a parametrization, which the changed copy would lose: "
                 f"call {way_out(module)} first."
             )
-        if "forward" in vars(module):
+        if "forward" in vars(module) and (not name or not chooses(module)):
             raise ValueError(f"the forward of {where} was replaced: write a module of its own.")
         if "quantized" in kind or "quantizable" in kind:
             raise ValueError(
@@ -81,6 +81,15 @@ def check_plain(model: nn.Module) -> None:
                     f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
                 )
     check_finite(model)
+
+
+def chooses(module: nn.Module) -> bool:
+    """Whether a foreign module, none of torch.nn's layers, made one of its own methods its forward:
+    then that is what is read."""
+    own, kind = vars(module)["forward"], type(module)
+    foreign = plain_class(module) is None and not kind.__module__.startswith("torch.")
+    bound = getattr(own, "__self__", None) is module and hasattr(own, "__func__")
+    return foreign and bound and getattr(kind, own.__name__, None) is own.__func__
 
 
 def check_finite(model: nn.Module) -> None:
