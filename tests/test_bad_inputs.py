@@ -49,11 +49,6 @@ class Two(nn.Module):
         return self.net(x + y)
 
 
-class Branches(Two):
-    def forward(self, x):
-        return self.net(x) if x.sum() > 0 else self.net(-x)
-
-
 def tied(net, x):
     """Reads the weight of its first layer once more."""
     return F.linear(F.linear(F.relu(net.a(x.flatten(1))), net.a.weight.t()), net.a.weight)
@@ -77,13 +72,19 @@ def shared() -> nn.Module:
     return model.eval()
 
 
-READ = tlc.find_layers, tlc.count, tlc.statistics, tlc.measured_statistics
-READ = {do.__name__: do for do in READ}
-CHANGE = {n: lambda m, d, n=n: getattr(tlc, n)(m, "2", d) for n in ("linearize", "project")}
-CHANGE |= {"merge": tlc.merge, "explain": tlc.explain}
-TRAIN = {"fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "rank": tlc.rank}
-TRAIN |= {"collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False)}
-TRAIN |= {"compare": lambda m, d: tlc.compare({"m": m}, d), "evaluate": tlc.evaluate}
+READ = {  # functions of a model and inputs
+    "find_layers": tlc.find_layers, "count": tlc.count, "statistics": tlc.statistics,
+    "measured_statistics": tlc.measured_statistics,
+}  # fmt: skip
+CHANGE = {
+    "linearize": lambda m, d: tlc.linearize(m, "2", d), "merge": tlc.merge, "explain": tlc.explain,
+    "project": lambda m, d: tlc.project(m, "2", d),
+}  # fmt: skip
+TRAIN = {
+    "rank": tlc.rank, "collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False),
+    "fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "evaluate": tlc.evaluate,
+    "compare": lambda m, d: tlc.compare({"m": m}, d),
+}  # fmt: skip
 FOLD = {"fold": lambda m, d: tlc.fold(m), "latency": lambda m, d: tlc.latency({"m": m}, X)}
 COPIED = CHANGE | {"fold": FOLD["fold"], "collapse": TRAIN["collapse"]}
 PUBLISHED = {"published": lambda m, d: tlc.collapse(m, d, 1, method="published", progress=False)}
@@ -106,10 +107,13 @@ CHANGED = {  # what a changed copy would lose
     "half": (lambda: network().half(), r"model\.float\(\)"),
     "bfloat16": (lambda: network().bfloat16(), r"model\.float\(\)"),
     "shared": (shared, "share their weight"),
+    "forward": (lambda: changed(lambda m: setattr(m[0], "forward", m[0]._conv_forward)),
+                "forward of 0 was replaced"),
     "NaN": (lambda: spoilt(NAN), "0.weight holds NaN or inf: train the model again"),
     "inf": (lambda: spoilt(INF, "1.running_var"), "1.running_var holds NaN or inf"),
     "two inputs": (lambda: Two().eval(), "takes two inputs"),
-    "branches": (lambda: Branches().eval(), "Branches cannot be traced"),
+    "branches": (lambda: Net(lambda net, x: net.b(x if x.sum() > 0 else -x), b=network()).eval(),
+                 "Net cannot be traced"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
 }  # fmt: skip
 NO_INPUTS = {
@@ -128,6 +132,14 @@ def with_labels(value: int) -> tlc.Data:
     return replace(DATA, train=Split(DATA.train.images, DATA.train.labels.clone().fill_(value)))
 
 
+ONES, PAIR = torch.ones(2, 3, 8, 8), torch.arange(2)
+NO_LOADERS = [
+    (3, TypeError, "batches of .images, labels., two tensors, and int does not"),
+    ([ONES], TypeError, "list does not: wrap"), ([], ValueError, "yields nothing: give"),
+    ([(-ONES, PAIR)], ValueError, "Normalize"), ([(X[:2], PAIR)], ValueError, "Normalize"),
+    ([(ONES * NAN, PAIR)], ValueError, "Normalize"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
+    ([(ONES, torch.rand(2, 4))], ValueError, "whole"), ([(ONES, -PAIR)], ValueError, "from 0 on"),
+]  # fmt: skip
 NO_DATA = {
     "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
     "array": (X.numpy(), TypeError), "DataLoader": (LOADER, TypeError), "list": ([], TypeError),
@@ -207,6 +219,7 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.latency({}, X), ValueError, "at least one"),
     (lambda m: tlc.latency({"m": m}, None), TypeError, "floats"),
     (lambda m: tlc.load_run(m, "no/such/run", 1), FileNotFoundError, "holds no run"),
+    *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
     (lambda m: tlc.load_data("zebra"), ValueError, "No data set 'zebra': give digits, mnist, ci"),
     *[(lambda m, n=n: DATA.subset(n), ValueError, f"takes 1 to 40 .* not {n}") for n in (0, 10**6)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")

@@ -138,18 +138,14 @@ def one_row(speedup, spread, busy=0.0, how="merged"):
     return row | {"speedup": speedup, "speedup_spread": spread}
 
 
-@pytest.mark.parametrize(
-    ("rows", "want"),
-    [
-        ([one_row(1.2, 0.01), one_row(0.99, 0.02)], "holds"),
-        ([one_row(3.8, 0.1)], "holds"),
-        ([one_row(0.5, 0.01, how="in two")], "holds"),
-        ([one_row(0.97, 0.02)], "broken by 8 removed at batch 128: 0.970 ± 0.020"),
-        ([one_row(1.2, 0.3)], "too noisy to say for 8 removed at batch 128: 1.200 ± 0.300"),
-        ([one_row(0.5, 0.1)], "broken by 8 removed at batch 128: 0.500 ± 0.100"),
-        ([one_row(1.2, 0.01, 40.0)], "others kept the machine 40 % busy"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "want"), [
+    ([one_row(1.2, 0.01), one_row(0.99, 0.02)], "holds"), ([one_row(3.8, 0.1)], "holds"),
+    ([one_row(0.5, 0.01, how="in two")], "holds"),
+    ([one_row(0.97, 0.02)], "broken by 8 removed at batch 128: 0.970 ± 0.020"),
+    ([one_row(1.2, 0.3)], "too noisy to say for 8 removed at batch 128: 1.200 ± 0.300"),
+    ([one_row(0.5, 0.1)], "broken by 8 removed at batch 128: 0.500 ± 0.100"),
+    ([one_row(1.2, 0.01, 40.0)], "others kept the machine 40 % busy"),
+])  # fmt: skip
 def test_the_verdict(rows, want):
     assert bench.verdict(pd.DataFrame(rows)) == f"never slower than dense: {want}"
 

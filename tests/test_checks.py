@@ -86,15 +86,13 @@ SECOND_OPINIONS = {
     "batch_norm": batch_norm,
     "biased_variance": lambda x: x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square(),
     "on_is_cheaper": lambda z: (torch.relu(z) - z).norm(dim=1) < torch.relu(z).norm(dim=1),
-    "folded_batch_norm": fold,
-    "composed_kernel": compose,
-    "merged_inside": inside,
+    "folded_batch_norm": fold, "composed_kernel": compose, "merged_inside": inside,
     "layer_norm": lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps),
     "mean_gelu": mean_gelu,
     "one_matrix": lambda w1, b1, a, b, w2, b2: (w2 @ a.diag() @ w1, w2 @ (a * b1 + b) + b2),
     "auroc": lambda k, u: roc_auc_score([1] * len(k) + [0] * len(u), torch.cat([k, u])),
     "beyond_chance": lambda on, other: cohen_kappa_score(on, other),
-}
+}  # fmt: skip
 
 
 def passes(name, answer, capsys):

@@ -18,9 +18,10 @@ from helpers import refused
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
+import tlc_minimal as tlc
 from tlc_minimal import download as fetching
 from tlc_minimal import readers
-from tlc_minimal.data import channel_statistics, input_batches, load_data
+from tlc_minimal.data import Data, channel_statistics, input_batches, load_data
 from tlc_minimal.files import load_weights
 
 PAYLOAD = bytes(range(256)) * 2000
@@ -333,6 +334,20 @@ def test_input_batches_are_of_a_tensor_a_loader_or_data(digits):
             list(input_batches(wrong, 8))
     with pytest.raises(ValueError, match="no inputs: give at least one image"):
         list(input_batches(torch.zeros(0, 3, 8, 8), 8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_loaders_make_data(channels):
+    images, labels = torch.randint(256, (50, channels, 8, 8)).byte(), torch.arange(50) % 4
+    one, two = (  # as they are, and as ToTensor makes them
+        Data.from_loader(*[DataLoader(TensorDataset(x, labels), 7)] * 2)
+        for x in (images, images / 255)
+    )
+    for x, y in zip((*one.train, *one.val, *one.test), (*two.train, *two.val, images, labels)):
+        assert torch.equal(x, y)
+    assert [one.train.size, one.val.size, one.classes] == [45, 5, ("0", "1", "2", "3")]
+    assert one.sha256 == two.sha256 and not one.flip and one.crop == 0
+    assert len(tlc.fit(tlc.simple_cnn(classes=4, width=4), two, 1, progress=None)) == 1
 
 
 # ---- downloads, from a server on this machine ----

@@ -17,16 +17,12 @@ from tlc_minimal.files import load_weights, read_json, save_weights, write_json
 def test_any_tensors_come_back_with_their_metadata(tmp_path):
     shared = torch.randn(4, 3)
     tensors = {
-        "int64": torch.arange(5),
-        "uint8": torch.arange(7, dtype=torch.uint8),
-        "bool": torch.tensor([True, False]),
-        "empty": torch.zeros(0, 3),
+        "int64": torch.arange(5), "uint8": torch.arange(7, dtype=torch.uint8),
+        "bool": torch.tensor([True, False]), "empty": torch.zeros(0, 3),
         "scalar": torch.tensor(1.5, dtype=torch.bfloat16),
         "channels_last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
-        "once": shared,
-        "twice": shared,
-        "nan": torch.full((2,), torch.nan),
-    }
+        "once": shared, "twice": shared, "nan": torch.full((2,), torch.nan),
+    }  # fmt: skip
     save_weights(tensors, tmp_path / "new" / "x.safetensors", note="mine")
     back, metadata = load_weights(tmp_path / "new" / "x.safetensors")
     assert set(back) == set(tensors) and metadata == {"note": "mine"}

@@ -29,13 +29,11 @@ def test_closed_forms_agree_with_two_million_samples():
         relu = z.clamp_min(0)
         slope, shift = g.best_affine(mean, std)
         samples = {
-            g.p_on(mean, std): (z > 0).double(),
-            g.mean_relu(mean, std): relu,
-            g.cost_off(mean, std): relu**2,
-            g.cost_on(mean, std): (z - relu) ** 2,
+            g.p_on(mean, std): (z > 0).double(), g.mean_relu(mean, std): relu,
+            g.cost_off(mean, std): relu**2, g.cost_on(mean, std): (z - relu) ** 2,
             g.cost_constant(mean, std): (relu - g.mean_relu(mean, std)) ** 2,
             g.cost_affine(mean, std): (slope * z + shift - relu) ** 2,
-        }
+        }  # fmt: skip
         for closed, sample in samples.items():
             assert abs(closed - sample.mean()) < 5 * sample.std() / math.sqrt(n), (r, closed)
 

@@ -62,16 +62,10 @@ def test_the_lessons_own_solutions_are_not_refused(path):
     assert answers(path) and not any(map(refusal, answers(path)))
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "my_macs = check.macs.right",
-        "from tlc_minimal.lessons import check as c",
-        "def my_macs(*sizes):\n    return open('lesson00.py').read()",
-        "def my_macs(*sizes):\n    return ().__class__.__bases__",
-        "import sys",
-        "my_macs = getattr(torch, 'x')",
-    ],
-)
+@pytest.mark.parametrize("answer", [
+    "my_macs = check.macs.right", "from tlc_minimal.lessons import check as c", "import sys",
+    "def my_macs(*sizes):\n    return open('lesson00.py').read()", "my_macs = getattr(torch, 'x')",
+    "def my_macs(*sizes):\n    return ().__class__.__bases__",
+])  # fmt: skip
 def test_an_answer_may_not_look_up_the_answers(answer):
     assert refusal(answer).startswith("raise PermissionError(")

@@ -21,21 +21,18 @@ def names(model):
     return list(activation_nodes(trace(model)))
 
 
-def network(between):
+def around(between) -> Net:
     """conv → ``between`` → conv, to try out ways of writing an activation."""
-    ends = {"first": nn.Conv2d(3, 4, 3, padding=1), "last": nn.Conv2d(4, 4, 3, padding=1)}
+    ends = {name: nn.Conv2d(n, 4, 3, padding=1) for name, n in (("first", 3), ("last", 4))}
     run = lambda net, x: net.last(between(net, net.first(x)))
-    return Net(run, relu=nn.ReLU(inplace=True), **ends)
+    return Net(run, **ends, relu=nn.ReLU(inplace=True))
 
 
 # Each of these has exactly one activation; the later ones use its input again afterwards.
 WAYS = {
-    "module": lambda net, z: net.relu(z),
-    "F.relu": lambda net, z: F.relu(z),
-    "F.relu by keyword": lambda net, z: F.relu(input=z),
-    "torch.relu": lambda net, z: torch.relu(z),
-    "method": lambda net, z: z.relu(),
-    "relu_ method": lambda net, z: z.relu_() + z,
+    "module": lambda net, z: net.relu(z), "F.relu": lambda net, z: F.relu(z),
+    "F.relu by keyword": lambda net, z: F.relu(input=z), "torch.relu": lambda net, z: torch.relu(z),
+    "method": lambda net, z: z.relu(), "relu_ method": lambda net, z: z.relu_() + z,
     "F.relu in place": lambda net, z: F.relu(z, inplace=True) + z,
     "F.relu in place, positional": lambda net, z: F.relu(z, True) - 2 * z,
     "torch.relu_": lambda net, z: torch.relu_(z) * z,
@@ -44,16 +41,15 @@ WAYS = {
     "relu6": lambda net, z: F.relu6(5 * z),
     "leaky": lambda net, z: F.leaky_relu(z, negative_slope=0.3),
     "leaky, positional": lambda net, z: F.leaky_relu(z, 0.3),
-    "gelu": lambda net, z: F.gelu(z, approximate="tanh"),
-    "silu": lambda net, z: F.silu(z),
+    "gelu": lambda net, z: F.gelu(z, approximate="tanh"), "silu": lambda net, z: F.silu(z),
     "hardswish": lambda net, z: F.hardswish(z),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_writing_an_activation_is_found_and_kept(way):
     torch.manual_seed(0)
-    model = network(WAYS[way])
+    model = around(WAYS[way])
     traced = trace(model)
     assert len(activation_nodes(traced)) == 1
     torch.testing.assert_close(traced(X), model(X), rtol=1e-6, atol=1e-7)
@@ -78,11 +74,10 @@ def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
     assert torch.equal(trace(model)(X), model(X))
 
 
-def functional():
+def functional() -> Net:
     """Three functional activations in one forward, one in a child."""
-    run = lambda net, x: net.child(functools.reduce(lambda y, conv: F.relu(conv(y)), net.convs, x))
-    convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
-    return Net(run, convs=convs, child=network(WAYS["F.relu"]))
+    run = lambda net, x: net.child(F.relu(net.c(F.relu(net.b(F.relu(net.a(x)))))))
+    return Net(run, **{n: nn.Conv2d(3, 3, 1) for n in "abc"}, child=around(WAYS["F.relu"]))
 
 
 def test_an_example_may_come_from_anything_that_holds_inputs():

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -75,17 +76,15 @@ def sequence(*norm):
 
 
 NORMS = {
-    "subclass": lambda: (Subclass(4), nn.ReLU()),
-    "function": lambda: (NormAct(4),),
-    "branching": lambda: (Branching(4),),
-    "super": lambda: (Super(4),),
+    "subclass": lambda: (Subclass(4), nn.ReLU()), "function": lambda: (NormAct(4),),
+    "branching": lambda: (Branching(4),), "super": lambda: (Super(4),),
     "held by a child": lambda: (Net(held, bn=nn.BatchNorm2d(4)),),
     "SyncBatchNorm": lambda: (nn.SyncBatchNorm(4), nn.ReLU()),
     "FrozenBatchNorm2d": lambda: (FrozenBatchNorm2d(4), nn.ReLU()),
     "frozen by hand": lambda: (ByHand(4), nn.ReLU()),
     "identity between": lambda: (nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
     "dropout between": lambda: (nn.BatchNorm2d(4), nn.Dropout2d(0.5), nn.ReLU()),
-}
+}  # fmt: skip
 FROZEN = {"FrozenBatchNorm2d", "frozen by hand"}
 
 
@@ -170,9 +169,7 @@ class Shapes(nn.Module):
 
 
 def padded(model, y):
-    if y.shape[-1] % 4:
-        y = F.pad(y, (0, 4 - y.shape[-1] % 4))
-    return y
+    return F.pad(y, (0, 4 - y.shape[-1] % 4)) if y.shape[-1] % 4 else y
 
 
 def checked(model, y):
@@ -180,7 +177,8 @@ def checked(model, y):
     assert channels == model.a.out_channels and len(size) == 2 and y.dim() == 4
     if y.device != model.a.weight.device:
         raise ValueError("another device")
-    return y.reshape(batch, channels, -1).view(batch, channels, *size)
+    with torch.autocast(y.device.type, enabled=False):  # as attention has it
+        return y.reshape(batch, channels, -1).view(batch, channels, *size)
 
 
 def looped(model, y):
@@ -201,29 +199,71 @@ def test_shapes_and_optional_arguments_are_those_of_the_example(way):
     assert relative_error(merged(x=other), linear(other)) < 1e-10
 
 
-class Asserts(nn.Sequential):
-    """Asks for the shape before every layer, as timm's batch norms do."""
+def placed(net, x):
+    """Asks a layer's weight where it lies and of what type it is, as position encodings do."""
+    weight = net.p.weight
+    place = torch.zeros(1, 4, *x.shape[2:], device=weight.device).cumsum(2) + 1
+    return net.b(F.relu(net.n(net.a(x.to(dtype=weight.dtype)) + net.p(place.to(weight.dtype)))))
 
-    def forward(self, x):
+
+def test_a_weight_may_be_asked_where_it_lies():
+    net = Net(placed, a=nn.Conv2d(3, 4, 1), p=nn.Conv2d(4, 4, 1), n=nn.BatchNorm2d(4),
+              b=nn.Conv2d(4, 2, 1))  # fmt: skip
+    merged = tlc.merge(randomize(net), X, keep="all")
+    assert merged.state_dict().keys() <= net.state_dict().keys() | {"a.bias", "p.bias", "b.bias"}
+    assert not any(isinstance(m, NORM) for m in merged.modules())
+    assert relative_error(merged(X), net(X)) < 1e-12
+    assert relative_error(merged.float()(X), net(X).float()) < 1e-5  # the answer follows
+
+
+@dataclass
+class Out:
+    """An output with names."""
+
+    logits: torch.Tensor
+    features: torch.Tensor | None = None
+
+
+@dataclass
+class Named(Out, dict):
+    """One as transformers has it."""
+
+    def __post_init__(self):
+        self["logits"] = self.logits
+
+
+@pytest.mark.parametrize("kind", [Out, Named])
+def test_an_output_keeps_its_class(kind):
+    net = Net(lambda net, x: kind(net.b(F.relu(net.n(net.a(x))))), a=nn.Conv2d(3, 4, 1),
+              n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1))  # fmt: skip
+    linear = tlc.linearize(randomize(net), "relu1", X)
+    merged = tlc.merge(linear, X, keep="all")
+    assert type(merged(x=X)) is kind and merged(X).features is None
+    assert relative_error(merged(X).logits, linear(X).logits) < 1e-12
+
+
+class Asserts(nn.Sequential):
+    """Asks for the shape before every layer, as timm's batch norms do; and has two forwards."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.forward = self.asking
+
+    def asking(self, x):
         for layer in self:
             torch._assert(x.ndim == 4, f"expected 4D input, not {x.ndim}D")
             x = layer(x)
         return x
 
 
-def test_a_question_about_the_shape_is_in_nobodys_way():
-    model = Asserts(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    model = randomize(model)
+def test_a_question_about_the_shape_and_a_choice_of_forwards_are_in_nobodys_way():
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)
+    model = randomize(nn.Sequential(Asserts(*layers)))
     half = tlc.Gaussian(torch.tensor([-1.0, 1, -1, 1]).double(), torch.ones(4).double())
-    linear = tlc.linearize(model, "2", {"2": half}, "on_off")
-    assert getattr(linear, "0").out_channels == getattr(linear, "3").in_channels == 2
-
-
-def namesakes():
-    """An activation called twice, and beside it a container of the name that a call would get."""
-    first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
-    run = lambda net, x: net.b(net.relu(net.relu1(net.relu(x))))
-    return Net(run, relu=nn.ReLU(), b=nn.Conv2d(4, 2, 1), relu1=first)
+    linear = tlc.linearize(model, "0.2", {"0.2": half}, "on_off")
+    found = linear.get_submodule("0")
+    assert getattr(found, "0").out_channels == getattr(found, "3").in_channels == 2
+    assert relative_error(tlc.merge(model, X, keep="all")(X), model(X)) < 1e-12
 
 
 def test_the_name_of_a_call_is_nobody_elses_and_what_is_in_lists_of_blocks_is_read():
@@ -232,7 +272,9 @@ def test_the_name_of_a_call_is_nobody_elses_and_what_is_in_lists_of_blocks_is_re
               heads=nn.ModuleDict({"a": dropping(DROPS["F.dropout"])}))  # fmt: skip
     names = [layer.name for layer in tlc.find_layers(net.double(), X)]
     assert names == ["blocks.0.1.act", "heads.a.relu1"]
-    model = namesakes().double().eval()
+    run = lambda net, x: net.b(net.relu(net.relu1(net.relu(x))))  # a container of a call's name
+    model = Net(run, relu=nn.ReLU(), relu1=nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()),
+                b=nn.Conv2d(4, 2, 1)).double().eval()  # fmt: skip
     assert [layer.name for layer in tlc.find_layers(model, X)] == ["relu2", "relu1.1", "relu3"]
     assert torch.equal(trace(model)(X), model(X))
     model.relu1 = Net(lambda net, x: F.relu(x))  # calls functions only: the grammar found it

@@ -25,26 +25,17 @@ from tlc_minimal.linearize import RULES
 
 # name: (activations that run in eval mode, sizes of the images, at most so many activations go)
 ZOO = {
-    "resnet18": ({"ReLU": 17}, (32, 45), 8),
-    "resnet34": ({"ReLU": 33}, (33, 48), 6),
-    "resnet50": ({"ReLU": 49}, (32, 45), 6),
-    "wide_resnet50_2": ({"ReLU": 49}, (33, 40), 4),
-    "resnext50_32x4d": ({"ReLU": 49}, (32, 45), 6),
-    "vgg11_bn": ({"ReLU": 10}, (33, 48), 4),
-    "vgg16_bn": ({"ReLU": 15}, (32, 45), 4),
-    "vgg16": ({"ReLU": 15}, (33, 48), 4),
-    "mobilenet_v2": ({"ReLU6": 35}, (32, 45), 12),
-    "mnasnet1_0": ({"ReLU": 35}, (33, 48), 12),
-    "regnet_x_400mf": ({"ReLU": 67}, (32, 45), 16),
-    "regnet_y_400mf": ({"ReLU": 65}, (33, 48), 16),
-    "densenet121": ({"ReLU": 121}, (32, 45), 30),
-    "googlenet": ({"ReLU": 57}, (33, 48), 57),
-    "squeezenet1_1": ({"ReLU": 26}, (32, 45), 26),
-    "efficientnet_b0": ({"SiLU": 49}, (33, 48), 12),
+    "resnet18": ({"ReLU": 17}, (32, 45), 8), "resnet34": ({"ReLU": 33}, (33, 48), 6),
+    "resnet50": ({"ReLU": 49}, (32, 45), 6), "wide_resnet50_2": ({"ReLU": 49}, (33, 40), 4),
+    "resnext50_32x4d": ({"ReLU": 49}, (32, 45), 6), "vgg11_bn": ({"ReLU": 10}, (33, 48), 4),
+    "vgg16_bn": ({"ReLU": 15}, (32, 45), 4), "vgg16": ({"ReLU": 15}, (33, 48), 4),
+    "mobilenet_v2": ({"ReLU6": 35}, (32, 45), 12), "mnasnet1_0": ({"ReLU": 35}, (33, 48), 12),
+    "regnet_x_400mf": ({"ReLU": 67}, (32, 45), 16), "regnet_y_400mf": ({"ReLU": 65}, (33, 48), 16),
+    "densenet121": ({"ReLU": 121}, (32, 45), 30), "googlenet": ({"ReLU": 57}, (33, 48), 57),
+    "squeezenet1_1": ({"ReLU": 26}, (32, 45), 26), "efficientnet_b0": ({"SiLU": 49}, (33, 48), 12),
     "mobilenet_v3_small": ({"Hardswish": 19, "ReLU": 14}, (32, 45), 33),
-    "convnext_tiny": ({"GELU": 18}, (32, 45), 9),
-    "vit_b_16": ({"GELU": 12}, (64,), 3),
-}
+    "convnext_tiny": ({"GELU": 18}, (32, 45), 9), "vit_b_16": ({"GELU": 12}, (64,), 3),
+}  # fmt: skip
 IN_FLOAT32_TOO = {"resnet18", "mobilenet_v2", "regnet_y_400mf", "squeezenet1_1"}
 LARGE = 2000  # layers of more channels are not drawn: merging them is minutes of matrix products
 
@@ -98,17 +89,15 @@ def test_every_activation_is_found(network):
 def draw(name: str, layers: list, dtype) -> tuple:
     """Statistics of some activations, a rule and where the padding goes; the name is the seed."""
     dice, generator = random.Random(f"{name} {dtype}"), torch.Generator().manual_seed(0)
-    most = ZOO[name][2]
-    chosen = dice.sample([x for x in layers if x.channels < LARGE], most)
-    gaussians = {x.name: draw_gaussian(x.channels, "mixed", generator, dtype) for x in chosen}
-    return gaussians, dice.choice(list(RULES)), dice.choice(["first", "as_trained"])
+    chosen = dice.sample([x for x in layers if x.channels < LARGE], ZOO[name][2])
+    drawn = {x.name: draw_gaussian(x.channels, "mixed", generator, dtype) for x in chosen}
+    return drawn, dice.choice(list(RULES)), dice.choice(["first", "as_trained"])
 
 
 @torch.no_grad()
 def check(name: str, model, layers, dtype):
     """Linear is the affine map by hand (padding as trained), and merged is linear."""
-    sizes = ZOO[name][1]
-    model = model.to(dtype)
+    sizes, model = ZOO[name][1], model.to(dtype)
     gaussians, rule, padding = draw(name, layers, dtype)
     linear = tlc.linearize(model, list(gaussians), gaussians, rule, padding).eval()
     pictures = [torch.randn(n, 3, size, size, dtype=dtype) for n, size in zip((1, 3), sizes)]

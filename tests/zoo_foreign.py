@@ -5,8 +5,9 @@
 Every network has random weights and random batch-norm statistics. Two of its activations behind a
 batch norm become linear with every other channel OFF; then all is merged that can be. A row has:
 traced, norms seen of those there, activations found, channels cut, the relative error of the merged
-network against the linear one in float64, seconds; or, where one is refused, its sentence. Rows
-that are in runs/zoo.json already are not measured again; delete it to begin anew.
+network against the linear one in float64, seconds; or, where one is refused, its sentence and what
+was known by then. Rows that are in runs/zoo.json already are not measured again; delete it to begin
+anew.
 """
 
 import json
@@ -25,6 +26,8 @@ import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
 from tlc_minimal.nodes import CONV, NORM, module_of
+from tlc_minimal.reading.refuse import not_accepted
+from tlc_minimal.reading.tracer import first_input
 
 TIMM = [
     "resnet18",
@@ -104,6 +107,23 @@ TIMM = [
     "repvit_m0_9",
     "pvt_v2_b0",
     "maxvit_rmlp_pico_rw_256",
+    "resnest14d",
+    "gcresnext26ts",
+    "eca_nfnet_l0",
+    "cs3darknet_s",
+    "inception_next_atto",
+    "mobilevitv2_050",
+    "efficientvit_b0",
+    "efficientvit_m0",
+    "efficientformerv2_s0",
+    "convformer_s18",
+    "ghostnetv3_050",
+    "fasternet_t0",
+    "swiftformer_xs",
+    "shvit_s1",
+    "tiny_vit_5m_224",
+    "davit_tiny",
+    "xcit_nano_12_p16_224",
 ]
 SMP = [
     "Unet",
@@ -119,22 +139,54 @@ SMP = [
     "Segformer",
     "DPT",
 ]
-LIMIT = 100  # seconds a network
+STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}
+HF = {  # transformers' <name>ForImageClassification, and what makes it small
+    "ResNet": STAGES | {"embedding_size": 16},
+    "RegNet": STAGES | {"embedding_size": 16, "groups_width": 8},
+    "ConvNext": STAGES,
+    "ConvNextV2": STAGES,
+    "MobileNetV1": {"depth_multiplier": 0.25},
+    "MobileNetV2": {"depth_multiplier": 0.35},
+    "EfficientNet": {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
+    "ViT": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "intermediate_size": 128, "image_size": 64, "patch_size": 8},
+    "Swin": {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4,
+             "image_size": 64},
+    "Levit": {"hidden_sizes": [64, 96, 128], "num_attention_heads": [2, 3, 4], "depths": [2, 2, 2],
+              "key_dim": [16, 16, 16]},
+}  # fmt: skip
+LIMIT = 200  # seconds of the processor a network
 
 
-def build(name: str) -> tuple[nn.Module, int]:
-    """The network and the side of its images."""
+def build(name: str) -> tuple[nn.Module, list[int]]:
+    """The network and the sides of images to try."""
     library, _, word = name.partition("/")
     if library == "smp":
         import segmentation_models_pytorch as smp
 
-        return smp.create_model(word, "resnet18", encoder_weights=None, classes=3), 64
+        encoder = "tu-vit_tiny_patch16_224" if word == "DPT" else "resnet18"  # it takes no other
+        return smp.create_model(word, encoder, encoder_weights=None, classes=3), [64, 128, 224]
+    if library == "hf":
+        import transformers
+
+        config = getattr(transformers, f"{word}Config")(num_labels=10, **HF[word])
+        model = getattr(transformers, f"{word}ForImageClassification")(config)
+        return model, [64, 128, 224]
     import timm
 
     model = timm.create_model(word, pretrained=False, num_classes=10)
     size = model.default_cfg["input_size"][1]
     fixed = model.default_cfg.get("fixed_input_size") or word.endswith(("_224", "_240", "_256"))
-    return model, size if fixed else 64
+    return model, [size] if fixed else [64, 128, size]
+
+
+def image(model: nn.Module, sides: list[int]) -> torch.Tensor:
+    """Two images of the first side that the network takes; of the last one if of none."""
+    for side in sides:
+        x = torch.rand(2, 3, side, side, dtype=torch.float64)
+        if not not_accepted(model, x):
+            break
+    return x
 
 
 def randomize(model: nn.Module) -> int:
@@ -165,12 +217,13 @@ def widths(traced) -> int:
 
 
 @torch.no_grad()
-def measure(name: str) -> dict:
-    """One row of the table."""
+def measure(name: str, row: dict) -> None:
+    """Fill one row of the table."""
     torch.manual_seed(0)
-    model, size = build(name)
-    row = {"network": name, "size": size, "norms": randomize(model.eval()), "traced": False}
-    model, x = model.double(), torch.rand(2, 3, size, size, dtype=torch.float64)
+    model, sides = build(name)
+    norms = randomize(model.eval())
+    x = image(model.double(), sides)
+    row |= {"size": x.shape[-1], "norms": norms, "traced": False}
     traced = trace(model, share=True, example=x)
     row["traced"] = True
     row["norms_seen"] = len(
@@ -187,9 +240,8 @@ def measure(name: str) -> dict:
     linear = linear.eval()
     row["channels_cut"] = widths(traced) - widths(linear)
     merged = tlc.merge(linear, x, keep="all")
-    want, got = (first(m(x)) for m in (linear, merged))
+    want, got = (first(m(**{first_input(model): x})) for m in (linear, merged))
     row["error"] = float((got - want).norm() / want.norm())
-    return row
 
 
 def name_only(model: nn.Module) -> bool:
@@ -201,26 +253,27 @@ def name_only(model: nn.Module) -> bool:
 
 
 def first(out) -> torch.Tensor:
-    return out if isinstance(out, torch.Tensor) else first(list(out)[0])
+    out = list(out.values()) if isinstance(out, dict) else out
+    return out if isinstance(out, torch.Tensor) else first(out[0])
 
 
 def limited(name: str) -> dict:
-    """The row, or what stopped it."""
+    """The row, as far as it came, and what stopped it."""
 
     def stop(*_):
         raise TimeoutError(f"not finished in {LIMIT} s")
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
-    start, row = time.perf_counter(), {"network": name}
+    signal.signal(signal.SIGPROF, stop)  # what else the machine does is not counted
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    start, row = time.process_time(), {"network": name}
     try:
-        row |= measure(name)
+        measure(name, row)
     except Exception as error:
         kind = "refusal" if isinstance(error, (ValueError, TypeError)) else "failure"
         row[kind] = f"{type(error).__name__}: {error}"[:400]
     finally:
-        signal.alarm(0)
-    return row | {"seconds": round(time.perf_counter() - start, 1)}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return row | {"seconds": round(time.process_time() - start, 1)}
 
 
 def main(names: list[str]) -> None:
@@ -228,13 +281,15 @@ def main(names: list[str]) -> None:
     path = root / "runs/zoo.json"
     path.parent.mkdir(exist_ok=True)
     rows = json.loads(path.read_text()) if path.exists() else []
-    for name in names or [*(f"timm/{n}" for n in TIMM), *(f"smp/{n}" for n in SMP)]:
+    there = {"timm": TIMM, "smp": SMP, "hf": HF}
+    for name in names or [f"{library}/{n}" for library in there for n in there[library]]:
         if not any(row["network"] == name for row in rows):
             rows.append(limited(name))
             print(rows[-1], flush=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
     data = SimpleNamespace(name="random numbers", sha256="none")
-    config = {n: version(n) for n in ("timm", "segmentation-models-pytorch")} | {"limit_s": LIMIT}
+    libraries = "timm", "segmentation-models-pytorch", "transformers"
+    config = {n: version(n) for n in libraries} | {"limit_s": LIMIT}
     seconds, command = sum(row["seconds"] for row in rows), "python tests/zoo_foreign.py"
     made = tlc.record("zoo", data, config, 0, rows, seconds, 0, command, path.parent / "record")
     made.replace(root / "data/results/zoo.json")

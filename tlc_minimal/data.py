@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
+from .reading.loaders import read_loaders
 from .reading.refuse import check_input
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,14 @@ class Data:
     flip: bool  # may training mirror an image?
     crop: int  # by how many pixels may training shift an image?
     sha256: str  # of all pixels and labels as read, whatever the seed, subset or device
+
+    @staticmethod
+    def from_loader(train, test, seed: int = 0) -> "Data":
+        """Data of two DataLoaders of (images, labels), read once into memory; a tenth of ``train``
+        is for validation. Images are bytes, or floats as ToTensor makes them: no Normalize. What a
+        loader draws at random is drawn once, and a Data adds nothing to it (:func:`replace` its
+        ``flip`` and ``crop``). TypeError, ValueError for what yields none of that."""
+        return load_data((train, test), seed=seed)
 
     def __repr__(self) -> str:
         sizes = f"{self.train.size} train, {self.val.size} val, {self.test.size} test images"
@@ -92,7 +101,9 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     chooses the validation images and the order. ValueError: unknown name or unusable images;
     FileNotFoundError: a folder without images; ConnectionError: no source was reached.
     """
-    if name in READERS:
+    if isinstance(name, tuple):
+        title, train, test, classes = read_loaders(*name)
+    elif name in READERS:
         title, train, test, classes = READERS[name](Path(root), size)
     elif name and Path(name).is_dir():
         title, train, test, classes = read_folder(Path(name), size)
@@ -107,6 +118,7 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     val, train = (Split(*(x[i] for x in train)) for i in (order[:n_val], order[n_val:]))
     mean, std = channel_statistics(train.images)
     flip, crop = (False, 2) if name in ("digits", "mnist") else (True, train.images.shape[-1] // 8)
+    flip, crop = (False, 0) if isinstance(name, tuple) else (flip, crop)
     return Data(title, train, val, test, classes, mean, std, flip, crop, digest.hexdigest())
 
 

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from io import StringIO
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .data import Data
 from .nodes import NORM, activation_nodes, channel_dim, finish, is_sum, looked_through, module_of
 from .reading.activations import name_activations
-from .reading.fits import data_for
+from .reading.fits import example_of
 from .reading.layers import Frozen
 from .reading.plain import read
-from .reading.refuse import check_input, check_model, not_accepted, reason, untraceable
+from .reading.refuse import check_model, not_accepted, reason, untraceable
 from .reading.tracer import first_input
 
 
@@ -59,9 +58,7 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
         try:
             graph, root = read(model, share, x)
         except Exception as error:
-            if why := not_accepted(model, x):
-                raise ValueError(why) from error
-            raise ValueError(untraceable(model, error)) from error
+            raise ValueError(not_accepted(model, x) or untraceable(model, error)) from error
     traced = fx.GraphModule(root, graph, type(model).__name__)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in traced.named_modules():
@@ -106,23 +103,6 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
         traced.train(mode)
     meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
     return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
-
-
-def example_of(data, model: nn.Module | None = None) -> Tensor:
-    """An input batch from a tensor, from a Data (in as many channels as ``model`` takes), or from a
-    DataLoader. TypeError, ValueError for what is no batch of finite floats."""
-    if isinstance(data, Data):
-        return (data if model is None else data_for(model, data)).example
-    if isinstance(data, Tensor):
-        return check_input(data)
-    if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, dict | str):
-        raise TypeError(
-            f"an example input is needed, not {type(data).__name__}: give a batch of inputs as a "
-            "tensor, a DataLoader or a Data."
-        )
-    if (batch := next(iter(data), None)) is None:
-        raise ValueError("the DataLoader yields nothing: give at least one batch.")
-    return check_input(batch[0] if isinstance(batch, tuple | list) else batch)
 
 
 def find_node(traced: fx.GraphModule, name: str) -> fx.Node:

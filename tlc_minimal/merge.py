@@ -11,7 +11,7 @@ import warnings
 import pandas as pd
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from .clock import fast_layout, race
 from .fold import fold, fold_maps, fold_sums
@@ -19,7 +19,7 @@ from .graph import example_of, find_shapes, trace
 from .linearize import linearize
 from .nodes import alone, finish, replace, shape_of
 from .piece import Piece, extract, grow, obstacle, read
-from .reading.refuse import check_model, check_plain, check_read_once
+from .reading.refuse import check_model, check_plain, check_read_once, tensors_in
 from .table import APART, MERGED, describe, macs_of, table
 
 
@@ -186,8 +186,8 @@ def check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
     def run(network: fx.GraphModule, noise: float = 0.0, seed: int = 0) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            out = tree_leaves(_Double(network, noise).run(x))
-        return torch.cat([t.flatten() for t in out if isinstance(t, Tensor)])
+            out = tensors_in(_Double(network, noise).run(x))
+        return torch.cat([t.flatten() for t in out])
 
     def off(got: Tensor) -> float:
         return ((got - want).norm() / want.norm().clamp_min(1e-30)).item()

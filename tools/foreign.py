@@ -16,11 +16,11 @@ def filled() -> str:
 
 def merged(rows: list[dict]) -> str:
     """A line a network that could be merged."""
-    lines = [("network", "traced", "norms seen", "channels cut", "relative error")]
+    lines = [("network", "pixels", "norms seen", "channels cut", "relative error")]
     for row in (row for row in rows if "error" in row):
         seen = f"{row['norms_seen']} of {row['norms']}"
         error = f"{row['error']:.0e}"
-        lines.append((row["network"], "yes", seen, str(row["channels_cut"]), error))
+        lines.append((row["network"], str(row["size"]), seen, str(row["channels_cut"]), error))
     return table(lines)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model and data fit together, before anything is trained."""
+"""Whether a model and data fit together, before anything is traced or trained."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..data import Data
 from .layers import CONV
-from .refuse import check_model, in_eval, not_accepted
+from .refuse import check_input, check_model, in_eval, not_accepted
 from .tracer import first_input
 
 
@@ -22,12 +22,30 @@ def data_for(model: nn.Module, data):
     return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
 
 
+def example_of(data, model: nn.Module | None = None) -> Tensor:
+    """An input batch from a tensor, from a Data (in as many channels as ``model`` takes), or from a
+    DataLoader. TypeError, ValueError for what is no batch of finite floats."""
+    if isinstance(data, Data):
+        return (data if model is None else data_for(model, data)).example
+    if isinstance(data, Tensor):
+        return check_input(data)
+    if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, dict | str):
+        raise TypeError(
+            f"an example input is needed, not {type(data).__name__}: give a batch of inputs as a "
+            "tensor, a DataLoader or a Data."
+        )
+    if (batch := next(iter(data), None)) is None:
+        raise ValueError("the DataLoader yields nothing: give at least one batch.")
+    return check_input(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
 def check_is_data(data) -> None:
     """TypeError for what is no Data."""
     if not isinstance(data, Data):
         raise TypeError(
             f"data are a Data, as load_data gives it, not {type(data).__name__}: put the images "
-            "into train/<class>/ and test/<class>/ of a folder, and load that."
+            "into train/<class>/ and test/<class>/ of a folder, and load that; of two DataLoaders, "
+            "Data.from_loader(train, test) makes one."
         )
 
 

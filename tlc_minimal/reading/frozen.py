@@ -11,7 +11,8 @@ def is_frozen_norm(module: nn.Module) -> bool:
     """Whether a foreign module is a batch norm that never trains its statistics: it has their
     names, and per channel it computes what a batch norm in eval mode does."""
     tensors = module._parameters | module._buffers
-    if isinstance(module, nn.modules.batchnorm._NormBase) or module._modules:
+    held = module._modules or "forward" in vars(module)
+    if isinstance(module, nn.modules.batchnorm._NormBase) or held:
         return False
     return {"running_mean", "running_var"} <= tensors.keys() and eps_of(module) is not None
 

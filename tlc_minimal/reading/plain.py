@@ -74,6 +74,7 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
     """Make modules of the functions that are layers, and of those that ask for the mode; drop what
     passes everything; what ran under ``no_grad`` gives no gradient. ``asked``: the modules whose
     forward branches on its mode."""
+    ask_apart(model, graph)
     reads = Counter(n.target for n in graph.nodes if n.op == "get_attr" for _ in n.users)
     called = {n.target for n in graph.nodes if n.op == "call_module"}
     for node in list(graph.nodes):
@@ -95,6 +96,23 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
             with graph.inserting_after(node):
                 cut = graph.call_function(detached, (node,))
             node.replace_all_uses_with(cut, lambda user, outside=outside: user in outside)
+
+
+def ask_apart(model: nn.Module, graph: fx.Graph) -> None:
+    """Let an empty buffer say where a weight lies and of what type it is, so that the weight itself
+    is read by its layer only."""
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        asks = [u for u in node.users if u.target is getattr and u.args[1] in ("device", "dtype")]
+        weight = _tensor(model, node.target).detach()
+        if asks and weight.numel():
+            name = free_name(model, "", "like")
+            model.register_buffer(name, weight.new_empty(0), persistent=False)
+            with graph.inserting_before(node):
+                like = graph.get_attr(name)
+            for ask in asks:
+                ask.replace_input_with(node, like)
+            if not node.users:
+                graph.erase_node(node)
 
 
 def detached(value):

@@ -2,13 +2,15 @@
 
 import traceback
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._pytree import tree_leaves
 
-from .layers import ACTIVATION, CONV, NORM
+from .layers import ACTIVATION, CONV, NORM, plain_class
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WRAPPERS = {  # what holds a model, and where
@@ -60,7 +62,7 @@ def check_plain(model: nn.Module) -> None:
                 f"{where} carries a hook or a parametrization, which the changed copy would lose: "
                 f"call {way_out(module)} first."
             )
-        if "forward" in vars(module):
+        if "forward" in vars(module) and (not name or not chooses(module)):
             raise ValueError(f"the forward of {where} was replaced: write a module of its own.")
         if "quantized" in kind or "quantizable" in kind:
             raise ValueError(
@@ -79,6 +81,15 @@ def check_plain(model: nn.Module) -> None:
                     f"give {where} its own, {where}.{key} = nn.Parameter({where}.{key}.clone())."
                 )
     check_finite(model)
+
+
+def chooses(module: nn.Module) -> bool:
+    """Whether a foreign module, none of torch.nn's layers, made one of its own methods its forward:
+    then that is what is read."""
+    own, kind = vars(module)["forward"], type(module)
+    foreign = plain_class(module) is None and not kind.__module__.startswith("torch.")
+    bound = getattr(own, "__self__", None) is module and hasattr(own, "__func__")
+    return foreign and bound and getattr(kind, own.__name__, None) is own.__func__
 
 
 def check_finite(model: nn.Module) -> None:
@@ -158,6 +169,12 @@ def untraceable(model: nn.Module, error: Exception) -> str:
 def there_are() -> str:
     """The activations that can be removed, in words."""
     return f"those of these kinds can: {', '.join(kind.__name__ for kind in ACTIVATION)}"
+
+
+def tensors_in(out) -> list[Tensor]:
+    """The tensors of an output, whatever holds them."""
+    leaves = [vars(leaf) if is_dataclass(leaf) else leaf for leaf in tree_leaves(out)]
+    return [leaf for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
 
 
 def reason(error: BaseException) -> str:

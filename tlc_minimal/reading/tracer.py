@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,6 +45,8 @@ class Known(fx.Proxy):
         value = self.node.meta.get("value")
         if not hasattr(value, name) or callable(getattr(value, name)):
             return Attribute(self, name)
+        if isinstance(word := getattr(value, name), str):  # of a device: autocast takes no proxy
+            return word
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def __len__(self) -> int:
@@ -112,6 +115,12 @@ class Reader(fx.Tracer):
             make = make if isinstance(value, nn.Parameter) else None
             cache[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=make)
         return cache[name]
+
+    def create_arg(self, a):
+        if isinstance(a, dict) and is_dataclass(a):  # an output with names, as transformers has it
+            named = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", type(a), (), named)
+        return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Known(node, self)
