@@ -72,19 +72,13 @@ def shared() -> nn.Module:
     return model.eval()
 
 
-READ = {  # functions of a model and inputs
-    "find_layers": tlc.find_layers, "count": tlc.count, "statistics": tlc.statistics,
-    "measured_statistics": tlc.measured_statistics,
-}  # fmt: skip
-CHANGE = {
-    "linearize": lambda m, d: tlc.linearize(m, "2", d), "merge": tlc.merge, "explain": tlc.explain,
-    "project": lambda m, d: tlc.project(m, "2", d),
-}  # fmt: skip
-TRAIN = {
-    "rank": tlc.rank, "collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False),
-    "fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "evaluate": tlc.evaluate,
-    "compare": lambda m, d: tlc.compare({"m": m}, d),
-}  # fmt: skip
+READ = tlc.find_layers, tlc.count, tlc.statistics, tlc.measured_statistics
+READ = {do.__name__: do for do in READ}
+CHANGE = {n: lambda m, d, n=n: getattr(tlc, n)(m, "2", d) for n in ("linearize", "project")}
+CHANGE |= {"merge": tlc.merge, "explain": tlc.explain}
+TRAIN = {"fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "rank": tlc.rank}
+TRAIN |= {"collapse": lambda m, d: tlc.collapse(m, d, 1, progress=False)}
+TRAIN |= {"compare": lambda m, d: tlc.compare({"m": m}, d), "evaluate": tlc.evaluate}
 FOLD = {"fold": lambda m, d: tlc.fold(m), "latency": lambda m, d: tlc.latency({"m": m}, X)}
 COPIED = CHANGE | {"fold": FOLD["fold"], "collapse": TRAIN["collapse"]}
 PUBLISHED = {"published": lambda m, d: tlc.collapse(m, d, 1, method="published", progress=False)}
@@ -350,7 +344,7 @@ COMMANDS |= {
     f"{COLLAPSE} --epochs 0": "epochs is a number above 0, not 0",
     f"{COLLAPSE} --dense-epochs 0": "epochs is a number above 0",
     f"{COLLAPSE} --seed -1": "seed is a whole number",
-    "collapse --data diggits --out OUT": "No data set 'diggits': give digits, mnist, cifar10 or",
+    "collapse --data diggits --out OUT": "No data set 'diggits': give digits, mnist, cifar10, pic",
     "collapse --data digits --out FILE/run": "FILE/run cannot be written (Not a directory)",
     "collapse --data digits --out FILE": "FILE cannot be written",
     "demo --out FILE/run": "FILE/run cannot be written", "demo --out FILE": "cannot be written",

@@ -1,7 +1,5 @@
 """Activations are found in the graph, whatever they are called; the traced model is the model."""
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,8 +54,7 @@ def test_every_way_of_writing_an_activation_is_found_and_kept(way):
 
 
 def resnet_of_torchvision():
-    block = torchvision.models.resnet.BasicBlock
-    return torchvision.models.ResNet(block, [2, 2, 2, 2], num_classes=7)
+    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2] * 4, num_classes=7)
 
 
 def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
@@ -65,8 +62,7 @@ def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
     layers = tlc.find_layers(model, torch.randn(1, 3, 32, 32))
     blocks = [f"layer{s}.{b}.relu{i}" for s in (1, 2, 3, 4) for b in (0, 1) for i in (1, 2)]
     assert [layer.name for layer in layers] == ["relu", *blocks]
-    widths = [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
-    assert [layer.channels for layer in layers] == widths
+    assert [layer.channels for layer in layers] == [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
     assert [layer.after_sum for layer in layers] == [False] + [False, True] * 8
     assert layers[1].norm == "layer1.0.bn1" and layers[2].norm is None
     assert {layer.kind for layer in layers} == {"ReLU"}

@@ -33,7 +33,7 @@ PLAYS = """
 04 remove=2) -> remove=1)
 04 width=4 -> width=2
 05 remove=12 -> remove=1
-05 "resnet18_w8_digits", 0.3 -> "resnet18_w8_digits", 0.6
+05 "resnet18_w8_pictures", 0.3 -> "resnet18_w8_pictures", 0.6
 05 width=16).eval() -> width=8).eval()
 06 remove=2 -> remove=1
 06 width=4 -> width=3
