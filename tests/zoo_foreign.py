@@ -282,11 +282,13 @@ def main(names: list[str]) -> None:
     path.parent.mkdir(exist_ok=True)
     rows = json.loads(path.read_text()) if path.exists() else []
     there = {"timm": TIMM, "smp": SMP, "hf": HF}
-    for name in names or [f"{library}/{n}" for library in there for n in there[library]]:
+    listed = [f"{library}/{n}" for library in there for n in there[library]]
+    for name in names or listed:
         if not any(row["network"] == name for row in rows):
             rows.append(limited(name))
             print(rows[-1], flush=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
+    rows.sort(key=lambda row: [*listed, row["network"]].index(row["network"]))
     data = SimpleNamespace(name="random numbers", sha256="none")
     libraries = "timm", "segmentation-models-pytorch", "transformers"
     config = {n: version(n) for n in libraries} | {"limit_s": LIMIT}

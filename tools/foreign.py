@@ -11,7 +11,7 @@ def filled() -> str:
     """The page with both tables in it, and its examples without the empty line that ends them."""
     rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"]
     page = re.sub(r"\n\n```\n", "\n```\n", PAGE.read_text(encoding="utf-8"))
-    return page.replace("<!-- foreign -->", f"{merged(rows)}\n\n{refused(rows)}")
+    return page.replace("<!-- foreign -->", f"{merged(rows)}\n\n{refused(rows)}".strip())
 
 
 def merged(rows: list[dict]) -> str:
@@ -25,13 +25,13 @@ def merged(rows: list[dict]) -> str:
 
 
 def refused(rows: list[dict]) -> str:
-    """A line a network that was not, with its sentence."""
+    """A line a network that was not, with its sentence; nothing if there is none."""
     lines = [("network", "traced", "why it is not merged")]
     for row in (row for row in rows if "error" not in row):
         why = (row.get("refusal") or row["failure"]).split("Error: ")[-1]
         traced = "yes" if row.get("traced") else ""
         lines.append((row["network"], traced, why.replace("|", "\\|")))
-    return table(lines)
+    return table(lines) if len(lines) > 1 else ""
 
 
 def table(lines: list[tuple]) -> str:
