@@ -698,59 +698,50 @@ def test_any_network_stays_what_it_is():
     assert not rare and len(seen) >= 17, seen
 
 
-plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bias=True, mode="zeros")
+plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), bias=True, mode="zeros")
+
+
+def conv(at, into, out, kernel=1, groups=1):
+    kernel = (kernel, kernel)
+    return op("conv", (at,), into=into, out=out, kernel=kernel, groups=groups, **plain)
+
+
+def linear(at, into, out, bias=True):
+    return op("linear", (at,), into=into, out=out, bias=bias)
+
+
+def act(at, name="relu"):
+    return op("act", (at,), name=name, style="module")
+
+
+tokens = dict(dims=1, channels=4, running=True, eps=1e-5, affine=True)
+pool = dict(name="Max", dims=2, function=False, settings={"kernel_size": 2})
 FOUND = {
     "two affine maps in a row, in front of a layer": Case(
-        ops=[
-            op("conv", (0,), into=3, out=4, kernel=(3, 3), **plain),
-            op("pool", (1,), name="Max", dims=2, function=False, settings={"kernel_size": 2}),
-            op("act", (2,), name="relu", style="module"),
-            op("act", (3,), name="leaky_relu", style="module"),
-            op("conv", (4,), into=4, out=5, kernel=(3, 3), **plain),
-        ],
+        [conv(0, 3, 4, 3), op("pool", (1,), **pool), act(2), act(3, "silu"), conv(4, 4, 5, 3)],
         shape=(3, 13, 13), removed=[0, 1], rule="affine",
     ),
     "statistics of a network that had more channels": Case(
-        ops=[
-            op("conv", (0,), into=3, out=4, kernel=(1, 1), **plain),
-            op("act", (1,), name="relu6", style="module"),
-            op("conv", (2,), into=4, out=4, kernel=(1, 1), **plain | {"groups": 4}),
-            op("act", (3,), name="silu", style="module"),
-            op("conv", (4,), into=4, out=2, kernel=(1, 1), **plain),
-        ],
+        [conv(0, 3, 4), act(1, "relu6"), conv(2, 4, 4, groups=4), act(3, "silu"), conv(4, 4, 2)],
         shape=(3, 6, 6), removed=[1, 0], one_by_one=True, seed=1,
     ),
+    "statistics of more channels, behind what became linear": Case(
+        [linear(0, 1, 6), act(1), act(2), act(3), linear(4, 6, 1)],
+        shape=(1,), removed=[0, 2, 1], one_by_one=True,
+    ),
     "an activation that went with its branch": Case(
-        ops=[
-            op("conv", (0,), into=3, out=4, kernel=(1, 1), **plain),
-            op("conv", (1,), into=4, out=2, kernel=(1, 1), **plain),
-            op("act", (2,), name="relu", style="module"),
-            op("conv", (3,), into=2, out=2, kernel=(1, 1), **plain),
-            op("act", (4,), name="relu", style="module"),
-            op("conv", (5,), into=2, out=4, kernel=(1, 1), **plain),
-            op("sum", (6, 1), style="+"),
-        ],
+        [conv(0, 3, 4), conv(1, 4, 2), act(2), conv(3, 2, 2), act(4), conv(5, 2, 4),
+         op("sum", (6, 1), style="+")],
         shape=(3, 6, 6), removed=[1, 0], states="off", one_by_one=True,
     ),
     "as many tokens as features, and a norm of the tokens": Case(
-        ops=[
-            op("linear", (0,), into=1, out=4, bias=True),
-            op("norm", (1,), dims=1, channels=4, running=True, eps=1e-5, affine=True),
-            op("act", (2,), name="relu", style="module"),
-            op("linear", (3,), into=4, out=1, bias=True),
-            op("flatten", (4,), style="module"),
-            op("linear", (5,), into=4, out=1, bias=True),
-        ],
+        [linear(0, 1, 4), op("norm", (1,), **tokens), act(2), linear(3, 4, 1),
+         op("flatten", (4,), style="module"), linear(5, 4, 1)],
         shape=(4, 1), removed=[0],
     ),
     "a sum of tokens and of features": Case(
-        ops=[
-            op("norm", (0,), dims=1, channels=4, running=True, eps=1e-5, affine=True),
-            op("linear", (0,), into=2, out=2, bias=False),
-            op("sum", (1, 2), style="+"),
-            op("act", (3,), name="relu", style="module"),
-            op("linear", (4,), into=2, out=3, bias=True),
-        ],
+        [op("norm", (0,), **tokens), linear(0, 2, 2, bias=False), op("sum", (1, 2), style="+"),
+         act(3), linear(4, 2, 3)],
         shape=(4, 2), removed=[0], rule="affine",
     ),
 }  # fmt: skip

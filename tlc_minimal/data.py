@@ -37,10 +37,9 @@ class Data:
     @staticmethod
     def from_loader(train, test, seed: int = 0) -> "Data":
         """Data of two DataLoaders of (images, labels), read once into memory; a tenth of ``train``
-        is for validation. Images are bytes, or floats as ToTensor makes them: no Normalize. What a
-        loader draws at random is drawn once, and a Data adds nothing to it (:func:`replace` its
-        ``flip`` and ``crop``). TypeError, ValueError for what yields none of that."""
-        return load_data((train, test), seed=seed)
+        is for validation. Images are bytes, or floats as ToTensor makes them: no Normalize. A Data
+        flips and shifts none of them. TypeError, ValueError for what yields none of that."""
+        return replace(load_data((train, test), seed=seed), flip=False, crop=0)
 
     def __repr__(self) -> str:
         sizes = f"{self.train.size} train, {self.val.size} val, {self.test.size} test images"
@@ -118,7 +117,6 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     val, train = (Split(*(x[i] for x in train)) for i in (order[:n_val], order[n_val:]))
     mean, std = channel_statistics(train.images)
     flip, crop = (False, 2) if name in ("digits", "mnist") else (True, train.images.shape[-1] // 8)
-    flip, crop = (False, 0) if isinstance(name, tuple) else (flip, crop)
     return Data(title, train, val, test, classes, mean, std, flip, crop, digest.hexdigest())
 
 

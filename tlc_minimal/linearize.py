@@ -15,6 +15,7 @@ from .gaussian import Gaussian, best_affine
 from .graph import example_of, find_node, find_shapes, trace
 from .modules import Affine
 from .nodes import (
+    ACTIVATION,
     CONV,
     NORM,
     activation_nodes,
@@ -143,13 +144,14 @@ def function_of(module: nn.Module):
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, like = module_of(traced, node), node.args[0], next(traced.parameters())
-    f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
-    conv, norm = producer(traced, before)
-    if conv is not None and len(slope) != len(module_of(traced, conv).weight):
-        raise ValueError(
-            f"the statistics of {node.target} are of {len(slope)} channels, and it has "
-            f"{len(module_of(traced, conv).weight)} now: take the statistics of this model."
-        )
+    f, maker, (slope, shift) = function_of(module), before, line_at(traced, node, g, rule)
+    producer(traced, before)  # refuses a layer that is called twice
+    while isinstance(made := module_of(traced, maker), ACTIVATION):
+        maker = maker.args[0]
+    known = made.state_dict().values() if isinstance(made, (*CONV, *NORM, Affine)) else ()
+    if (there := len(next(iter(known), slope))) != len(slope):
+        text = f"statistics of {node.target} are of {len(slope)} channels, and it has {there} now"
+        raise ValueError(f"the {text}: take the statistics of this model.")
     put_module(traced, node.target, nn.Identity())
     if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
         move_padding(traced, only_user(node))
@@ -157,13 +159,12 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     if not keep.all():
         if not keep.any() and cut_branch(traced, node, shift):
             return
-        line = slope, shift
         if not keep.any():  # else nothing would get through
             keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
             spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
-            line = [torch.where(keep, new, old) for new, old in zip(spare, line)]
-        gone = cut(traced, node, keep, line[1])
-        slope, shift = (v[keep] if gone else v for v in line)
+            slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
+        if cut(traced, node, keep, shift):
+            slope, shift = slope[keep], shift[keep]
     if rule == "identity" or (slope == 1).all() and not shift.any():
         bypass(node, before)
         return

@@ -13,7 +13,8 @@ from ..nodes import activation_nodes
 from .headline import CONTROLS
 from .tables import against, spread, study_of, total_epochs
 
-SMALL = ("dense", "published", "ours, all at once", "ours, projected", *CONTROLS.values())
+DENSE = ("dense", "tuned on")  # one network, and one pace
+SMALL = (*DENSE, "published", "ours, all at once", "ours, projected", *CONTROLS.values())
 
 
 def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
     twelve = (table["removed"] == 12) & table["method"].isin(["published", "ours, all at once"])
     asked = table["share"].notna() & (table["removed"] > 0) & table["method"].isin(SMALL)
     there = table.loc[asked, ["data", "width"]].drop_duplicates()
-    rows = table[asked | twelve | (table["method"] == "dense")].merge(there, on=["data", "width"])
+    rows = table[asked | twelve | table["method"].isin(DENSE)].merge(there, on=["data", "width"])
     cut = rows["macs_cut"].fillna(rows["macs"])
     order = rows["method"].map(SMALL.index)
     return rows.assign(share=-rows["share"].fillna(1.0), order=order, cut=cut)
@@ -99,6 +100,7 @@ def _ms(table: pd.DataFrame, row: dict) -> float:
         stem = re.sub("_(narrow|scratch|short)_", "_project_", stem)
     same_shape = row["method"].startswith(CONTROLS["scratch"])
     name = "ours, projected" if same_shape else row["method"]
+    name = "dense" if name in DENSE else name
     raced = races[races["network"] == name]
     if name != "dense":
         start, end = f"headline_w{row['width']:.0f}_", "_seed0"

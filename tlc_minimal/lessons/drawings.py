@@ -45,7 +45,9 @@ def trade(rows: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(prices), sharey=True, figsize=(3 * len(prices), 3.6))
     for ax, (price, (unit, label)) in zip(axes, prices.items()):
         names = rows.sort_values("order").groupby("method", sort=False)
-        for (method, runs), colour, marker in zip(names, [*COLOURS[-1:], *COLOURS], MARKERS):
+        colours = iter(COLOURS)
+        for (method, runs), marker in zip(names, MARKERS):
+            colour = COLOURS[-1] if method in ("dense", "tuned on") else next(colours)
             deep = sorted(set(runs["layers"].astype(int)))
             deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
             style = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
