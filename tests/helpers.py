@@ -1,7 +1,7 @@
 """What several test files need: small networks whose batch norms hide nothing, and comparisons."""
 
 import importlib
-import os
+import multiprocessing
 from contextlib import contextmanager
 
 import pytest
@@ -138,15 +138,13 @@ def untrained():
     return interrupted(1, error=AssertionError("trained before all was checked"))
 
 
-@contextmanager
-def forked():
-    """Another process, 0 in it, else its number; it ends with the block."""
-    child = os.fork()
-    try:
-        yield child
-    finally:
-        if not child:
-            os._exit(0)
+def apart(target, *args):
+    """A process for ``target(*args)``, begun, that never trained: autograd is not to be forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tlc_minimal"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
 
 
 class Replaced(nn.Module):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import CLOCK, chain, digits, forked, same
+from helpers import CLOCK, apart, chain, digits, same
 
 import tlc_minimal as tlc
 
@@ -139,16 +139,19 @@ def test_random_kills_cost_nothing_but_time(method, full, data, tmp_path):
             raise AssertionError(f"seed {seed}, killed at {told}") from error
 
 
+def killed(at, out):
+    """The run, which the system ends at moment ``at``."""
+    with dying(Moment(at, lambda: os.kill(os.getpid(), signal.SIGKILL))):
+        run("at_once", digits(64), out)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_what_kill_9_leaves_behind_is_taken_up(full, data, tmp_path):
     """Two processes that the system ends, one of them within a write: nothing is cleaned up."""
     finished, there = full["at_once"]
     for i, at in enumerate((random.randint(1, there), 3)):  # half of the first file is written
-        with forked() as child:
-            if not child:
-                with dying(Moment(at, lambda: os.kill(os.getpid(), signal.SIGKILL))):
-                    run("at_once", data, tmp_path / f"{i}")
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        (child := apart(killed, at, tmp_path / f"{i}")).join()
+        assert child.exitcode == -signal.SIGKILL
         assert i == 0 or list((tmp_path / "1").glob("*.part")), "the remains of a write"
         try:
             check_same(run("at_once", data, tmp_path / f"{i}"), finished)

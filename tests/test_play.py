@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from helpers import forked
+from helpers import apart
 from IPython.display import display
 
 import tlc_minimal as tlc
@@ -68,18 +68,20 @@ def play(lesson: str, seed: int, folder: Path) -> None:
         exec(compile(source, f"{lesson}, code cell {number}", "exec"), space)
 
 
+def told(lesson: str, seed: int, folder: Path) -> None:
+    """Plays a lesson, and leaves what went wrong in a file."""
+    try:
+        play(lesson, seed, folder)
+        said = ""
+    except BaseException:
+        said = traceback.format_exc()
+    (folder / "said.txt").write_text(said)
+
+
 @pytest.mark.parametrize("lesson", LESSONS if ALL else ["one of them"])
 def test_playing_never_breaks_the_page(lesson, tmp_path):
     seed = int(os.environ.get("TLC_PLAY_SEED") or random.SystemRandom().randrange(10**6))
     lesson = lesson if ALL else random.Random(seed).choice(list(LESSONS))
     print(f"lesson {lesson}; to play it again: TLC_PLAY_SEED={seed}")
-    said = tmp_path / "said.txt"
-    with forked() as child:  # for a lesson switches things off; PyTorch is slow to load anew
-        if not child:
-            try:
-                play(lesson, seed, tmp_path)
-                said.write_text("")
-            except BaseException:
-                said.write_text(traceback.format_exc())
-    os.waitpid(child, 0)
-    assert said.read_text() == ""
+    apart(told, lesson, seed, tmp_path).join()  # for a lesson switches things off
+    assert (tmp_path / "said.txt").read_text() == ""

@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import time
+from functools import partial
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import CLOCK, chain, digits, files, forked, refused, same
+from helpers import CLOCK, apart, chain, digits, files, refused, same
 
 import tlc_minimal as tlc
 from tlc_minimal.files import load_weights, save_weights
@@ -82,26 +82,23 @@ def test_a_second_process_is_turned_away_and_a_dead_ones_folder_taken_over(model
     """The first one tunes for minutes; killed with -9, it leaves lock, owner and state behind."""
     ask = dict(out=tmp_path, rank="random", batch=16, seed=3, progress=False)
     state = tmp_path / "stage_01.state"
-    with forked() as first:
-        if not first:
-            tlc.collapse(model, data, 1, 500, **ask)
-    alive = lambda: os.waitpid(first, os.WNOHANG) == (0, 0)
+    first = apart(partial(tlc.collapse, model, data, 1, 500, **ask))
     try:
         while not state.exists():
-            assert alive(), "the first process ended"
+            assert first.is_alive(), "the first process ended"
             time.sleep(0.1)
-        words = f"in use by process {first}: wait for it, or choose another folder"
+        words = f"in use by process {first.pid}: wait for it, or choose another folder"
         for how in (dict(resume=False), dict(resume=True), dict(resume=True, epochs=3)):
             with pytest.raises(BlockingIOError, match=words):
                 tlc.collapse(model, data, 1, **{"epochs": 500} | ask | how)
         written = state.stat().st_mtime_ns
         while state.stat().st_mtime_ns == written:
-            assert alive(), "it was disturbed"
+            assert first.is_alive(), "it was disturbed"
             time.sleep(0.05)
     finally:
-        os.kill(first, signal.SIGKILL)
-        os.waitpid(first, 0)
-    assert (tmp_path / ".owner").read_text() == str(first)
+        first.kill()
+        first.join()
+    assert (tmp_path / ".owner").read_text() == str(first.pid)
     with pytest.raises(ValueError, match="another epochs: nothing was changed"):
         tlc.collapse(model, data, 1, 3, resume=True, **ask)
     with owned(tmp_path):
