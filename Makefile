@@ -42,7 +42,7 @@ test: $(READY)
 	TLC_PROFILE=smoke OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks tests --ignore=notebooks/variation/test_mine.py
 
-# Another seed, rule and width, few images, no record: five minutes of a core.
+# Another seed, rule and width, few images, no record: some minutes.
 test-play: $(READY)
 	TLC_PLAY=all OMP_NUM_THREADS=1 $(PY) -m pytest -q -rA -n logical --maxprocesses=8 tests/test_play.py
 

@@ -36,9 +36,9 @@ class Data:
 
     @staticmethod
     def from_loader(train, test, seed: int = 0) -> "Data":
-        """Data of two DataLoaders of (images, labels), read once into memory; a tenth of ``train``
-        is for validation. Images are bytes, or floats as ToTensor makes them: no Normalize. A Data
-        flips and shifts none of them. TypeError, ValueError for what yields none of that."""
+        """Data of two DataLoaders, read once into memory; a tenth of ``train`` is for validation,
+        none is flipped or shifted. They yield images (B, 1 or 3, H, W), bytes or floats as ToTensor
+        makes them, not normalised, and int labels (B,); TypeError, ValueError for anything else."""
         return replace(load_data((train, test), seed=seed), flip=False, crop=0)
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 Place, size, angle and all colours are random; behind the shape lie spots of other colours, and
 everything is noisy. Numbers come from numpy's frozen generator, and colours are mixed in whole
-numbers, so that everyone draws the same pictures.
+numbers: a seed draws the same pictures everywhere, but for what a sine rounds at an edge.
 """
 
 from collections.abc import Callable
