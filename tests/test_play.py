@@ -19,30 +19,22 @@ LESSONS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.i
 ALL = os.environ.get("TLC_PLAY") == "all"
 # lesson, what stands in its code -> what a reader puts there; in all of them another torch seed
 PLAYS = """
-00 name = "layer2.1.relu1" -> name = "layer4.0.relu1"
-00 "layer3.1.relu1"], "affine" -> "layer2.0.relu2"], "on_off"
-00 "remove": 2 -> "remove": 1
-00 share = 0.3 -> share = 0.6
-01 middle = "layer2.0.relu1" -> middle = "layer3.1.relu2"
-01 width=8 -> width=4
-02 mean, std = -0.5, 1.0 -> mean, std = 0.8, 2.0
-02 decay=1.0 -> decay=0.01
-02 width=8 -> width=4
-03 width=8 -> width=4
-04 rule = "on_off_affine" -> rule = "affine"
-04 remove=2) -> remove=1)
-04 width=4 -> width=2
-05 remove=12 -> remove=1
+00 name = "layer2.1.relu1" -> name = "layer4.0.relu1" | share = 0.3 -> share = 0.6
+00 "layer3.1.relu1"], "affine" -> "layer2.0.relu2"], "on_off" | "remove": 2 -> "remove": 1
+01 middle = "layer2.0.relu1" -> middle = "layer3.1.relu2" | width=8 -> width=4
+01 place, count, mode = "layer3.0.relu1", 64, "eval" -> place, count, mode = "relu", 9, "train"
+02 mean, std = -0.5, 1.0 -> mean, std = 0.8, 2.0 | decay=1.0 -> decay=0.01 | width=8 -> width=4
+02 mu, sigma, f = -0.5, 1.0, F.elu -> mu, sigma, f = 3.0, 0.1, torch.tanh
+03 width=8 -> width=4 | 3, 1, 1, 3, 2, 0, 16 -> 3, 2, 1, 2, 1, 1, 9
+04 rule = "on_off_affine" -> rule = "affine" | remove=2) -> remove=1) | width=4 -> width=2
+04 ["relu1", "relu5"], "affine", "as_trained", 1 -> ["relu6"], "identity", "first", 0.5
+05 remove=12 -> remove=1 | width=16).eval() -> width=8).eval()
 05 "resnet18_w8_pictures", 0.3 -> "resnet18_w8_pictures", 0.6
-05 width=16).eval() -> width=8).eval()
-06 remove=2 -> remove=1
-06 width=4 -> width=3
-07 width=24 -> width=16
-07 depth=2 -> depth=3
-08 remove=2 -> remove=1
-08 width=4 -> width=3
-09 remove=2 -> remove=1
-09 width=4 -> width=3
+05 "layer3.1.relu1"], 3, 2000 -> "layer3.1.relu1"], 5, 9
+06 remove=2 -> remove=1 | width=4 -> width=3 | 1.3, 0.2, 0.8]), 1 -> 0.9]), 3
+07 width=24 -> width=16 | depth=2 -> depth=3 | layers[-1].name], "affine", 1, 32 -> ], "on_off", 0.5, 64
+08 remove=2 -> remove=1 | width=4 -> width=3 | "gaussian_blur", 3, 1.0 -> "shot_noise", 5, 2.0
+09 remove=2 -> remove=1 | width=4 -> width=3 | "random", "affine", 2, 1 -> "quiet", "sure", 1, 0
 """
 
 
@@ -59,7 +51,10 @@ def play(lesson: str, seed: int, folder: Path) -> None:
     tlc.Data.subset = lambda data, n: part(data, min(n, 300))
     cells = json.loads(LESSONS[lesson].read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    changes = [line[3:].split(" -> ") for line in PLAYS.splitlines() if line[:2] == lesson]
+    turns = [k for k, cell in enumerate(cells) if "## Your turn\n" in cell["source"]]
+    assert len(turns) == 1 and cells[turns[0] + 1]["cell_type"] == "code", "no cell to play with"
+    lines = [line[3:] for line in PLAYS.splitlines() if line[:2] == lesson]
+    changes = [change.split(" -> ") for line in lines for change in line.split(" | ")]
     assert [old for old, _ in changes if old not in "\n".join(code)] == []
     space = {"__name__": "__main__", "display": display}
     for number, source in enumerate(code):
