@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import apart
 from IPython.display import display
+from joblib.externals.loky import get_reusable_executor
 
 import tlc_minimal as tlc
 
@@ -32,7 +33,7 @@ PLAYS = """
 05 "resnet18_w8_pictures", 0.3 -> "resnet18_w8_pictures", 0.6
 05 "layer3.1.relu1"], 3, 2000 -> "layer3.1.relu1"], 5, 9
 06 remove=2 -> remove=1 | width=4 -> width=3 | 1.3, 0.2, 0.8]), 1 -> 0.9]), 3
-07 width=24 -> width=16 | depth=2 -> depth=3 | layers[-1].name], "affine", 1, 32 -> ], "on_off", 0.5, 64
+07 width=24 -> width=16 | depth=2 -> depth=3 | "affine", 1, 32 -> "on_off", 0.5, 64
 08 remove=2 -> remove=1 | width=4 -> width=3 | "gaussian_blur", 3, 1.0 -> "shot_noise", 5, 2.0
 09 remove=2 -> remove=1 | width=4 -> width=3 | "random", "affine", 2, 1 -> "quiet", "sure", 1, 0
 """
@@ -71,6 +72,7 @@ def told(lesson: str, seed: int, folder: Path) -> None:
     except BaseException:
         said = traceback.format_exc()
     (folder / "said.txt").write_text(said)
+    get_reusable_executor().shutdown()  # or this process waits until lesson 09's have idled enough
 
 
 @pytest.mark.parametrize("lesson", LESSONS if ALL else ["one of them"])
