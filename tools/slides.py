@@ -74,7 +74,21 @@ def lead(body: str) -> str:
 
 
 def as_block(block: str, words: int = WORDS) -> str:
-    return block if block[0] in "`|" else points(block, words)
+    if block[0] == "|":
+        return columns(block)
+    return block if block[0] == "`" else points(block, words)
+
+
+def columns(table: str) -> str:
+    """A table with as many of its first columns as a slide bears, two at least."""
+    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in table.splitlines()]
+    fit = next(n for n in range(len(rows[0]), 0, -1) if n <= 2 or width(rows, n) <= 2 * WORDS)
+    return "\n".join(f"|{'|'.join(row[:fit])}|" for row in rows)
+
+
+def width(rows: list[list[str]], n: int) -> int:
+    """Words in the first ``n`` columns."""
+    return sum(len(cell.split()) for row in rows for cell in row[:n])
 
 
 def points(body: str, words: int = WORDS) -> str:
