@@ -673,9 +673,7 @@ def happened(case, traced, linear, merged) -> Counter:
         "merged twice": len(rows) > 1,
         "left in two": len(rows) < len(merged.meta["merges"]),
         "grouped": any(o.options.get("groups", 1) > 1 for o in words(case.ops)),
-        "strided": any(
-            max(o.options.get("stride", (1,))) > 1 for o in case.ops if o.kind == "conv"
-        ),
+        "strided": any(max(o.options["stride"]) > 1 for o in case.ops if o.kind == "conv"),
         "nested": any(o.kind == "sequential" for o in case.ops),
     }
     return Counter({fact: int(true) for fact, true in facts.items()})
@@ -694,7 +692,8 @@ def test_any_network_stays_what_it_is():
         seen.update(contract(case))
 
     holds()
-    assert all(seen.values()) and len(seen) >= 19, seen
+    rare = {fact for fact, n in seen.items() if n < 2 and not fact.startswith("refused")}
+    assert rare <= {"a branch gone"} and seen["a branch gone"] and len(seen) >= 19, seen
 
 
 plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), bias=True, mode="zeros")
