@@ -23,6 +23,8 @@ FIELDS |= {"config": dict, "versions": dict, "rows": list}
 COLUMNS = ["what", "data", "seed", "width", "method", "removed"]  # of a table without records
 COLUMNS += ["layers", "macs", "val", "val_before", "test"]
 FOLDER = Path("data/results")
+COMMIT = ("git", "describe", "--always", "--dirty", "--abbrev=12")
+DRIVER = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
 def record(
@@ -36,13 +38,12 @@ def record(
     path = Path(folder) / f"{what}.json"
     if path.exists():
         raise FileExistsError(f"{path} is recorded already: move it away, or choose another name.")
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent)
-    versions = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
-    versions = {"python": platform.python_version()} | versions | _driver()
+    packages = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
+    gpu = torch.cuda.is_available() and {"cuda": torch.version.cuda, "driver": _said(*DRIVER)}
+    versions = {"python": platform.python_version()} | packages | (gpu or {})
     content = {"schema": SCHEMA, "what": what, "command": command, "config": config, "seed": seed}
     content |= {"device": _device(), "versions": versions, "data": data.name}
-    content |= {"data_sha256": data.sha256, "commit": commit.stdout.strip() or "unknown"}
+    content |= {"data_sha256": data.sha256, "commit": _said(*COMMIT)}
     rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # JSON has no NaN
     content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
     write_json(path, content)
@@ -84,13 +85,12 @@ def find_folder(name: str = "data/results") -> Path:
     raise FileNotFoundError(f"there is no {name} here or above: run inside the project's folder.")
 
 
-def _driver() -> dict[str, str]:
-    if not torch.cuda.is_available():
-        return {}
-    ask, said = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], []
+def _said(*command: str) -> str:
+    """What a program prints here; "unknown" if it is missing or says nothing."""
     with suppress(OSError):
-        said = subprocess.run(ask, capture_output=True, text=True).stdout.split()
-    return {"cuda": torch.version.cuda, "driver": [*said, "unknown"][0]}
+        run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+        return run.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def _device() -> str:

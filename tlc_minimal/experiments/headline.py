@@ -52,7 +52,7 @@ PROFILES = {
         16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), SHARES, (8, 20_000), 2_500
     ),
     "paper": Size(
-        64, None, 60, 6, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, (64, None), 30_000
+        64, None, 30, 2.5, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, (64, None), 30_000
     ),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
@@ -67,7 +67,7 @@ CONTROLS = {  # networks no larger than a projected one, trained from scratch by
     "short": "from scratch, the same shape, as long as the tuning",
     "narrow": NARROW,
 }
-CLOCKED = ("ours, all at once", "ours, projected", "published")
+CLOCKED = ("ours, all at once", "thrifty, all at once", "ours, projected", "published")
 ARMS = {  # one choice changed, one at a time
     "random ranking": {"rank": "random"},
     "reference ranking": {"rank": "reference"},
@@ -151,6 +151,7 @@ def plan(profile: str) -> list[Piece]:
     for like in [p for p in pieces if p.config["method"] in CLOCKED and p.seed == 0]:
         of = like.what.removeprefix(f"{start}_").removesuffix("_seed0")
         config = {"dense": f"{start}_dense_seed0", "of": like.config["method"]}
+        of += "_gpu" * torch.cuda.is_available()
         add(f"clock_{of}", 0, "milliseconds", partial(_clock, like), 0, **config)
     if profile == "paper":
         name = "published, its epochs"
