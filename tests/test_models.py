@@ -1,5 +1,7 @@
 """The course's networks and their checkpoints."""
 
+import json
+
 import pytest
 import torch
 from helpers import randomize, relative_error
@@ -26,6 +28,15 @@ def test_the_papers_stem_pools_and_the_strong_one_does_not():
     x = torch.randn(1, 4, 32, 32)
     assert paper.maxpool(x).shape[2:] == (16, 16) and strong.maxpool(x).shape[2:] == (32, 32)
     assert sum(p.numel() for p in paper.parameters()) == sum(p.numel() for p in strong.parameters())
+
+
+def test_the_six_layers_that_are_kept_are_those_of_the_record():
+    folder = find_folder("data/results")
+    record = json.loads((folder / "headline_w64_project_22_seed0.json").read_text())["rows"][-1]
+    kept = tlc.load_checkpoint("six_layers_w64_cifar10")
+    counts = tlc.count(kept, torch.zeros(1, 3, 32, 32))
+    assert counts == {k: record[k] for k in counts} and counts["layers"] == 6
+    assert kept(torch.randn(2, 3, 32, 32)).isfinite().all()
 
 
 def test_simple_cnn_has_six_activations():

@@ -34,7 +34,7 @@ def test_a_record_comes_back_as_a_table(data, tmp_path):
     assert set(table["data"]) == {"digits"} and "options" not in table
 
 
-def test_a_record_says_how_it_was_made(data, tmp_path):
+def test_a_record_says_how_it_was_made(data, tmp_path, monkeypatch):
     path = make(data, tmp_path / "new" / "folder")
     content = json.loads(path.read_text())
     assert path.name == "first.json" and set(content) == set(FIELDS)
@@ -42,6 +42,8 @@ def test_a_record_says_how_it_was_made(data, tmp_path):
     assert content["data_sha256"] == data.sha256 and content["commit"] and content["device"]
     assert content["rows"] == ROWS and content["command"] == "python -m tlc"
     assert [p.name for p in path.parent.iterdir()] == ["first.json"], "no half-written file stays"
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without git
+    assert json.loads(make(data, tmp_path).read_text())["commit"] == "unknown"
 
 
 def test_a_record_that_lacks_a_field_is_refused_and_none_overwritten(data, tmp_path):

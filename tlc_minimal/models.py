@@ -6,6 +6,7 @@ import json
 from torch import Tensor, nn
 
 from .files import load_weights, save_weights
+from .lessons.six_layers import six_layers
 from .results import find_folder
 
 
@@ -81,7 +82,7 @@ class ResNet18(nn.Module):
 
 
 resnet18 = ResNet18  # by torchvision's name
-NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}
+NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn, "six_layers": six_layers}
 
 
 def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:

@@ -32,9 +32,7 @@ def record(
     command: str, folder: str | Path = FOLDER,
 ) -> Path:  # fmt: skip
     """Write ``<folder>/<what>.json``: what was run, on what, and its ``rows``; returns the path.
-
-    FileExistsError if there is one: a record is never overwritten.
-    """
+    FileExistsError if there is one: a record is never overwritten."""
     path = Path(folder) / f"{what}.json"
     if path.exists():
         raise FileExistsError(f"{path} is recorded already: move it away, or choose another name.")

@@ -1,6 +1,7 @@
 """A network as what an image meets in it, a bar a layer; and what networks of a size are worth."""
 
 import math
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -37,26 +38,34 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
 
 def trade(rows: pd.DataFrame) -> Figure:
     """Test accuracy, a point a seed, against four prices, cheap to the right: MACs, activations,
-    ReLU units and, where there was a race, milliseconds; ``rows``: of one data set and width, from
-    :func:`tlc_minimal.experiments.sized.priced`."""
+    ReLU units and, where there was a race, milliseconds; ``rows``: of one data set, from
+    :func:`tlc_minimal.experiments.sized.priced`; a row of pictures a width, the largest first."""
     prices = {"cut": (1e6, "million MACs"), "activations": (1, "activations")}
     prices |= {"relu_units": (1e3, "thousand ReLU units"), "ms": (1, "milliseconds, batch 1")}
     prices = {name: price for name, price in prices.items() if rows[name].notna().any()}
-    figure, axes = plt.subplots(1, len(prices), sharey=True, figsize=(3 * len(prices), 3.6))
-    for ax, (price, (unit, label)) in zip(axes, prices.items()):
-        names = rows.sort_values("order").groupby("method", sort=False)
-        colours = iter(COLOURS)
-        for (method, runs), marker in zip(names, MARKERS):
-            colour = COLOURS[-1] if method in ("dense", "tuned on") else next(colours)
-            deep = sorted(set(runs["layers"].astype(int)))
-            deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
-            style = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
-            ax.scatter(runs[price] / unit, runs["test"], 40, **style)
-        ax.set(xlabel=label)
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "ms"))
-        ax.invert_xaxis()
-    axes[0].set(ylabel="test accuracy, %")
-    handles, labels = axes[0].get_legend_handles_labels()
+    widths = sorted(rows["width"].unique(), reverse=True)
+    size = (3 * len(prices), 0.9 + 2.7 * len(widths))
+    figure, axes = plt.subplots(len(widths), len(prices), sharey="row", figsize=size, squeeze=False)
+    styles, colours = {}, cycle(COLOURS[:-1])
+    names = rows.sort_values("order").groupby("method", sort=False)
+    for (method, runs), marker in zip(names, cycle(MARKERS)):
+        colour = COLOURS[-1] if method in ("dense", "tuned on") else next(colours)
+        deep = sorted(set(runs["layers"].astype(int)))
+        deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
+        styles[method] = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
+    for line, width in zip(axes, widths):
+        for ax, (price, (unit, label)) in zip(line, prices.items()):
+            for method, style in styles.items():
+                runs = rows[(rows["method"] == method) & (rows["width"] == width)]
+                ax.scatter(runs[price] / unit, runs["test"], 40, **style)
+            if price == "ms":  # each width's own machine
+                device = rows.loc[rows["width"] == width, "device"].iloc[0]
+                label += f" ({' '.join(device.split(',')[0].split()[:2])})"
+            ax.set(xlabel=label if width == widths[-1] or price == "ms" else None)
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "ms"))
+            ax.invert_xaxis()
+        line[0].set(ylabel=f"width {width:.0f}: test, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 

@@ -20,7 +20,7 @@ from .. import gaussian as g
 from ..gaussian import Gaussian
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<"
 ON, OFF = COLOURS[1], COLOURS[0]
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
 # accuracy in percent, share of MACs left in percent where one is printed. Sources: arXiv 2412.15077
@@ -109,8 +109,11 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "
 
 def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     """Records of one width (from ``results``): test accuracy against activations removed, and
-    against the share of MACs left; mean and range over the seeds, published points in grey."""
+    against the share of MACs left when what is constant is cut; mean and range over the seeds,
+    published points in grey."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
+    cut = table["macs_cut"].fillna(table["macs"]) if "macs_cut" in table else table["macs"]
+    table = table.assign(macs=cut)
     dense = table.loc[table["method"] == "dense", "macs"].mean()
     for method, style in zip(methods, _styles()):
         runs = table[table["method"] == method].groupby("removed")
@@ -168,8 +171,9 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
         rows = table[(study == name) & chosen] if methods else priced(table)
         if rows.empty:
             continue
-        # One picture is one width and one data set: those with the most to show.
-        rows = rows[rows["width"] == rows.loc[rows["method"] != "dense", "width"].max()]
+        # One picture is one data set and, but for the trade, one width: those with most to show.
+        if methods:
+            rows = rows[rows["width"] == rows.loc[rows["method"] != "dense", "width"].max()]
         rows = rows[rows["data"] == rows["data"].mode()[0]]
         if name == "headline":
             figure = headline(rows, [m for m in methods if m in set(rows["method"])])
