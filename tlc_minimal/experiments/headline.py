@@ -41,18 +41,31 @@ class Size(NamedTuple):
     depth: int  # removals of the comparison and of the ablation
     depths: tuple[int, ...]  # others, all at once
     shares: tuple[float, ...]  # of the MACs, that projections leave
+    left: float  # of the MACs, when lines and blocks are chosen for them
     strong: tuple[int, int | None]  # width and images of the strong stem
     speed: float  # images a second in training, for the plan's estimates
 
 
 SHARES = (0.22, 0.28, 0.5)  # the first one as a convolution a stage, the second as all at once has
 PROFILES = {
-    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), (4, 300), 300),
+    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
     "laptop": Size(
-        16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), SHARES, (8, 20_000), 2_500
+        16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500
     ),
     "paper": Size(
-        64, None, 30, 2.5, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, (64, None), 30_000
+        64,
+        None,
+        30,
+        2.5,
+        (0, 1, 2),
+        (0, 1, 2),
+        16,
+        12,
+        (8, 14, 16),
+        SHARES,
+        0.28,
+        (64, None),
+        30_000,
     ),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
@@ -60,6 +73,10 @@ AT_ONCE = {  # what else goes all at once: how many times as long, and what is c
     "ranked again, all at once": (1, {"again": True}),
     "thrifty, all at once": (1, {"rule": "thrifty"}),
     "random ranking, all at once": (1, {"rank": "random"}),
+}
+BLOCKS = {  # chosen for multiplications, and the control that may not drop a branch
+    "blocks": "lines or blocks, all at once",
+    "lines": "lines alone, all at once",
 }
 NARROW = "from scratch, a narrower ResNet-18"
 CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
@@ -135,6 +152,9 @@ def plan(profile: str) -> list[Piece]:
         for arm, (longer, options) in AT_ONCE.items():
             name = f"once_{arm.split(',')[0].replace(' ', '_')}"
             collapses(name, seed, arm, each=longer * s.each, options=options)
+        for name, method in BLOCKS.items():
+            options = {"macs": s.left, "constants": name == "blocks"}
+            collapses(f"{name}_{100 * s.left:.0f}", seed, method, "blocks", options=options)
         options = {"set_rule": False}
         collapses("published_one", seed, "published, one by one", "published", options=options)
     for seed in s.seeds:

@@ -3,12 +3,12 @@
 import pandas as pd
 
 from ..results import results
-from .headline import AT_ONCE
+from .headline import AT_ONCE, BLOCKS
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
 CURVES = ("dense", "tuned on", "ours, all at once", "published")
 CURVES += ("ours, projected per activation",)
-CURVES += (*AT_ONCE, "published, one by one")
+CURVES += (*AT_ONCE, *BLOCKS.values(), "published, one by one")
 CURVES += ("ours, one by one", "published, its epochs")
 CURVES += ("dense, strong stem", "ours, one by one, strong stem")
 FORMER = {  # what the records made before today's names call a method

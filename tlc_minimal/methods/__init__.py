@@ -10,6 +10,7 @@ import warnings
 from ..collapse import Run, collapse
 from ..rank import RULES
 from ..stages import METHODS, Method
+from .blocks import blocks
 from .easier import easier
 from .egp import egp
 from .lacoot import lacoot_without_regulariser
@@ -20,7 +21,7 @@ from .tlc import at_once, one_by_one, random
 
 METHODS["at_once"] = Method(at_once, {"lr": 0.05})
 METHODS |= {"one_by_one": Method(one_by_one), "random": Method(random)}
-METHODS["project"] = Method(project, {"lr": 0.1})
+METHODS |= {"project": Method(project, {"lr": 0.1}), "blocks": Method(blocks, {"lr": 0.05})}
 METHODS["published"] = Method(published, {"distil": False}, cut_constants)
 METHODS |= {m.__name__: Method(m) for m in (easier, egp, layer_folding, lacoot_without_regulariser)}
 RULES["reference"] = reference

@@ -85,7 +85,7 @@ def best_sets(
     best[0][0] = (0.0, [])
     for k in range(count + 2):
         if brings:
-            best[k] = _undominated(best[k])
+            best[k] = undominated(best[k])
         for amount, (cost, chosen) in best[k].items() if k <= count else ():
             steps = [(k, k)] + [stretch for stretch in costs if stretch[0] == k]
             for i, j in steps:
@@ -97,7 +97,8 @@ def best_sets(
     return best[count + 1]
 
 
-def _undominated(sets: Sets) -> Sets:
+def undominated(sets: Sets) -> Sets:
+    """Those that no other beats in both, what it brings and what it costs."""
     kept, least = {}, inf
     for amount in sorted(sets, reverse=True):
         if sets[amount][0] < least:
