@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from filelock import FileLock, Timeout
 from helpers import CLOCK, apart, chain, digits, files, refused, same
+from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.files import load_weights, save_weights
@@ -214,3 +215,15 @@ def test_rows_are_those_of_the_same_configuration(finished, tmp_path):
     assert len(rows_of(finished.folder, config, resume=True)) == 3
     with pytest.raises(ValueError, match="another epochs, seed: nothing was changed"):
         rows_of(finished.folder, config | {"epochs": 9, "seed": 5}, resume=True)
+
+
+def test_a_model_that_asks_for_shapes_is_loaded_with_an_example(data, tmp_path):
+    class Asks(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x[:, :1] if x.shape[1] == 1 else x)
+
+    asks = Asks(*chain(2)).eval()
+    run = tlc.collapse(asks, data, 1, out=tmp_path / "run", **HOW)
+    with pytest.raises(ValueError, match="example"):
+        tlc.load_run(asks, run.folder, 1)
+    assert same(tlc.load_run(asks, run.folder, 1, data), run.linear)

@@ -59,8 +59,8 @@ def collapse(
     """Take ``remove`` activations out of a trained model and tune what is left.
 
     ``remove``: how many; ``method="project"`` takes ``macs`` or ``speedup`` in its place.
-    ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project; published, easier and
-    the other rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
+    ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project, blocks; published and
+    the rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
     get the same recipe (the dense model teaches), choose on the validation split, and see the test
     split once, at the end, for every row of the table. ``out``: the folder of the run (if None one
     that goes when Python ends, unless the run was stopped); with ``resume`` a run that was killed
@@ -140,8 +140,9 @@ def collapse(
     return Run(pd.DataFrame(_removals(rows)), small, current, folder)
 
 
-def load_run(model: nn.Module, folder: str | Path, removed: int) -> fx.GraphModule:
-    """The tuned, unmerged network after ``removed`` activations of a run that began with ``model``.
+def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -> fx.GraphModule:
+    """The tuned, unmerged network after ``removed`` activations of a run that began with ``model``;
+    ``example``: an input, for a model whose forward asks for shapes.
 
     FileNotFoundError if ``folder`` holds no run, ValueError if it is of another model or has no
     such row.
@@ -157,7 +158,7 @@ def load_run(model: nn.Module, folder: str | Path, removed: int) -> fx.GraphModu
         )
     if config["method"] not in METHODS:
         raise ValueError(f"{folder} holds a run by {config['method']!r}: add it to METHODS first.")
-    current = _ready(model, device_of(model))
+    current = _ready(model, device_of(model), example)
     task = Task(current, None, config["remove"], config["epochs"], config["seed"])
     stages = METHODS[config["method"]].stages(task, **config["options"])
     last = len(there) - 1 - there[::-1].index(removed)

@@ -58,7 +58,7 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
         try:
             graph, root = read(model, share, x)
         except Exception as error:
-            raise ValueError(not_accepted(model, x) or untraceable(model, error)) from error
+            raise ValueError(not_accepted(model, x) or untraceable(model, error, x)) from error
     traced = fx.GraphModule(root, graph, type(model).__name__)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in traced.named_modules():

@@ -157,12 +157,14 @@ def in_eval(model: nn.Module):
             module.training = mode
 
 
-def untraceable(model: nn.Module, error: Exception) -> str:
+def untraceable(model: nn.Module, error: Exception, example=None) -> str:
     """Why a forward cannot be followed, in one sentence."""
+    why = f"{type(model).__name__} cannot be traced ({reason(error)}{line_of(error)})"
+    if example is None and "on the shape of" in str(error):
+        return f"{why}: give an example, an input whose shapes its forward can ask for."
     return (
-        f"{type(model).__name__} cannot be traced ({reason(error)}{line_of(error)}): its forward "
-        "must not branch or loop on the values of tensors; move that part outside the model or "
-        "wrap it with torch.fx.wrap."
+        f"{why}: its forward must not branch or loop on the values of tensors; move that part "
+        "outside the model or wrap it with torch.fx.wrap."
     )
 
 
