@@ -133,6 +133,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv: once, a few minutes and some gigabytes (PyTorch)"
 	@quiet=-qq; if [ -t 1 ]; then quiet=; fi; \
-	  $(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[course,dev]" || { \
+	  $(PY) -m pip install $$quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[course,dev]" || { \
 	  echo "pip stopped (see above): check network and disk space, then the same make command again." >&2; exit 1; }
+	@$(PY) -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true  # what pip does on one core alone
 	@touch $@
