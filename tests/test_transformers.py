@@ -1,5 +1,7 @@
 """Networks without batch norm: every tool takes them, an MLP without its GELU is one matrix."""
 
+import json
+
 import pytest
 import torch
 from helpers import kept, randomize, relative_error, same
@@ -232,3 +234,6 @@ def test_a_record_is_made_and_taken_up(tmp_path):
     (again,) = run_pieces(*args, only="text_tlc_affine")  # nothing is trained a second time
     same = ["test", "val", "layer", "seconds", "macs_merged"]
     assert tlc.results(tmp_path / "results")[same].equals(table[same])
+    (control,) = run_pieces(*args, only="text_tuned_on")
+    (row,) = json.loads(control.read_text())["rows"]
+    assert row["activations"] == 2 and row["epochs"] == table["epochs"].sum()

@@ -1,9 +1,10 @@
 """Lesson 07's records: networks without batch norm, and other architectures with one.
 
 Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same
-rule, by ``tlc`` with the other rule, and by projection. Halfway and at the end a record also says
-what the merged network costs, and how much faster than the dense one it ran in the same race. The
-text, the transformers and the network without any norm come first.
+rule, by ``tlc`` with the other rule, and by projection; and tuned on for as long, with nothing
+removed. Halfway and at the end a record also says what the merged network costs, and how much
+faster than the dense one it ran in the same race. The text, the transformers and the network
+without any norm come first.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import BasicBlock, simple_cnn
 from ..train import best_device
+from .controls import tuned_on
 from .pieces import Piece, trained
 
 
@@ -126,7 +128,8 @@ def plan(profile: str) -> list[Piece]:
         for name in group:
             for seed in seeds:
                 pieces += _collapses(profile, name, seed)
-    compared = [p for p in pieces if p.config["rule"] == NETWORKS[p.config["network"]].rules[0]]
+    main = lambda config: ("none", NETWORKS[config["network"]].rules[0])
+    compared = [p for p in pieces if p.config["rule"] in main(p.config)]
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
     clock = Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)
     return [*compared, clock, *(p for p in pieces if p not in compared)]
@@ -154,7 +157,11 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
     config = {k: v for k, v in config.items() if k not in ("rank", "remove")}
     config |= {"method": "projected", "rule": "project", "epochs": remove * size.each, **target}
     what = f"beyond_{name}_project_seed{seed}"
-    return [*pieces, Piece(what, data, seed, config, _project, minutes, images)]
+    pieces.append(Piece(what, data, seed, config, _project, minutes, images))
+    config = {k: v for k, v in config.items() if k not in target}
+    config |= {"method": "tuned on", "rule": "none"}
+    what = f"beyond_{name}_tuned_on_seed{seed}"
+    return [*pieces, Piece(what, data, seed, config, _tuned_on, minutes / 3, images)]
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
@@ -168,6 +175,10 @@ def _collapse(piece: Piece, data: Data, out: Path):
     stops = sorted({len(rows) // 2, len(rows) - 1})
     merged = {i: merge(load_run(model, folder, i).eval(), data, keep) for i in stops}
     return _with_clock(rows, model, merged, data), float(run.table["epochs"].sum())
+
+
+def _tuned_on(piece: Piece, data: Data, out: Path):
+    return tuned_on(piece, _dense(piece, data, out), data, out, piece.config["tune_lr"])
 
 
 def _project(piece: Piece, data: Data, out: Path):

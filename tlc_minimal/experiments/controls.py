@@ -1,6 +1,8 @@
-"""What a projection is held against: networks of its size from scratch, and other projections."""
+"""What a collapsed network is held against: the dense one tuned as long, networks of its size from
+scratch, and other projections."""
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,7 +12,29 @@ from ..linearize import linearize
 from ..measure import count
 from ..models import resnet18
 from ..project import project
-from ..train import evaluate
+from ..train import evaluate, fit
+from .pieces import Piece
+
+NARROW = "from scratch, a narrower ResNet-18"
+CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
+    "scratch": "from scratch, the same shape",
+    "short": "from scratch, the same shape, as long as the tuning",
+    "narrow": NARROW,
+}
+
+
+def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float):
+    """The dense network, tuned for the piece's epochs with itself as the teacher, nothing removed;
+    taken up where it was. Returns rows and epochs."""
+    model, epochs = copy.deepcopy(teacher), piece.config["epochs"]
+    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
+    fit(model, data, epochs, lr, state=out / f"{piece.what}.state", **how)
+    return [{"removed": 0, "epochs": epochs} | scores(model, data) | count(model, data)], epochs
+
+
+def scores(model: nn.Module, data: Data) -> dict[str, float]:
+    """Accuracy in percent on validation and test."""
+    return {split: evaluate(model, data, split).accuracy for split in ("val", "test")}
 
 
 def reset(network: nn.Module) -> nn.Module:

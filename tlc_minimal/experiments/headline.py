@@ -6,7 +6,6 @@ beside networks of that size trained from scratch, other numbers and other choic
 time, one choice changed, the strong stem, the clock.
 """
 
-import copy
 import time
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,8 @@ from ..merge import merge
 from ..methods.published import SCHEDULE
 from ..models import resnet18
 from ..stages import METHODS
-from ..train import best_device, evaluate, fit
-from .controls import narrower, reset, trials
+from ..train import best_device, fit
+from .controls import CONTROLS, NARROW, narrower, reset, scores, trials, tuned_on
 from .pieces import Piece, trained
 from .throughput import throughput
 
@@ -77,12 +76,6 @@ AT_ONCE = {  # what else goes all at once: how many times as long, and what is c
 BLOCKS = {  # chosen for multiplications, and the control that may not drop a branch
     "blocks": "lines or blocks, all at once",
     "lines": "lines alone, all at once",
-}
-NARROW = "from scratch, a narrower ResNet-18"
-CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
-    "scratch": "from scratch, the same shape",
-    "short": "from scratch, the same shape, as long as the tuning",
-    "narrow": NARROW,
 }
 CLOCKED = ("ours, all at once", "thrifty, all at once", "ours, projected", "published")
 ARMS = {  # one choice changed, one at a time
@@ -183,7 +176,7 @@ def _dense(piece: Piece, data: Data, out: Path):
     fresh, start = not list(out.glob(f"{piece.what}.s*")), time.perf_counter()
     model, epochs = dense_network(piece, data, out), piece.config["dense_epochs"]
     seconds = time.perf_counter() - start
-    row = {"removed": 0, **_scores(model, data), **count(model, data)}
+    row = {"removed": 0, **scores(model, data), **count(model, data)}
     row |= {"images_per_s": epochs * data.train.size / seconds} if fresh else {}
     return [row], epochs
 
@@ -203,13 +196,8 @@ def _run(piece: Piece, data: Data, out: Path) -> Run:
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
-    """The dense network, tuned as long by the same teacher, with nothing removed."""
-    teacher, epochs = dense_network(piece, data, out), piece.config["epochs"]
-    model, state = copy.deepcopy(teacher), out / f"{piece.what}.state"
     lr = METHODS["at_once"].tuning["lr"]
-    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
-    fit(model, data, epochs, lr, **how)
-    return [{"removed": 0, "epochs": epochs, **_scores(model, data), **count(model, data)}], epochs
+    return tuned_on(piece, dense_network(piece, data, out), data, out, lr)
 
 
 def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
@@ -223,7 +211,7 @@ def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path
     fit(model, data, epochs, **how)
     left, all_of_them = (count(network, data)["activations"] for network in (small, teacher))
     row = {"removed": all_of_them - left, "epochs": epochs}
-    return [row | _scores(model, data) | count(model, data)], epochs
+    return [row | scores(model, data) | count(model, data)], epochs
 
 
 def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
@@ -258,7 +246,3 @@ def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
     stem = "strong" if "_strong_" in name else "paper"
     build = partial(resnet18, len(data.classes), c["width"], stem)
     return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed)
-
-
-def _scores(model: nn.Module, data: Data) -> dict[str, float]:
-    return {split: evaluate(model, data, split).accuracy for split in ("val", "test")}

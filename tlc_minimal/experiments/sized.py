@@ -10,7 +10,7 @@ import torch
 from ..graph import find_shapes, trace
 from ..models import resnet18
 from ..nodes import activation_nodes
-from .headline import CONTROLS
+from .controls import CONTROLS
 from .tables import against, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
