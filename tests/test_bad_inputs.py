@@ -9,6 +9,7 @@ import functools
 import shlex
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -40,15 +41,6 @@ def network() -> nn.Sequential:
     return nn.Sequential(*first, *second, *end).eval()
 
 
-class Two(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x, y):
-        return self.net(x + y)
-
-
 def tied(net, x):
     """Reads the weight of its first layer once more."""
     return F.linear(F.linear(F.relu(net.a(x.flatten(1))), net.a.weight.t()), net.a.weight)
@@ -66,14 +58,7 @@ def spoilt(value: float, key: str = "0.weight") -> nn.Module:
     return changed(lambda m: m.state_dict()[key].view(-1)[0:1].fill_(value))
 
 
-def shared() -> nn.Module:
-    model = changed(lambda m: m.insert(6, nn.Conv2d(4, 4, 3, padding=1)))
-    model[6].weight = model[3].weight
-    return model.eval()
-
-
-READ = tlc.find_layers, tlc.count, tlc.statistics, tlc.measured_statistics
-READ = {do.__name__: do for do in READ}
+READ = {n: getattr(tlc, n) for n in ("find_layers", "count", "statistics", "measured_statistics")}
 CHANGE = {n: lambda m, d, n=n: getattr(tlc, n)(m, "2", d) for n in ("linearize", "project")}
 CHANGE |= {"merge": tlc.merge, "explain": tlc.explain}
 TRAIN = {"fit": lambda m, d: tlc.fit(m, d, 1, progress=None), "rank": tlc.rank}
@@ -100,12 +85,14 @@ CHANGED = {  # what a changed copy would lose
               r"prune\.remove"),
     "half": (lambda: network().half(), r"model\.float\(\)"),
     "bfloat16": (lambda: network().bfloat16(), r"model\.float\(\)"),
-    "shared": (shared, "share their weight"),
+    "shared": (lambda: changed(lambda m: m.insert(6, nn.Conv2d(4, 4, 3, padding=1)),
+                               lambda m: setattr(m[6], "weight", m[3].weight)),
+               "share their weight"),
     "forward": (lambda: changed(lambda m: setattr(m[0], "forward", m[0]._conv_forward)),
                 "forward of 0 was replaced"),
     "NaN": (lambda: spoilt(NAN), "0.weight holds NaN or inf: train the model again"),
     "inf": (lambda: spoilt(INF, "1.running_var"), "1.running_var holds NaN or inf"),
-    "two inputs": (lambda: Two().eval(), "takes two inputs"),
+    "two inputs": (lambda: nn.Bilinear(3, 3, 10).eval(), "takes two inputs"),
     "branches": (lambda: Net(lambda net, x: net.b(x if x.sum() > 0 else -x), b=network()).eval(),
                  "Net cannot be traced"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
@@ -120,12 +107,8 @@ NO_INPUTS = {
     "flat": (torch.randn(2, 3), ValueError, "does not accept an example of shape"),
 }  # fmt: skip
 LOADER = DataLoader(TensorDataset(X, torch.zeros(len(X), dtype=torch.long)), 8)
-
-
-def with_labels(value: int) -> tlc.Data:
-    return replace(DATA, train=Split(DATA.train.images, DATA.train.labels.clone().fill_(value)))
-
-
+LABELS = DATA.train.labels
+with_labels = lambda labels: replace(DATA, train=Split(DATA.train.images, labels))
 ONES, PAIR = torch.ones(2, 3, 8, 8), torch.arange(2)
 NO_LOADERS = [
     (3, TypeError, "batches of .images, labels., two tensors, and int does not"),
@@ -137,17 +120,14 @@ NO_LOADERS = [
 NO_DATA = {
     "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
     "array": (X.numpy(), TypeError), "DataLoader": (LOADER, TypeError), "list": ([], TypeError),
-    "label 10": (with_labels(10), ValueError), "label -1": (with_labels(-1), ValueError),
-    "fewer labels": (replace(DATA, train=Split(DATA.train[0], DATA.train[1][1:])), ValueError),
+    "label 10": (with_labels(0 * LABELS + 10), ValueError),
+    "label -1": (with_labels(0 * LABELS - 1), ValueError),
+    "fewer labels": (with_labels(LABELS[1:]), ValueError),
     "two classes": (replace(DATA, classes=("a", "b")), ValueError),
 }  # fmt: skip
-
-
-def conv(channels, flat, classes=10):
-    end = nn.Flatten(), nn.Linear(flat, classes)
-    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), *end)
-
-
+conv = lambda channels, flat, classes=10: nn.Sequential(
+    nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(flat, classes)
+)
 UNFIT = {  # models that do not take the data, in train mode
     "five channels": (conv(5, 144), r"takes images of 5 channels|example of shape \(2, 3, 8, 8\)"),
     "another size": (conv(3, 100), r"does not accept an example of shape \(2, 3, 8, 8\): "),
@@ -156,34 +136,25 @@ UNFIT = {  # models that do not take the data, in train mode
     "no classes": (nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU()), r"is of shape \(2, 10, 8"),
 }
 NO_ACTIVATION = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-NO_RESIDUAL = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10))
+GELU = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10))
 
 CASES = []  # (id, call, model, data, exception, words)
-for name, do in (READ | CHANGE | TRAIN | FOLD).items():
-    for k, bad in NO_MODELS.items():
-        CASES.append((f"{name}({k})", do, bad, DATA, TypeError, r"nn\.Module"))
-    for k, (make, words) in WRAPPED.items() if name != "latency" else ():
+for (name, do), (k, bad) in product((READ | CHANGE | TRAIN | FOLD).items(), NO_MODELS.items()):
+    CASES.append((f"{name}({k})", do, bad, DATA, TypeError, r"nn\.Module"))
+for (name, do), (k, (make, words)) in product((READ | TRAIN | COPIED).items(), WRAPPED.items()):
+    CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
+for (name, do), (k, (make, words)) in product(COPIED.items(), CHANGED.items()):
+    if (k, name) != ("read twice", "linearize"):  # it has no activation "2"
         CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
-for name, do in COPIED.items():
-    for k, (make, words) in CHANGED.items():
-        if (k, name) != ("read twice", "linearize"):  # it has no activation "2"
-            CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
-for name, do in (READ | CHANGE).items():
-    for k, (bad, kind, words) in NO_INPUTS.items():
-        CASES.append((f"{name}(…, {k})", do, network, bad, kind, words))
-for name, do in TRAIN.items():
-    for k, (bad, kind) in NO_DATA.items():
-        said = "data are a Data, as load_data gives it, not" if kind is TypeError else ""
-        CASES.append((f"{name}(…, {k})", do, network, bad, kind, said))
-for name, do in (TRAIN | PUBLISHED).items():
-    for k, (model, words) in UNFIT.items():
-        CASES.append((f"{name}({k})", do, model, DATA, ValueError, words))
+for (name, do), (k, (bad, kind, words)) in product((READ | CHANGE).items(), NO_INPUTS.items()):
+    CASES.append((f"{name}(…, {k})", do, network, bad, kind, words))
+for (name, do), (k, (bad, kind)) in product(TRAIN.items(), NO_DATA.items()):
+    said = "data are a Data, as load_data gives it, not" if kind is TypeError else ""
+    CASES.append((f"{name}(…, {k})", do, network, bad, kind, said))
+for (name, do), (k, (model, words)) in product((TRAIN | PUBLISHED).items(), UNFIT.items()):
+    CASES.append((f"{name}({k})", do, model, DATA, ValueError, words))
 
-
-def gaussian(channels: int, mean: float = 1.0) -> tlc.Gaussian:
-    return tlc.Gaussian(torch.full((channels,), mean), torch.ones(channels))
-
-
+gaussian = lambda n, mean=1.0: tlc.Gaussian(torch.full((n,), mean), torch.ones(n))
 OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.linearize(m, "3", X), ValueError, "there is no activation '3'"),
     (lambda m: tlc.linearize(m, ["2", "zz"], X), ValueError, "there is no activation 'zz'"),
@@ -269,10 +240,9 @@ OF_COLLAPSE = [
     (ValueError, "no activation that can go", dict(model=NO_ACTIVATION)),
     (ValueError, "residual blocks, and this model has none",
      dict(method="lacoot_without_regulariser")),
-    (ValueError, "slopes of rectifiers, and 2 is GELU",
-     dict(method="layer_folding", model=NO_RESIDUAL)),
+    (ValueError, "slopes of rectifiers, and 2 is GELU", dict(method="layer_folding", model=GELU)),
     (ValueError, "2 follows no convolution with a batch norm",
-     dict(method="published", model=NO_RESIDUAL)),
+     dict(method="published", model=GELU)),
     (ValueError, "egp can empty the 9 activations",
      dict(method="egp", remove=17, model=tlc.resnet18(width=2))),
 ]  # fmt: skip

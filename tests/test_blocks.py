@@ -46,13 +46,13 @@ def test_a_price_is_the_rise_of_the_loss_and_a_constant_takes_both_convolutions(
     assert not [c for c in blocks.candidates(model, gaussians, data, False) if c[1] == "constant"]
     price, before = blocks.prices(model, gaussians, list(brings), data), tlc.evaluate(model, data)
     for name, rule in brings:
-        without = tlc.linearize(model, name, gaussians, rule)
+        without = tlc.linearize(model, name, *blocks.by_rule(gaussians, rule))
         assert price[name, rule] == pytest.approx(
             tlc.evaluate(without, data).loss - before.loss, abs=1e-4
         )
         macs = tlc.count(model, data)["macs"] - tlc.count(without, data)["macs"]
         assert brings[name, rule] == macs
-    gone = tlc.linearize(model, inside[0], gaussians, "constant")
+    gone = tlc.linearize(model, inside[0], *blocks.by_rule(gaussians, "constant"))
     assert {"3.conv1", "3.conv2"} <= {n for n, _ in model.named_modules()}
     assert not {"3.conv1", "3.conv2"} & {n for n, _ in gone.named_modules()}
 

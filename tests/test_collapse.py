@@ -79,9 +79,7 @@ def test_recipe_and_teacher_reach_every_tuning(distil, model, data, tmp_path, as
     assert all(same(t, model) for t in teachers) if distil else teachers == [None, None]
 
 
-def test_every_row_has_its_test_accuracy_and_the_last_one_describes_the_model(
-    finished, model, data
-):
+def test_every_row_has_its_test_accuracy_and_the_last_is_the_model(finished, model, data):
     for step, accuracy in enumerate(finished.table["test"]):
         step_model = tlc.load_run(model, finished.folder, step)
         assert accuracy == pytest.approx(tlc.evaluate(step_model, data, "test").accuracy)
@@ -93,11 +91,7 @@ def test_every_row_has_its_test_accuracy_and_the_last_one_describes_the_model(
 
 def test_the_test_split_is_touched_only_after_the_last_removal(model, data, tmp_path, monkeypatch):
     splits = []
-
-    def watch(candidate, data, split="val"):
-        splits.append(split)
-        return tlc.evaluate(candidate, data, split)
-
+    watch = lambda m, data, split="val": splits.append(split) or tlc.evaluate(m, data, split)
     monkeypatch.setattr(module, "evaluate", watch)
     tlc.collapse(model, data, 2, out=tmp_path, **ONE_BY_ONE | {"rank": "random"})
     assert splits == ["val"] * 5 + ["test"] * 3
@@ -105,8 +99,7 @@ def test_the_test_split_is_touched_only_after_the_last_removal(model, data, tmp_
 
 def test_the_merged_model_computes_the_same(finished, data):
     x = data.normalize(data.val.images)
-    with torch.no_grad():
-        torch.testing.assert_close(finished.model(x), finished.linear(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(finished.model(x), finished.linear(x), rtol=1e-4, atol=1e-4)
     assert finished.model.meta["merges"], "what was tried is told"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in finished.model.modules())
 
@@ -127,12 +120,9 @@ def test_the_given_model_is_unmodified(data, tmp_path):
     assert all(m.training for m in model.modules()) and not run.model.training
 
 
-def test_the_home_is_a_home_and_without_a_folder_a_temporary_one(
-    model, data, tmp_path, monkeypatch
-):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "here").mkdir()
+def test_home_is_home_and_no_folder_a_temporary_one(model, data, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run = tlc.collapse(model, data, 1, out="~/x/run", rank="random", **HOW)
     assert run.folder == tmp_path / "home/x/run" and (run.folder / "run.json").exists()
@@ -151,9 +141,7 @@ def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
     assert again.table.equals(run.table)
 
 
-def test_a_finished_run_is_read_not_repeated_and_not_overwritten(
-    finished, model, data, monkeypatch
-):
+def test_a_finished_run_is_read_and_not_overwritten(finished, model, data, monkeypatch):
     before = files(finished.folder)
     for name in ("fit", "save_weights"):
         monkeypatch.setattr(module, name, None)  # nothing may be tuned any more
@@ -175,12 +163,11 @@ def test_a_finished_run_is_read_not_repeated_and_not_overwritten(
 )  # fmt: skip
 def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, data):
     ask = dict(remove=3, model=model, data=data) | ONE_BY_ONE | other
-    if word == "model":
-        ask["model"] = randomize(tlc.simple_cnn(width=4), 5, torch.float32)
-    if word == "train":
-        ask["data"] = data.subset(99)
-    if word == "data":
-        ask["data"] = tlc.Data(**vars(data) | {"sha256": "0"})
+    ask |= {
+        "model": dict(model=randomize(tlc.simple_cnn(width=4), 5, torch.float32)),
+        "train": dict(data=data.subset(99)),
+        "data": dict(data=tlc.Data(**vars(data) | {"sha256": "0"})),
+    }.get(word, {})
     with refused(ValueError, f"another .*{word}.*: nothing was changed", finished.folder):
         tlc.collapse(**ask, out=finished.folder, resume=True)
 

@@ -10,6 +10,7 @@ import tarfile
 import threading
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,15 +36,9 @@ def make_folder(root, classes=("cat", "dog"), count=6, size=(32, 32), mode="RGB"
         for name in classes:
             (root / part / name).mkdir(parents=True)
             for i in range(count):
-                shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-                image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-                image.save(root / part / name / f"{i}.{kind}")
+                pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(root / part / name / f"{i}.{kind}")
     return root
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_data("digits")
 
 
 @pytest.fixture
@@ -63,8 +58,7 @@ def serve():
                 self.wfile.write(body[:cut])
                 done.wait(silent)
 
-            def log_message(self, *args):
-                pass
+            log_message = lambda *args: None
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -165,11 +159,8 @@ def test_a_damaged_cache_is_mended_and_without_room_for_one_it_still_loads(tmp_p
         assert list(tmp_path.glob(".tlc_cache_*")) == [cache]
         assert torch.equal(load_weights(cache)[0]["images"][12:], first.test.images)
 
-    def refuse(*args, **metadata):
-        raise PermissionError("read-only")
-
     cache.unlink()
-    monkeypatch.setattr(readers, "save_weights", refuse)
+    monkeypatch.setattr(readers, "save_weights", Mock(side_effect=PermissionError("read-only")))
     assert load_data(tmp_path).train.size == 11 and not list(tmp_path.glob(".tlc_cache_*"))
 
 
@@ -197,9 +188,7 @@ def grey(values):
 def test_16_bits_are_scaled_and_32_refused_by_name(name, tmp_path):
     deep = np.full((32, 32), 40_000, np.uint16)
     deep[0] = 1000, *[65535] * 31
-    want = grey(156).clone()
-    want[:, 0] = grey(255)[:, 0]
-    want[:, 0, 0] = 4
+    want = grey([[4, *[255] * 31], *[[156] * 32] * 31])
     folder = make_folder(tmp_path)
     assert torch.equal(first_image(folder, Image.fromarray(deep), name), want)
     with pytest.raises(ValueError, match=r"0\.tif cannot be read \(32 bits .*mode F.*: replace o"):
@@ -230,8 +219,7 @@ def test_white_lies_behind_what_is_transparent_and_every_mode_is_right(mode, tmp
 @pytest.mark.parametrize("kind", ["jpg", "jpeg", "JFIF", "webp", "tif", "tiff", "gif"])
 def test_every_ending_is_read(kind, tmp_path, recwarn):
     folder = make_folder(tmp_path)
-    how = {"format": "JPEG"} if kind == "JFIF" else {}
-    Image.new("RGB", (32, 32)).save(folder / "train" / "dog" / f"more.{kind}", **how)
+    Image.new("RGB", (32, 32)).save(folder / "train" / "dog" / f"more.{kind}")
     assert load_data(folder).train.size == 12 and not recwarn
 
 
@@ -397,18 +385,13 @@ def test_when_every_source_fails_the_message_names_them_and_nothing_is_left(serv
 
 
 @pytest.mark.parametrize("trouble", ["read-only", "full", "in the way"])
-def test_a_folder_that_cannot_be_written_is_named_not_the_sources(
-    trouble, serve, fetch, tmp_path, monkeypatch
-):
-    def refuse(*args, **options):
-        kind = PermissionError if trouble == "read-only" else OSError
-        raise kind({"read-only": 13, "full": 28}[trouble], trouble)
-
-    if trouble == "in the way":
-        (tmp_path / "new").write_text("a file")
+def test_a_folder_that_cannot_be_written_is_named(trouble, serve, fetch, tmp_path, monkeypatch):
+    fails = {"read-only": ("TemporaryFile", 13), "full": ("download_url_to_file", 28)}
+    if trouble in fails:
+        name, number = fails[trouble]
+        monkeypatch.setattr(fetching, name, Mock(side_effect=OSError(number, trouble)))
     else:
-        asked = {"read-only": "TemporaryFile", "full": "download_url_to_file"}
-        monkeypatch.setattr(fetching, asked[trouble], refuse)
+        (tmp_path / "new").write_text("a file")
     with pytest.raises(OSError, match=r"bin cannot be written \(.*\): make room, or") as caught:
         fetch(serve({"file.bin": PAYLOAD}))
     assert not isinstance(caught.value, ConnectionError)
@@ -432,11 +415,9 @@ def tiny_mnist(monkeypatch):
         pixels = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
         labels = np.arange(n, dtype=np.uint8) % 10
         for name, array in ((f"{part}-images-idx3", pixels), (f"{part}-labels-idx1", labels)):
-            packed = gzip.compress(idx(array))
-            files[f"{name}-ubyte.gz"] = packed
+            packed = files[f"{name}-ubyte.gz"] = gzip.compress(idx(array))
             for key, content in ((f"{name}-ubyte.gz", packed), (f"{name}-ubyte", idx(array))):
-                digest = hashlib.sha256(content).hexdigest()
-                monkeypatch.setitem(fetching.SHA256, key, digest)
+                monkeypatch.setitem(fetching.SHA256, key, hashlib.sha256(content).hexdigest())
     return files
 
 
@@ -460,9 +441,7 @@ def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_mnist_is_mended_or_says_what_to_do(
-    damage, serve, tmp_path, monkeypatch, tiny_mnist
-):
+def test_a_damaged_mnist_is_mended_or_named(damage, serve, tmp_path, monkeypatch, tiny_mnist):
     monkeypatch.setitem(fetching.SOURCES, "mnist", (served := serve(tiny_mnist),))
     first = load_data("mnist", root=tmp_path)
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
@@ -500,8 +479,7 @@ def tiny_cifar10(tmp_path_factory, monkeypatch):
     md5 = [hashlib.md5((batches / name).read_bytes()).hexdigest() for name in names]
     monkeypatch.setattr(CIFAR10, "train_list", [(names[0], md5[0])])
     monkeypatch.setattr(CIFAR10, "test_list", [(names[1], md5[1])])
-    meta = {"filename": names[2], "key": "label_names", "md5": md5[2]}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
+    monkeypatch.setattr(CIFAR10, "meta", dict(filename=names[2], key="label_names", md5=md5[2]))
     packed = root / "cifar-10-python.tar.gz"
     with tarfile.open(packed, "w:gz") as archive:
         archive.add(batches, batches.name)

@@ -1,10 +1,8 @@
 """A linear piece is read off as the layer that it is: the algebra of lesson 03 says the same."""
 
-import copy
-
 import pytest
 import torch
-from helpers import Net, randomize, relative_error
+from helpers import Net, kept, randomize, relative_error, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,7 +22,7 @@ def network(run, *layers):
 
 def piece(net, x):
     """The largest linear piece that ends in the last node."""
-    traced = trace(net.eval())
+    traced = trace(net.eval(), share=True)
     find_shapes(traced, x)
     found, _ = grow(traced, list(traced.graph.nodes)[-2])
     return extract(traced, found[-1][0], found[-1][1:])
@@ -67,18 +65,15 @@ def test_what_is_run_is_what_the_algebra_composes(dims, k1, k2, s1, s2, d1, d2, 
         equal(one.bias, want.bias)
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        (dict(kernel_size=5, padding=2), dict(kernel_size=3, padding=1)),
-        (dict(kernel_size=3, padding=1, stride=2), dict(kernel_size=1, stride=2)),
-        (dict(kernel_size=7, padding=2, stride=2), dict(kernel_size=3, padding=0, stride=2)),
-        (dict(kernel_size=3, padding=2, dilation=2), dict(kernel_size=3, padding=1, groups=2)),
-        (dict(kernel_size=(5, 1), padding=(2, 0)), dict(kernel_size=(1, 3), padding=(0, 1))),
-    ],
-)
+wide = lambda *of, **options: nn.Conv2d(4, 6, *of, **options)
+
+
+@pytest.mark.parametrize("a, b", [
+    (wide(5, 1, 2), wide(3, 1, 1)), (wide(3, 2, 1), wide(1, 2)), (wide(7, 2, 2), wide(3, 2)),
+    (wide(3, padding=2, dilation=2), wide(3, padding=1, groups=2)),
+    (wide((5, 1), padding=(2, 0)), wide((1, 3), padding=(0, 1))),
+])  # fmt: skip
 def test_branches_are_added_as_the_algebra_adds_them(a, b):
-    a, b = nn.Conv2d(4, 6, **a), nn.Conv2d(4, 6, **b)
     net = network(lambda layers, x: layers[0](x) + layers[1](x), a, b)
     for size in (12, 11):
         x = torch.randn(2, 4, size, size).double()
@@ -133,44 +128,37 @@ def test_zeros_pass_a_layer_that_makes_zeros_of_them():
         equal(one(x), net(x))
 
 
-def same(kernel, **options):
-    return nn.Conv2d(4, 4, kernel, padding="same", **options)
+conv = lambda *of, **options: nn.Conv2d(4, 4, *of, **options)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "why"),
-    [
-        (nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1), "zeros are put between them"),
-        (nn.Conv2d(4, 4, 1), same(3, dilation=2), "zeros are put between them"),
-        (nn.Conv2d(4, 4, 3, stride=3), nn.Conv2d(4, 4, 1, padding=1), "zeros are put between them"),
-        (same(2), nn.Conv2d(4, 4, 1), "layers.0 pads one side more than the other; an odd kernel"),
-        (nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-         "layers.1 pads with reflect, and only zero padding composes"),
-        (nn.Conv2d(4, 4, 1), nn.Linear(6, 4), "one is a convolution, the other a linear layer"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("first, second, why", [
+    (conv(1), conv(3, padding=1), "zeros are put between them"),
+    (conv(1), conv(3, padding="same", dilation=2), "zeros are put between them"),
+    (conv(3, 3), conv(1, padding=1), "zeros are put between them"),
+    (conv(2, padding="same"), conv(1), "layers.0 pads one side more than the other; an odd kernel"),
+    (conv(1), conv(3, padding=1, padding_mode="reflect"),
+     "layers.1 pads with reflect, and only zero padding composes"),
+    (conv(1), nn.Linear(6, 4), "one is a convolution, the other a linear layer"),
+])  # fmt: skip
 def test_what_is_no_layer_says_why(first, second, why):
     f = piece(chain(first, second), torch.randn(2, 4, 6, 6).double())
     assert obstacle(f).startswith(why)
 
 
-@pytest.mark.parametrize("sum_of", ["strides", "sizes"])
-def test_branches_that_differ_in_size_are_no_layer_though_one_example_adds_them(sum_of):
+@pytest.mark.parametrize("first, other", [(conv(1), conv(1, 2)), (conv(3, 2, 1), conv(3, 1, 1))])
+def test_branches_that_differ_in_size_are_no_layer_though_one_example_adds_them(first, other):
     """One pixel is one pixel, whatever the stride."""
-    other = nn.Conv2d(4, 4, 1, stride=2) if sum_of == "strides" else nn.Conv2d(4, 4, 3, padding=1)
-    first = nn.Conv2d(4, 4, 1) if sum_of == "strides" else nn.Conv2d(4, 4, 3, stride=2, padding=1)
     net = network(lambda layers, x: layers[0](x) + layers[1](x), first, other)
     f = piece(net, torch.randn(2, 4, 1, 1).double())
     assert obstacle(f) == "branches of different sizes meet"
 
 
 def test_reading_changes_neither_the_network_nor_the_piece():
-    net = chain(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
-    before = copy.deepcopy(net.state_dict())
-    f = piece(net, torch.randn(1, 3, 8, 8).double())
-    one = read(f)
-    one.weight.data.zero_()
-    assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
+    net = chain(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).float()  # a piece is in float64
+    before, f = kept(net), piece(net, torch.randn(1, 3, 8, 8))
+    read(f).weight.data.zero_()
+    assert same(net, before)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in net.parameters())
     assert read(f).weight.any()
 
 

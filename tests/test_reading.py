@@ -33,9 +33,8 @@ class NormAct(nn.BatchNorm2d):
         self.act = nn.ReLU()
 
     def forward(self, x):
-        statistics = self.running_mean, self.running_var
-        args = self.weight, self.bias, self.training, self.momentum, self.eps
-        return self.act(F.batch_norm(x, *statistics, *args))
+        args = self.running_mean, self.running_var, self.weight, self.bias, self.training
+        return self.act(F.batch_norm(x, *args, self.momentum, self.eps))
 
 
 class Branching(NormAct):
@@ -284,21 +283,17 @@ def test_the_name_of_a_call_is_nobody_elses_and_what_is_in_lists_of_blocks_is_re
     assert [layer.name for layer in tlc.find_layers(linear, X)] == ["relu1.relu1", "relu3"]
 
 
-class Raw(nn.Module):
+def raw(net, x):
     """Layers as functions of parameters that a module of any kind holds."""
-
-    def __init__(self):
-        super().__init__()
-        self.w1, self.w2 = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(2, 4))
-        self.b1, self.norm = nn.Parameter(torch.randn(4)), nn.BatchNorm2d(4)
-
-    def forward(self, x):
-        y = F.conv2d(x, self.w1, self.b1, 2, padding=1)
-        return F.linear(F.relu(self.norm(y)).mean((2, 3)), self.w2)
+    y = F.conv2d(x, net.w1, net.b1, 2, padding=1)
+    return F.linear(F.relu(net.norm(y)).mean((2, 3)), net.w2)
 
 
 def test_functions_of_parameters_are_layers():
-    model = randomize(Raw())
+    model = Net(raw, norm=nn.BatchNorm2d(4))
+    for name, shape in {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (2, 4)}.items():
+        model.register_parameter(name, nn.Parameter(torch.randn(shape)))
+    model = randomize(model)
     assert tlc.count(model, X)["layers"] == 2
     merged = tlc.merge(model, X, keep="all")
     assert not any(isinstance(m, NORM) for m in merged.modules())
@@ -378,8 +373,7 @@ def test_a_network_that_amplifies_is_compared_with_its_own_rounding():
     for norm in model[1::3]:
         norm.running_mean.fill_(300.0)
         norm.bias.data.fill_(300.0)
-    x = torch.randn(4, 64)
-    merged = tlc.merge(model, x, keep="all")
+    merged = tlc.merge(model, torch.randn(4, 64), keep="all")
     assert not any(isinstance(m, nn.BatchNorm1d) for m in merged.modules())
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from ..data import Data
-from ..gaussian import Gaussian, best_affine
-from ..linearize import RULES, line_at, linearize
+from ..gaussian import Gaussian
+from ..linearize import line_at, linearize
 from ..measure import count
 from ..modules import Affine
 from ..nodes import CONV, activation_nodes, channel_dim
@@ -22,19 +22,27 @@ from ..prefix import Swap, swapped_losses
 from ..refuse import check_number
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import statistics
+from ..train import device_of
 from .stretches import cheapest, undominated
 
 Choice = tuple[str, str]  # an activation, and the rule that takes it out
 Sets = dict[int, dict[float, tuple[float, list[Choice]]]]  # {how many go: {MACs: (price, which)}}
 
 
-def constant(g: Gaussian, f) -> tuple[Tensor, Tensor]:
-    """Every channel becomes its mean E[f(z)]; inside a residual branch, the whole branch does."""
-    slope, shift = best_affine(g.mean, g.std, f)
-    return torch.zeros_like(slope), slope * g.mean + shift
+class Off(Gaussian):
+    """Every channel counts as OFF, whatever its mean: ``on_off_affine`` leaves E[f(z)] of it, and
+    of a residual branch that ends so a constant."""
+
+    @property
+    def on(self) -> Tensor:
+        return torch.zeros_like(self.mean, dtype=torch.bool)
 
 
-RULES[constant.__name__] = constant
+def by_rule(gaussians: dict[str, Gaussian], rule: str) -> tuple[dict[str, Gaussian], str]:
+    """Statistics, and the rule of :func:`tlc_minimal.linearize`, that make a choice's change."""
+    if rule == "constant":
+        return {name: Off(g.mean, g.std) for name, g in gaussians.items()}, "on_off_affine"
+    return gaussians, rule
 
 
 def blocks(task: Task, macs: float | None = None, constants: bool = True) -> list[Stage]:
@@ -72,8 +80,8 @@ def change(network: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModu
     """The network without the activations of a decision, each by its own rule."""
     (gaussians,) = as_gaussians(decision)
     for rule in ("constant", "thrifty"):
-        names = [name for name in gaussians if f"{rule} {name}" in decision]
-        network = linearize(network, names, gaussians, rule)
+        some = {name: g for name, g in gaussians.items() if f"{rule} {name}" in decision}
+        network = linearize(network, list(some), *by_rule(some, rule))
     return network
 
 
@@ -85,7 +93,7 @@ def candidates(
     all_macs, brings = count(model, data)["macs"], {}
     for name in activation_nodes(model):
         for rule in ("thrifty", "constant")[: 1 + constants]:
-            without = linearize(model, name, gaussians, rule)
+            without = linearize(model, name, *by_rule(gaussians, rule))
             if rule == "thrifty" or layers(without) < layers(model):  # the branch is gone
                 brings[name, rule] = float(all_macs - count(without, data)["macs"])
     return brings
@@ -98,9 +106,9 @@ def prices(
     """{choice: how much the validation loss rises if it alone is made}."""
     there, swaps = activation_nodes(model), {}
     for name, rule in choices:
-        node, g = there[name], gaussians[name]
-        line = Affine(*line_at(model, node, g, rule), channel_dim(model, node)).to(g.mean.device)
-        swaps[name, rule] = Swap(node.args[0], node, line)
+        node, (known, how) = there[name], by_rule({name: gaussians[name]}, rule)
+        line = Affine(*line_at(model, node, known[name], how), channel_dim(model, node))
+        swaps[name, rule] = Swap(node.args[0], node, line.to(device_of(model)))
     images = len(data.val.labels)
     loss = swapped_losses(model, swaps, data, images, "lines and blocks", progress)
     return {choice: loss[choice] - loss[""] for choice in choices}
