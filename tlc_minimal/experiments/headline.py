@@ -64,7 +64,7 @@ PROFILES = {
         SHARES,
         0.28,
         (64, None),
-        30_000,
+        8_000,
     ),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
