@@ -16,7 +16,6 @@ blocks = importlib.import_module("tlc_minimal.methods.blocks")
 
 @pytest.fixture(scope="module")
 def network():
-    """Two residual blocks, and data."""
     data, model = tlc.load_data("digits", size=16).subset(60), drawn(residual, dtype=torch.float32)
     return trace(model, share=True, example=data).eval(), data
 

@@ -36,7 +36,6 @@ def test_the_six_layers_that_are_kept_are_those_of_the_record():
     kept = tlc.load_checkpoint("six_layers_w64_cifar10")
     counts = tlc.count(kept, torch.zeros(1, 3, 32, 32))
     assert counts == {k: record[k] for k in counts} and counts["layers"] == 6
-    assert kept(torch.randn(2, 3, 32, 32)).isfinite().all()
 
 
 def test_simple_cnn_has_six_activations():

@@ -13,8 +13,6 @@ from tlc_minimal.results import results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 PAGES = (ROOT / "README.md", ROOT / "data/results/README.md")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal.results import COLUMNS, FIELDS, find_folder, this_command
+from tlc_minimal.results import COLUMNS, FIELDS, _said, find_folder, this_command
 
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 
@@ -42,6 +42,7 @@ def test_a_record_says_how_it_was_made(data, tmp_path, monkeypatch):
     assert content["data_sha256"] == data.sha256 and content["commit"] and content["device"]
     assert content["rows"] == ROWS and content["command"] == "python -m tlc"
     assert [p.name for p in path.parent.iterdir()] == ["first.json"], "no half-written file stays"
+    assert _said("echo", "580.1\n580.1") == "580.1"  # what a driver says of two GPUs
     monkeypatch.setenv("PATH", str(tmp_path))  # a machine without git
     assert json.loads(make(data, tmp_path).read_text())["commit"] == "unknown"
 

@@ -104,7 +104,7 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
     assert list(shown["layers"]) == ["18", "18", "6", "6"] and shown.iloc[3, 7] == "70.00"
 
 
-def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path):
+def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path, monkeypatch):
     """The units of an old record are counted from what went; the control is in the same race."""
     start = {"study": "headline", "width": 4}
     whole = tlc.count(tlc.resnet18(width=4), torch.zeros(1, 3, 32, 32))["relu_units"]
@@ -124,6 +124,9 @@ def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path):
         for batch in (1, 128) for ms, n in enumerate(names, 1)
     ]  # fmt: skip
     what, config = "headline_w4_clock_project_20_seed0", start | {"method": "milliseconds"}
+    tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
+    monkeypatch.setitem(tlc.record.__globals__, "_device", lambda: "NVIDIA H100")
+    what, race = what.replace("_seed0", "_gpu_seed0"), [row | {"ms": 0.1} for row in race]
     tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
     shown = priced(tlc.results(tmp_path)).set_index("method")
     assert list(shown.loc[list(names), "relu_units"]) == [whole, whole - 1024 - 128, 77]

@@ -84,10 +84,10 @@ def find_folder(name: str = "data/results") -> Path:
 
 
 def _said(*command: str) -> str:
-    """What a program prints here; "unknown" if it is missing or says nothing."""
+    """The first word that a program prints here; "unknown" if it is missing or says nothing."""
     with suppress(OSError):
         run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-        return run.stdout.strip() or "unknown"
+        return [*run.stdout.split(), "unknown"][0]  # a driver's version comes once for each GPU
     return "unknown"
 
 

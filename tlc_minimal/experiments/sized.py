@@ -98,6 +98,8 @@ def _ms(table: pd.DataFrame, row: dict) -> float:
     if races.empty:
         return math.nan
     races = races[(races["batch"] == 1) & (races["width"] == row["width"])]
+    cpu = races["device"].str.startswith("CPU")  # no mean of a CPU's and a GPU's
+    races = races[cpu == row["device"].startswith("CPU")]
     if "ms_graph" in races:  # else Python, which launches one kernel after the other, is clocked
         races = races.assign(ms=races["ms_graph"].fillna(races["ms"]))
     if row["method"] in CONTROLS.values():  # in the race of the projection it was sized by

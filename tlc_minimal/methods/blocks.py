@@ -88,7 +88,7 @@ def change(network: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModu
 def candidates(
     model: fx.GraphModule, gaussians: dict[str, Gaussian], data: Data, constants: bool
 ) -> dict[Choice, float]:
-    """{what can become of an activation: the MACs that it saves alone}."""
+    """{what can become of an activation: the MACs of an image that it saves alone}."""
     layers = lambda traced: sum(isinstance(m, CONV) for m in traced.modules())
     all_macs, brings = count(model, data)["macs"], {}
     for name in activation_nodes(model):
@@ -103,7 +103,7 @@ def prices(
     model: fx.GraphModule, gaussians: dict[str, Gaussian], choices: list[Choice], data: Data,
     progress: bool = False,
 ) -> dict[Choice, float]:  # fmt: skip
-    """{choice: how much the validation loss rises if it alone is made}."""
+    """{choice: how much the validation loss rises, in nats, if it alone is made}."""
     there, swaps = activation_nodes(model), {}
     for name, rule in choices:
         node, (known, how) = there[name], by_rule({name: gaussians[name]}, rule)
