@@ -208,7 +208,9 @@ def test_every_profile_plans_every_study_once(profile):
     assert ("headline_w64_published_long_seed0" in names) == (profile == "paper")
     s = headline.PROFILES["paper"]  # the curve to twelve, and all at once
     assert s.depth == 12 and s.dense + 2 * 12 * s.each <= 250
-    with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
+    half = {p.config["study"] for p in plan("half")}, {p.config["width"] for p in plan("half")}
+    assert half == ({"headline"}, {32})
+    with pytest.raises(ValueError, match="'fast'; there are: smoke, laptop, half, paper"):
         plan("fast")
 
 

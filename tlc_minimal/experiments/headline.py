@@ -53,6 +53,7 @@ FULL = {"width": 64, "dense": 30, "each": 2.5, "ablation_seeds": (0, 1, 2), "str
 PROFILES = {
     "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
     "laptop": LAPTOP,
+    "half": LAPTOP._replace(width=32, dense=12, each=1, strong=(32, None), speed=600),
     "paper": LAPTOP._replace(**FULL, speed=8_000),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise

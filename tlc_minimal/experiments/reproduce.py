@@ -14,11 +14,12 @@ STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL}
 
 
 def plan(profile: str) -> list[Piece]:
-    """All pieces of a profile in order; ValueError for an unknown profile."""
+    """All pieces of a profile in order ("half": of the headline); ValueError if there is none."""
     if profile not in headline.PROFILES:
         there = ", ".join(headline.PROFILES)
         raise ValueError(f"there is no profile {profile!r}; there are: {there}.")
-    return [piece for study in STUDIES.values() for piece in study(profile)]
+    studies = [headline.plan] if profile == "half" else STUDIES.values()
+    return [piece for study in studies for piece in study(profile)]
 
 
 def reproduce(
@@ -27,10 +28,11 @@ def reproduce(
 ) -> list[Path]:  # fmt: skip
     """Make the recorded results again; whatever is already recorded is left as it is.
 
-    Profile: smoke, laptop or paper. Data and mnist: where CIFAR-10 and MNIST are (folders of images
-    will do). Budget: minutes; a piece that does not fit into what is left is not begun. Only:
-    pieces whose name contains it (headline, fair, predicts, beyond, robust, mnist, curve, seed0).
-    Out: where runs live, and what was interrupted is taken up. Folder: where the records go.
+    Profile: smoke, laptop or paper; half: the headline alone, at width 32. Data and mnist: where
+    CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
+    into what is left is not begun. Only: pieces whose name contains it (headline, fair, predicts,
+    beyond, robust, mnist, curve, seed0). Out: where runs live, and what was interrupted is taken
+    up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)
