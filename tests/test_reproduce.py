@@ -9,7 +9,16 @@ import torch
 from helpers import CLOCK, files, residual, same
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import fair, headline, mnist, pieces, predicts, throughput
+from tlc_minimal.experiments import (
+    fair,
+    headline,
+    ladder,
+    mnist,
+    pieces,
+    predicts,
+    sized,
+    throughput,
+)
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
@@ -146,13 +155,20 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
     small = {"width": 2, "images": 60, "dense": 0.5}
     monkeypatch.setitem(predicts.FAIR, "laptop", predicts.FAIR["laptop"] | small)
     monkeypatch.setitem(predicts.PROFILES, "laptop", (2, 2, 0.5, 1, 0.1))
-    reproduce("laptop", **HERE, only="predicts", out=tmp_path, folder=tmp_path / "records")
+    monkeypatch.setitem(ladder.PROFILES, "laptop", ((1,), (0.5,), 1, 0.1))
+    for only in ("predicts", "ladder"):
+        reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
     rows = rows_of((tmp_path, tmp_path / "records"), "predicts_w2_seed0")
     assert [(r["rule"], r["draw"]) for r in rows] == [
         (rule, i) for i in (0, 1) for rule in ("on_off_affine", "projected")
     ]
     assert {(r["removed"], r["activations"]) for r in rows} == {(2, 3)}
     assert rows[0]["layer"] == rows[1]["layer"] and rows[1]["layers"] < rows[0]["layers"] == 6
+    shown = sized.ladder(tlc.results(tmp_path / "records")).set_index("start")
+    assert list(shown.index) == list(ladder.STARTS) and (shown["seeds"] == 1).all()
+    ends = ["0 epochs", "1 epochs", "0.5 epochs, no teacher"]
+    assert list(shown)[-3:] == [f"test accuracy, % ({end})" for end in ends]
+    assert int(shown["layers"]["projected"]) < int(shown["layers"]["affine"]) == 6
 
 
 def test_throughput_is_measured_against_two_ceilings(done):

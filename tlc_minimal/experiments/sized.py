@@ -11,6 +11,7 @@ from ..graph import find_shapes, trace
 from ..models import resnet18
 from ..nodes import activation_nodes
 from .controls import CONTROLS
+from .ladder import STARTS
 from .tables import against, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
@@ -170,4 +171,21 @@ def predicts(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 "validation after tuning, %": spread(runs["val"]),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def ladder(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Test accuracy before tuning, and after so many epochs of it, a row a way of removing the same
+    activations, mean over the seeds (and range); ``table`` as in :func:`headline`."""
+    table, rows = study_of(table, "ladder"), []
+    order = table["method"].map(STARTS.index)
+    table = table.assign(place=order).sort_values("place", kind="stable")
+    for (data, width, start), runs in table.groupby(["data", "width", "method"], sort=False):
+        row = {"data": data, "network": f"width {width:.0f}", "start": start}
+        row |= {"seeds": runs["seed"].nunique(), "layers": spread(runs["layers"], 0)}
+        row["million MACs"] = f"{runs['macs'].mean() / 1e6:.2f}"
+        for (taught, epochs), at in runs.groupby(["taught", "epochs"], sort=False):
+            what = f"{epochs:g} epochs" + ", no teacher" * (not taught)
+            row[f"test accuracy, % ({what})"] = spread(at["test"])
+        rows.append(row)
     return pd.DataFrame(rows)
