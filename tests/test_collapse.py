@@ -48,8 +48,10 @@ def asked(monkeypatch):
     return asked
 
 
-def test_one_row_a_removal_with_every_column(finished):
+def test_one_row_a_removal_with_every_column(finished, model, data):
     table = finished.table
+    first = next(iter(tlc.rank(model, data, "gaussian", seed=1)))
+    assert table["layer"].iloc[1] == first not in dict(finished.linear.named_modules())
     assert list(table["removed"]) == [0, 1, 2, 3] and sorted(table) == sorted(COLUMNS)
     assert list(table["activations"]) == [6, 5, 4, 3]
     assert table["layer"].iloc[1:].nunique() == 3 and table["off"].between(0, 1).all()
@@ -102,12 +104,6 @@ def test_the_merged_model_computes_the_same(finished, data):
     torch.testing.assert_close(finished.model(x), finished.linear(x), rtol=1e-4, atol=1e-4)
     assert finished.model.meta["merges"], "what was tried is told"
     assert not any(isinstance(m, nn.BatchNorm2d) for m in finished.model.modules())
-
-
-def test_the_layer_removed_is_the_one_ranked_first(finished, model, data):
-    first = next(iter(tlc.rank(model, data, "gaussian", seed=1)))
-    assert finished.table["layer"].iloc[1] == first
-    assert first not in {n for n, _ in finished.linear.named_modules()}
 
 
 def test_the_given_model_is_unmodified(data, tmp_path):

@@ -214,13 +214,6 @@ def test_a_run_with_other_settings_is_not_resumed(
     check_mistake(words, again[4], monkeypatch, *again, *option)
 
 
-def test_other_data_are_not_taken_for_the_same(again, images, tmp_path, monkeypatch):
-    other = shutil.copytree(images, tmp_path / "other")
-    shutil.copy(other / "train/dark/0.png", other / "train/light/0.png")
-    again[2] = other
-    check_mistake("another data", again[4], monkeypatch, *again)
-
-
 @pytest.mark.parametrize("name", ["dense.safetensors", "stage_01.safetensors", "stage_01.choice"])
 def test_damaged_weights_are_named_and_heal_when_they_are_deleted(
     name, again, collapsed, monkeypatch
@@ -231,12 +224,6 @@ def test_damaged_weights_are_named_and_heal_when_they_are_deleted(
     (out / name).unlink()
     done = run(*again)
     assert done.exit_code == 0 and equal(out / name, collapsed[0] / name)
-
-
-def test_a_damaged_table_is_named(again, monkeypatch, nothing_trained):
-    (again[4] / "run.json").write_text('{"config": {')
-    for ask in (again, ["report", again[4]]):
-        check_mistake("run.json is damaged", again[4], monkeypatch, *ask)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ..models import resnet18
 from ..nodes import activation_nodes
 from .controls import CONTROLS
 from .ladder import STARTS
-from .tables import against, spread, study_of, total_epochs
+from .tables import against, parents, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
 ONCE = ("published", "ours, all at once", "thrifty, all at once")  # twelve of 17
@@ -41,7 +41,7 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 "activations": spread(at["activations"], 0),
                 "validation before tuning, %": spread(before) if before.notna().any() else "",
                 "test accuracy, %": spread(at["test"]),
-                "against dense": against(at, same[same["method"] == "dense"]),
+                "against dense": against(at, parents(same, at)),
                 "epochs": f"{sum(epochs) / len(epochs):g}",
             }
         )
