@@ -1,6 +1,7 @@
 """Whatever a network is written in, what is read is what it computes, in both modes."""
 
 import copy
+import pickle
 import warnings
 from dataclasses import dataclass
 
@@ -47,6 +48,17 @@ class Branching(NormAct):
 class Super(NormAct):
     def forward(self, x):
         return self.act(nn.BatchNorm2d.forward(self, x))
+
+
+class Gain(nn.BatchNorm2d):
+    """With one more parameter."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.gain = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, input):
+        return super().forward(input) * self.gain
 
 
 class ByHand(nn.Module):
@@ -196,6 +208,58 @@ def test_shapes_and_optional_arguments_are_those_of_the_example(way):
     merged = tlc.merge(linear, X, keep="all")
     other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # of another size than the example
     assert relative_error(merged(x=other), linear(other)) < 1e-10
+
+
+def in_place(net, x):
+    y = net.a(x)
+    skip, size = y, y.shape[2]
+    y += 1
+    y.clamp_(min=-0.5)
+    F.leaky_relu_(y, 0.3)
+    net.hard(y)
+    y /= 2
+    size += 1
+    return net.b(y + skip) * size * y.shape[2]
+
+
+def under_a_view(net, x):
+    y = net.a(x)
+    y.unsqueeze(0).add_(1)
+    return net.b(y)
+
+
+FORWARDS = {  # or the words that refuse
+    "in place": in_place,
+    "asks what its input is": lambda n, x: n.b(n.relu(n.a(x)) if torch.is_tensor(x) else n.a(x)),
+    "options by position": lambda n, x: n.b(F.softplus(n.a(x), 3.0) + F.elu_(n.a(x), 0.3)),
+    "inputs by name": lambda n, x: n.b(n.relu(input=n.code(input=n.a(input=x)))),
+    "a gate": lambda n, x: n.b(F.relu(n.a(x)) * F.relu(n.gate)),
+    "classes": lambda n, x: n.b(n.a(x)).argmax(1),
+    "masked": lambda n, x: n.b(n.a(x)).tril().masked_fill(n.gate > 0, float("-inf")),
+    "works in place on a view": under_a_view,
+    "compare self.training": lambda n, x: n.b(n.a(x) if n.training is False else n.relu(n.a(x))),
+    "a number of the batch size": lambda n, x: torch.stack([n.b(n.a(v[None]))[0] for v in x]),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
+    layers = {"code": Gain(4), "relu": nn.ReLU(), "hard": nn.Hardsigmoid(inplace=True)}
+    torch.manual_seed(0)
+    net = Net(FORWARDS[name], a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 3), **layers).double().eval()
+    net.gate = nn.Parameter(torch.ones(1).double())
+    if list(FORWARDS).index(name) > 6:
+        with pytest.raises(ValueError, match=name):
+            tlc.merge(net, X, keep="all")
+        return
+    assert [layer.channels for layer in tlc.find_layers(net, X)] in ([4], [4, 4], [])
+    merged = tlc.merge(net, X, keep="all")
+    again = copy.deepcopy(pickle.loads(pickle.dumps(merged)))
+    assert type(again.training) is bool
+    with torch.no_grad():
+        for batch in (X, X[:1]):
+            torch.testing.assert_close(merged(batch), net(batch), rtol=1e-12, atol=1e-12)
+            assert torch.equal(again(batch), merged(batch))
 
 
 def placed(net, x):

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from io import StringIO
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .nodes import NORM, activation_nodes, channel_dim, finish, is_sum, looked_through, module_of
-from .reading.activations import name_activations
+from .data import Data
+from .nodes import NORM, activation_nodes, channel_dim, is_sum, looked_through, module_of
 from .reading.fits import example_of
-from .reading.layers import Frozen
-from .reading.plain import read
-from .reading.refuse import check_model, not_accepted, reason, untraceable
+from .reading.follow import follow
+from .reading.refuse import check_model, reason
 from .reading.tracer import first_input
 
 
@@ -43,30 +42,20 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
     """A traced deep copy of ``model``, every activation call a module of its own, none in place.
 
     ``share``: all but the tensors is copied; for those who only read them. ``example``: an input
-    (tensor, DataLoader or Data), needed where the forward asks for shapes. ValueError if torch.fx
-    cannot follow the forward, TypeError for what is no model.
+    (tensor, DataLoader or Data), needed where the forward asks for shapes; the copy is tried on it
+    (not on a loader's) against the model. ValueError if torch.fx cannot follow the forward, or the
+    copy computes something else; TypeError for what is no model.
     """
     check_model(model)
     first_input(model)
-    try:
-        graph, root = read(model, share)
-    except Exception as first:
-        if example is None:
-            raise ValueError(untraceable(model, first)) from first
-        x, like = example_of(example, model)[:2], next(model.parameters(), None)
-        x = x if like is None else x.to(like)
+    if not isinstance(example, Tensor | Data):  # a loader's batches are taken only where need be
         try:
-            graph, root = read(model, share, x)
-        except Exception as error:
-            raise ValueError(not_accepted(model, x) or untraceable(model, error, x)) from error
-    traced = fx.GraphModule(root, graph, type(model).__name__)
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in traced.named_modules():
-        while name not in modes:
-            name = name.rpartition(".")[0]
-        module.training = modes[name] and not isinstance(module, Frozen)
-    name_activations(traced)
-    return finish(traced)
+            return follow(model, share, None)
+        except ValueError:
+            if example is None:
+                raise
+    x, like = example_of(example, model)[:2], next(model.parameters(), None)
+    return follow(model, share, x if like is None else x.to(like))
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:

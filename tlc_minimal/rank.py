@@ -18,7 +18,7 @@ from .linearize import check_rule, line_at, rule_at
 from .modules import Affine
 from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
 from .prefix import losses
-from .reading.fits import check_data
+from .reading.fits import check_data, check_is_data
 from .reading.refuse import check_finite, there_are
 from .statistics import firing_rates, last_norm, statistics
 from .train import device_of
@@ -39,6 +39,7 @@ def rank(
     """
     check_ranking(rule)
     check_rule(replacement)
+    check_is_data(data)
     names = list(activation_nodes(trace(model, share=True, example=data)))
     if not names:
         raise ValueError(f"this model has no activation left that can go: {there_are()}.")

@@ -40,19 +40,20 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
     """The graph of a model's forward, and the copy of the model that it belongs to."""
     root, reader = copied(model, share), Reader(example)
     plain_modules(root)
-    graph = reader.trace(root)
+    graph, asked = reader.trace(root), frozenset(reader.asked)
+    graph._tracer_cls = fx.Tracer  # what reads a pickled copy
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
     norm = nn.modules.batchnorm._NormBase
-    lost = [n for n in sorted(reader.asked) if not isinstance(model.get_submodule(n), norm)]
+    lost = [n for n in sorted(asked) if not isinstance(model.get_submodule(n), norm)]
     if lost and not share:
         warnings.warn(
             f"the forward of {lost[0] or 'the model'} branches on its mode: the copy does in both "
             "what it does in eval mode. Make what it does in training a module of its own.",
             stacklevel=4,
         )
-    plain_calls(root, graph, reader.asked)
+    plain_calls(root, graph, asked)
     return graph, root
 
 
@@ -78,6 +79,8 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
     reads = Counter(n.target for n in graph.nodes if n.op == "get_attr" for _ in n.users)
     called = {n.target for n in graph.nodes if n.op == "call_module"}
     for node in list(graph.nodes):
+        if node.op == "call_module" and not node.args and "input" in node.kwargs:
+            node.args, node.kwargs = (node.kwargs["input"],), {}
         if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
             pass_through(node, node.all_input_nodes[0])
         elif node.target is torch._assert:
@@ -136,6 +139,8 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     needed = {"running_mean", "running_var"} if kind is Norm else {"weight"}
     if not plain or not needed <= read.keys() or any(reads[n.target] > 1 for n in read.values()):
         return
+    if kind is not Norm and _tensor(model, read["weight"].target).ndim < 2:
+        return  # F.linear takes a vector, too
     options = {k: v for k, v in given.items() if k not in (*keys, "input")}
     if any(isinstance(a, fx.Node) for v in options.values() for a in _leaves(v)):
         return
@@ -146,6 +151,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     tensors = {k: _tensor(model, read[k].target) if k in read else None for k in keys}
     module = model.get_submodule(owner)
     own = owner and isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
+    own = own and {*module._parameters, *module._buffers} <= {*keys, "num_batches_tracked"}
     if kind is Norm and not isinstance(options.get("training"), Flag):
         if options.get("training"):
             return
@@ -166,7 +172,8 @@ def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> No
     module.__class__, weight = kind, tensors["weight"]
     if issubclass(kind, Norm):
         module.num_features, module.eps = len(tensors["running_mean"]), options.get("eps", 1e-5)
-        module.momentum = getattr(module, "momentum", options.get("momentum", 0.1))
+        if getattr(module, "momentum", 0.1) is not None:  # None: the mean of all batches
+            module.momentum = options.get("momentum", 0.1)
         module.affine, module.track_running_stats = weight is not None, True
         if "num_batches_tracked" not in module._buffers:
             module.num_batches_tracked = None

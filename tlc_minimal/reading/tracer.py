@@ -15,48 +15,16 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.fx.proxy import Attribute, ParameterProxy
+from torch.fx.proxy import ParameterProxy
 from torch.utils._pytree import tree_leaves
 
 from ..modules import LEAVES
+from .inplace import is_in_place
 from .layers import ByMode, Norm, asks_for_mode, differs, is_elementwise, plain_class
+from .proxies import Flag, Known
 
 COUNTS = {0: "no", 2: "two", 3: "three"}
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
-
-
-class Flag(int):
-    """A module's ``training`` while its forward is read: False, and known again in the graph."""
-
-    def __new__(cls, name: str, asked: set[str]):
-        flag = super().__new__(cls, 0)
-        flag.name, flag.asked = name, asked
-        return flag
-
-    def __bool__(self) -> bool:
-        self.asked.add(self.name)
-        return False
-
-
-class Known(fx.Proxy):
-    """A proxy that answers what its value is, if that is no tensor and known."""
-
-    def __getattr__(self, name: str):
-        value = self.node.meta.get("value")
-        if not hasattr(value, name) or callable(getattr(value, name)):
-            return Attribute(self, name)
-        if isinstance(word := getattr(value, name), str):  # of a device: autocast takes no proxy
-            return word
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-
-    def __len__(self) -> int:
-        return len(self.node.meta["value"]) if "value" in self.node.meta else super().__len__()
-
-    def __index__(self) -> int:
-        return self.tracer.answer(self, int)
-
-    def __float__(self) -> float:
-        return float(self.tracer.answer(self, (int, float)))
 
 
 class Reader(fx.Tracer):
@@ -74,7 +42,7 @@ class Reader(fx.Tracer):
         leaves = [m for m in leaves if not isinstance(m, lists)]
         self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
         for name, module in root.named_modules():
-            module.training = False if id(module) in self.leaves else Flag(name, self.asked)
+            module.training = Flag(name, self.asked)
         with torch.enable_grad(), _recorded_factories():
             graph = super().trace(root)
         for node in graph.nodes:
@@ -117,6 +85,8 @@ class Reader(fx.Tracer):
         return cache[name]
 
     def create_arg(self, a):
+        if isinstance(a, fx.Proxy):  # which says that it is a tensor
+            return a.node
         if isinstance(a, dict) and is_dataclass(a):  # an output with names, as transformers has it
             named = {key: self.create_arg(value) for key, value in a.items()}
             return self.create_node("call_function", type(a), (), named)
@@ -136,10 +106,12 @@ class Reader(fx.Tracer):
     def value_of(self, node: fx.Node):
         """What the node makes of the example, in eval mode."""
         if node.op == "placeholder":
-            return self.example
+            return self.example.clone()
         args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        if is_in_place(node) and isinstance(args[0], Tensor):  # it may be a weight's or a buffer's
+            args = (args[0].clone(), *args[1:])
         args, kwargs = map_aggregate((args, kwargs), lambda v: False if isinstance(v, Flag) else v)
-        self.inside = True  # no proxies meanwhile
+        self.inside, flags = True, {}  # no proxies meanwhile
         try:
             if node.op == "call_method":
                 return getattr(args[0], node.target)(*args[1:], **kwargs)
@@ -147,9 +119,16 @@ class Reader(fx.Tracer):
                 return node.target(*args, **kwargs)
             path, _, last = node.target.rpartition(".")
             found = getattr(self.root.get_submodule(path), last)
-            return found if node.op == "get_attr" else found(*args, **kwargs)
+            if node.op == "get_attr":
+                return found
+            flags = {module: module.training for module in found.modules()}
+            for module in flags:
+                module.training = False
+            return found(*args, **kwargs)
         finally:
             self.inside = False
+            for module, flag in flags.items():
+                module.training = flag
 
     def answer(self, proxy: fx.Proxy, kinds=object):
         """The value of a proxy that is no tensor; fx's TraceError if it is not known."""
@@ -191,15 +170,22 @@ def copied(model: nn.Module, share: bool) -> nn.Module:
     try:
         return copy.deepcopy(model, dict(memo))
     except (RuntimeError, TypeError, NotImplementedError):
-        for value in [v for m in model.modules() for v in vars(m).values() if v is not None]:
+        for value in [v for m in model.modules() for v in _held(vars(m))]:
             if isinstance(value, Tensor):
                 memo[id(value)] = value.detach()
-            elif not isinstance(value, dict | list):
+            else:
                 try:
                     copy.deepcopy(value)
                 except Exception:  # whatever it is that it cannot
                     memo[id(value)] = value
         return copy.deepcopy(model, memo)
+
+
+def _held(value) -> list:
+    """What a dictionary or list holds, and those within."""
+    inner = value.values() if isinstance(value, dict) else value
+    held = [_held(v) if isinstance(v, dict | list) else [v] for v in inner if v is not None]
+    return [v for several in held for v in several if not isinstance(v, nn.Module)]
 
 
 @contextmanager

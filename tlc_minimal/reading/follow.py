@@ -1,0 +1,107 @@
+"""A model becomes a graph, and the graph must compute what the model computes."""
+
+import keyword
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..nodes import finish
+from .activations import name_activations
+from .layers import Frozen
+from .plain import read
+from .refuse import in_eval, not_accepted, reason, tensors_in, untraceable
+from .tracer import copied
+
+ALIKE = WeakKeyDictionary()  # the code of the copy that was tried against a model
+TAKEN = {"code", "graph", "meta", *keyword.kwlist}  # a GraphModule has these itself
+
+
+def follow(model: nn.Module, share: bool, x: Tensor | None) -> fx.GraphModule:
+    """The traced copy of a model. ``x``: an input; with it the forward may ask for shapes, and the
+    copy is tried against the model. ValueError if the forward cannot be followed, or if the two
+    differ."""
+    for example in (None, x):
+        try:
+            graph, root = read(model, share, example)
+        except Exception as error:
+            if example is None and x is not None:
+                continue
+            refused = "" if x is None else not_accepted(model, x)
+            raise ValueError(refused or untraceable(model, error, x)) from error
+        traced = assemble(model, graph, root)
+        why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
+        if x is not None and not why:
+            ALIKE[model] = traced.code
+        if not why:
+            return traced
+        if example is not None:
+            raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
+
+
+def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
+    """The graph with its modules, each in the mode it has in the model."""
+    rename_taken(graph, root)
+    traced = fx.GraphModule(root, graph, type(model).__name__)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in traced.named_modules():
+        while name not in modes:
+            name = name.rpartition(".")[0]
+        module.training = modes[name] and not isinstance(module, Frozen)
+    name_activations(traced)
+    return finish(traced)
+
+
+def rename_taken(graph: fx.Graph, root: nn.Module) -> None:
+    """Give the children whose names a GraphModule needs itself (an autoencoder's ``code``) other
+    ones."""
+    for name in TAKEN.intersection(root._modules):
+        new = lambda path, name=name: f"{name}_{path[len(name) :]}"
+        mine = lambda path, name=name: path.split(".")[0] == name
+        root.add_module(f"{name}_", root._modules.pop(name))
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr") and mine(node.target):
+                node.target = new(node.target)
+            stack = node.meta.get("nn_module_stack") or {}
+            known = {k: (new(p) if mine(p) else p, kind) for k, (p, kind) in stack.items()}
+            node.meta["nn_module_stack"] = known
+
+
+@torch.no_grad()
+def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
+    """How the copy differs from its model in eval mode, on some images and on one more; empty if it
+    does not, or if the model does not take so many, or is random."""
+    twin = copied(model, share=False)
+    for batch in (x, torch.cat([x, x[:1]])):
+        try:
+            want = _run(twin, batch)
+        except Exception:  # whatever it is that the model cannot
+            return ""
+        try:
+            got = _run(traced, batch)
+        except Exception as error:
+            got = reason(error)
+        shapes = [tuple(t.shape) for t in want]
+        if isinstance(got, str) or [tuple(t.shape) for t in got] != shapes:
+            return (
+                f"for {len(batch)} images its copy does something else than for {len(x)}, the "
+                "forward makes a number of the batch size: use x.shape[0], not len(x) or a loop."
+            )
+        if not _close(got, want) and _close(_run(twin, batch, seed=1), want):
+            return (
+                "its copy computes something else; the forward may change a tensor in place, "
+                "compare self.training or ask what its input is: write that another way."
+            )
+    return ""
+
+
+def _run(network: nn.Module, x: Tensor, seed: int = 0) -> list[Tensor]:
+    with in_eval(network), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return [t.detach().double() for t in tensors_in(network(x.clone()))]
+
+
+def _close(got: list[Tensor], want: list[Tensor]) -> bool:
+    """Equal but for rounding, NaN where the other is NaN."""
+    pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(got, want)]
+    return all((a - b).norm() <= 1e-3 * b.norm().clamp_min(1e-12) for a, b in pairs)

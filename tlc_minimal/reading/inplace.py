@@ -1,0 +1,105 @@
+"""What works in place becomes what does not: later uses of its input use its output.
+
+In a graph a tensor is a value, not a place. ``y += 1`` and ``y.clamp_(0)`` write to a place, and
+all that looks at it later, by whatever name, sees what was written.
+"""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..nodes import module_of
+from .layers import DROPOUT
+
+OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ipow: operator.pow,
+}
+VIEWS = {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims"}
+VIEWS |= {"movedim", "moveaxis", "squeeze", "unsqueeze", "contiguous", "detach", "chunk", "split"}
+VIEWS |= {"narrow", "select", "unbind", "expand", "expand_as", "view_as", "t", "getitem", "getattr"}
+
+
+def out_of_place(traced: fx.GraphModule) -> None:
+    """Let nothing in the graph work in place, in forward order. ValueError where that cannot be
+    followed: on a view, or before an older view is used."""
+    for node in list(traced.graph.nodes):
+        module, name = module_of(traced, node), word(node)
+        if module is not None:
+            if getattr(module, "inplace", False):
+                redirect_later_uses(traced, node)
+        elif node.target in OPERATORS:
+            if not is_number(node.args[0]):
+                redirect_later_uses(traced, node)
+            node.target = OPERATORS[node.target]
+        elif is_in_place(node):
+            redirect_later_uses(traced, node)
+            homes = [torch.Tensor] if node.op == "call_method" else [torch, F]
+            others = [getattr(home, name[:-1], None) for home in homes if name.endswith("_")]
+            if other := next(filter(None, others), None):
+                node.target = name[:-1] if node.op == "call_method" else other
+    for module in traced.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+
+
+def word(node: fx.Node) -> str:
+    """What a node calls, as a word: "add_" of x.add_(1), "relu" of F.relu(x)."""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether a function or method writes into its first argument, as its name or ``inplace``
+    says."""
+    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
+        return False
+    named = word(node).endswith("_") and not word(node).endswith("__")
+    positional = getattr(node.target, "__module__", "") == F.__name__ and True in node.args[1:]
+    return named or bool(node.kwargs.get("inplace")) or positional
+
+
+def is_number(node) -> bool:
+    """Whether a node is a number made of shapes, which nothing changes in place."""
+    if not isinstance(node, fx.Node):
+        return True
+    asked = word(node) in ("size", "dim", "numel", "len")
+    asked = asked or node.target is getattr and node.args[1] not in ("T", "mT", "H", "data")
+    made = node.op == "call_function" and node.target in NUMBERS
+    return asked or made and all(is_number(n) for n in node.args)
+
+
+NUMBERS = {operator.getitem, operator.floordiv, operator.mod, *OPERATORS, *OPERATORS.values()}
+
+
+def is_view(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what a node makes may lie where its input lies."""
+    module = module_of(traced, node)
+    if module is None:
+        return word(node) in VIEWS and not is_number(node)
+    passes = isinstance(module, DROPOUT) and not module.training
+    return passes or isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity))
+
+
+def redirect_later_uses(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Let all that uses the input of an in-place node after it use its output."""
+    order = {n: i for i, n in enumerate(node.graph.nodes)}
+    alias, view = node.all_input_nodes[0], False
+    while isinstance(alias, fx.Node):
+        later = [user for user in alias.users if order[user] > order[node]]
+        older = [n for n in alias.users if order[n] < order[node] and is_view(traced, n)]
+        older = [n for n in older if not view and any(order[u] > order[node] for u in n.users)]
+        if later and view or older:
+            seen = (later or list(older[0].users))[-1]
+            raise ValueError(
+                f"{node} works in place on a view, or under one, and {seen} uses what lies there "
+                "afterwards: write it out of place."
+            )
+        alias.replace_all_uses_with(node, lambda user: order[user] > order[node])
+        passes = isinstance(module_of(traced, alias), (*DROPOUT, nn.Identity))
+        view = view or is_view(traced, alias) and not passes
+        alias = alias.args[0] if is_view(traced, alias) and alias.args else None
