@@ -123,6 +123,8 @@ def test_single_precision_agrees_with_double(form):
     wide = FORMS[form](mean.double(), torch.full((49,), 1.5, dtype=torch.float64))
     narrow = FORMS[form](mean, torch.full((49,), 1.5))
     torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-7)
+    whole = [FORMS[form](torch.tensor(n), torch.tensor(1)) for n in (0, 0.0)]
+    assert whole[0] == whole[1], "whole numbers give fractions"
 
 
 def test_entropy_is_one_bit_for_a_fair_coin_and_zero_for_certainty():

@@ -43,7 +43,7 @@ class Gaussian:
 
 def p_on(mean: Tensor, std: Tensor) -> Tensor:
     """P(z > 0) = Phi(mean / std); where std is 0 it is 1 if mean > 0, else 0."""
-    certain = (mean > 0).to(mean.dtype)
+    certain = (mean > 0).to((mean * 1.0).dtype)
     return torch.where(std > 0, _cdf(mean / _safe(std)), certain)
 
 
@@ -93,7 +93,8 @@ def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor
     slope = (values * nodes * weights).sum(-1) / _safe(wide_std)
     slope = torch.where(wide_std > 0, slope, tangent)
     shift = (values * weights).sum(-1) - slope * wide_mean
-    return slope.to(mean.dtype), shift.to(mean.dtype)
+    like = (mean * 1.0).dtype  # whole numbers give fractions
+    return slope.to(like), shift.to(like)
 
 
 # In units of std² and as functions of r = mean / std. Written with the Mills ratio
@@ -142,4 +143,4 @@ def _evaluate(unit, mean: Tensor, std: Tensor, power: int, limit: Tensor) -> Ten
     """std^power unit(mean / std), computed in float64; ``limit`` where std is 0."""
     wide = std.double()
     value = wide**power * unit(mean.double() / _safe(wide))
-    return torch.where(wide > 0, value, limit.double()).to(mean.dtype)
+    return torch.where(wide > 0, value, limit.double()).to((mean * 1.0).dtype)
