@@ -14,7 +14,7 @@ from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.files import load_weights, save_weights
-from tlc_minimal.run_folder import owned, rows_of, run_of
+from tlc_minimal.run_folder import owned, run_of
 
 HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
 
@@ -207,14 +207,6 @@ def test_an_unfinished_run_gives_what_is_finished(copied, finished, model):
     assert same(tlc.load_run(model, copied, 1), tlc.load_run(model, finished.folder, 1))
     with pytest.raises(ValueError, match="networks with 0, 1 activations removed, not 2"):
         tlc.load_run(model, copied, 2)
-
-
-def test_rows_are_those_of_the_same_configuration(finished, tmp_path):
-    config = run_of(finished.folder)["config"]
-    assert rows_of(tmp_path, config, resume=False) == []
-    assert len(rows_of(finished.folder, config, resume=True)) == 3
-    with pytest.raises(ValueError, match="another epochs, seed: nothing was changed"):
-        rows_of(finished.folder, config | {"epochs": 9, "seed": 5}, resume=True)
 
 
 def test_a_model_that_asks_for_shapes_is_loaded_with_an_example(data, tmp_path):

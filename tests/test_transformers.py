@@ -195,9 +195,6 @@ def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_plan_begins_with_what_has_no_norm(profile):
     pieces = plan(profile)
-    assert len({p.what for p in pieces}) == len(pieces)
-    assert all(p.what.startswith("beyond_") and p.config["study"] == "beyond" for p in pieces)
-    assert {"width", "method"} <= set.intersection(*(set(p.config) for p in pieces))
     named = [p.config["network"] for p in pieces if "network" in p.config]
     assert set(named) == set(NETWORKS) and named[0] == "text"
     assert max(named.index(n) for n in ("vit", "swin", "vgg11")) < named.index("simple_cnn")
