@@ -16,12 +16,12 @@ from .graph import Layer, find_layers
 from .linearize import linearize
 from .measure import compare, count, latency
 from .merge import explain, merge
-from .methods import METHODS
+from .methods import compress
 from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
 from .project import project
 from .rank import rank
 from .results import record, results
-from .stages import Method, Stage, Task
+from .stages import METHODS, Method, Stage, Task
 from .statistics import measured_statistics, statistics
 from .train import best_device, evaluate, fit, precision, profile
 
