@@ -39,6 +39,7 @@ def out_of_place(traced: fx.GraphModule) -> None:
             node.target = OPERATORS[node.target]
         elif is_in_place(node):
             redirect_later_uses(traced, node)
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
             homes = [torch.Tensor] if node.op == "call_method" else [torch, F]
             others = [getattr(home, name[:-1], None) for home in homes if name.endswith("_")]
             if other := next(filter(None, others), None):
@@ -59,8 +60,7 @@ def is_in_place(node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
         return False
     named = word(node).endswith("_") and not word(node).endswith("__")
-    positional = getattr(node.target, "__module__", "") == F.__name__ and True in node.args[1:]
-    return named or bool(node.kwargs.get("inplace")) or positional
+    return named or node.kwargs.get("inplace") is True
 
 
 def is_number(node) -> bool:
