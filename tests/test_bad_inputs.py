@@ -6,10 +6,12 @@ out of its range; the command line meets its own. What the graph refuses: tests/
 
 import copy
 import functools
+import os
 import shlex
 import sys
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -79,6 +81,8 @@ WRAPPED = {  # made once, for it takes long; scripting mistakes a list for a bui
     "scripted": (functools.cache(lambda: torch.jit.script(nn.ReLU())), "pass the nn.Module"),
     "jit-traced": (functools.cache(lambda: torch.jit.trace(network(), X)), "pass the nn.Module"),
 }
+WRAPPED |= {f"{k} inside": (lambda make=make: nn.Sequential(make()), words.replace("model", "0"))
+            for k, (make, words) in WRAPPED.items()}  # fmt: skip
 CHANGED = {  # what a changed copy would lose
     "hook": (lambda: changed(lambda m: m[0].register_forward_hook(print)), r"remove\(\)"),
     "prune": (lambda: changed(lambda m: prune.l1_unstructured(m[0], "weight", 0.5)),
@@ -103,6 +107,7 @@ NO_INPUTS = {
     "dict batches": ([{"image": X}], TypeError, ""), "bytes": (DATA.train.images, TypeError, ""),
     "token ids": (torch.ones(2, 3, dtype=int), TypeError, "floats"),
     "NaN": (X * NAN, ValueError, "NaN"), "empty loader": ([], ValueError, ""),
+    "empty": (X[:0], ValueError, "no inputs"), "one": (X[0], ValueError, r"batch, not .*3, 8, 8"),
     "five channels": (torch.randn(2, 5, 8, 8), ValueError, "does not accept an example of shape"),
     "flat": (torch.randn(2, 3), ValueError, "does not accept an example of shape"),
 }  # fmt: skip
@@ -141,9 +146,8 @@ GELU = nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.GELU(), nn.Linear(9, 10
 CASES = []  # (id, call, model, data, exception, words)
 for (name, do), (k, bad) in product((READ | CHANGE | TRAIN | FOLD).items(), NO_MODELS.items()):
     CASES.append((f"{name}({k})", do, bad, DATA, TypeError, r"nn\.Module"))
-for (name, do), (k, (make, words)) in product((READ | TRAIN | COPIED).items(), WRAPPED.items()):
-    CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
-for (name, do), (k, (make, words)) in product(COPIED.items(), CHANGED.items()):
+ON_MODELS = (READ | TRAIN | COPIED, WRAPPED), (COPIED, CHANGED), (TRAIN | PUBLISHED, UNFIT)
+for (name, do), (k, (make, words)) in chain(*(product(a.items(), b.items()) for a, b in ON_MODELS)):
     if (k, name) != ("read twice", "linearize"):  # it has no activation "2"
         CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
 for (name, do), (k, (bad, kind, words)) in product((READ | CHANGE).items(), NO_INPUTS.items()):
@@ -151,50 +155,67 @@ for (name, do), (k, (bad, kind, words)) in product((READ | CHANGE).items(), NO_I
 for (name, do), (k, (bad, kind)) in product(TRAIN.items(), NO_DATA.items()):
     said = "data are a Data, as load_data gives it, not" if kind is TypeError else ""
     CASES.append((f"{name}(…, {k})", do, network, bad, kind, said))
-for (name, do), (k, (model, words)) in product((TRAIN | PUBLISHED).items(), UNFIT.items()):
-    CASES.append((f"{name}({k})", do, model, DATA, ValueError, words))
 
+lazy = lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+on_meta = lambda: network().to("meta")
+AT_HOME, APART = (patch.dict(os.environ, d) for d in ({"HOME": "."}, {"WORLD_SIZE": "abc"}))
 gaussian = lambda n, mean=1.0: tlc.Gaussian(torch.full((n,), mean), torch.ones(n))
 OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.linearize(m, "3", X), ValueError, "there is no activation '3'"),
     (lambda m: tlc.linearize(m, ["2", "zz"], X), ValueError, "there is no activation 'zz'"),
     (lambda m: tlc.linearize(m, "2", X, "off"), ValueError, "'off'; there are: on_off, .*thrifty"),
-    (lambda m: tlc.linearize(m, "2", X, padding="x"), ValueError, "padding is 'first' or 'as_tra"),
-    (lambda m: tlc.linearize(m, "2", {}), ValueError, "no statistics"),
-    (lambda m: tlc.linearize(m, "2", {"2": 3}), ValueError, "no statistics"),
+    (lambda m: tlc.linearize(m, "2", X, padding="x"), ValueError, "no padding 'x'; there are: fir"),
+    *[(lambda m, d=d: CHANGE["linearize"](m, d), ValueError, "no stat") for d in ({}, {"2": 3})],
+    *[(lambda m, do=do, n=n: do(m, n, X), TypeError, "names are those of activations, one or sev")
+      for do in (tlc.linearize, tlc.project) for n in (None, 3, b"2", [["2"]])],
+    *[(lambda m, do=do: do(lazy(), DATA), ValueError, "0 has no shape yet .LazyConv2d.: run it")
+      for do in (READ | TRAIN | COPIED).values()],
+    *[(lambda m, do=do: do(on_meta(), DATA), ValueError, "0.weight holds no numbers .device meta.")
+      for do in (TRAIN | COPIED | FOLD | {"": tlc.statistics}).values()],
+    *[(lambda m, n=n: TRAIN[n](m.requires_grad_(False), DATA), ValueError, "no parameter learns: ")
+      for n in ("fit", "collapse")],
+    (lambda m: tlc.fit(network().half(), DATA, 1), ValueError, r"0.weight is in float16.*\.float"),
+    (lambda m: tlc.explain(m, iter([X])), ValueError, "once .an iterator. is used up"),
     (lambda m: tlc.linearize(m, "2", {"2": gaussian(4, NAN)}), ValueError, "NaN"),
     (lambda m: tlc.linearize(m, "2", {"2": gaussian(5)}), ValueError, "5 channels"),
-    (lambda m: tlc.statistics(spoilt(NAN), X), ValueError, "0.weight holds NaN"),
+    *[(lambda m, do=do: do(spoilt(NAN), DATA), ValueError, "0.weight holds NaN")
+      for do in (tlc.statistics, tlc.evaluate)],
     (lambda m: published_statistics(m[:1].append(nn.ReLU())), ValueError, "1 follows no batch no"),
     (lambda m: tlc.merge(m, X, keep="some"), ValueError, "keep is 'fastest' or"),
     (lambda m: tlc.merge(network().train(), X), ValueError, r"training mode: call model\.eval\(\)"),
     (lambda m: tlc.rank(m, DATA, "best"), ValueError, "no ranking rule 'best'; there are: tlc, g"),
-    (lambda m: tlc.rank(m, DATA, "tlc", "zz"), ValueError, "there is no rule 'zz'"),
+    (lambda m: tlc.rank(m, DATA, []), ValueError, r"no ranking rule \[\]; there are: tlc"),
     (lambda m: tlc.rank(m, DATA, "gaussian", "zz"), ValueError, "there is no rule 'zz'"),
     (lambda m: tlc.rank(NO_ACTIVATION, DATA), ValueError, "no activation left.*ReLU"),
     (lambda m: tlc.rank(conv(3, 144), DATA, "magnitude"), ValueError, "1 follows no batch norm"),
-    (lambda m: tlc.evaluate(m, DATA, "tset"), ValueError, "split is"),
+    (lambda m: tlc.evaluate(m, DATA, "tset"), ValueError, "no split 'tset'; there are: train"),
     *[(lambda m, n=n: tlc.evaluate(m, DATA, batch=n), ValueError, "batch is") for n in (0, -1)],
     (lambda m: tlc.evaluate(m, DATA, batch=2.5), TypeError, "batch is"),
     *[(lambda m, n=n: tlc.evaluate(m, DATA, limit=n), ValueError, "limit is") for n in (0, -3)],
-    (lambda m: tlc.evaluate(spoilt(NAN), DATA), ValueError, "0.weight holds NaN"),
-    *[(lambda m, n=n: tlc.compare(n, DATA), TypeError, "dictionary") for n in (network(), [])],
-    (lambda m: tlc.compare({}, DATA), ValueError, "at least one"),
-    (lambda m: tlc.latency(m, X), TypeError, "dictionary"),
-    (lambda m: tlc.latency({}, X), ValueError, "at least one"),
+    *[(lambda m, do=do, n=n: do(n, X), kind, said) for do in (tlc.compare, tlc.latency)
+      for n, kind, said in (([], TypeError, "dictiona"), ({}, ValueError, "at least one"))],
     (lambda m: tlc.latency({"m": m}, None), TypeError, "floats"),
+    *[(lambda m, n=n: tlc.latency({"m": m}, X, n), ValueError, "repeats is 0 or") for n in (-1, 1)],
+    *[(lambda m, n=n: tlc.compare({"m": m}, DATA, n), ValueError, "batch is") for n in ([-1], [0])],
     (lambda m: tlc.load_run(m, "no/such/run", 1), FileNotFoundError, "holds no run"),
     *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
     (lambda m: tlc.load_data("zebra"), ValueError, "No data set 'zebra': give digits, mnist, ci"),
-    *[(lambda m, n=n: DATA.subset(n), ValueError, f"takes 1 to 40 .* not {n}") for n in (0, 10**6)],
+    *[(lambda m, n=n: tlc.load_data(n), ValueError, "No data") for n in ("n" * 5000, ["a"], None)],
+    (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
+    (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),
+    (lambda m: AT_HOME(tlc.load_data)("~/"), FileNotFoundError, "has no .jpg"),
+    (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "one of abc processes, and a coll"),
+    *[(lambda m, n=n: DATA.subset(n), ValueError, f"1 to 40 images, not {n}") for n in (0, 10**6)],
+    *[(lambda m, n=n: DATA.subset(n), TypeError, f"1 to 40 images, not {n!r}") for n in ("3", 2.5)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")
       for x in (X, DATA.train.images[0], torch.zeros(2, 4, 4, 4, dtype=torch.uint8))],
     (lambda m: tlc.load_checkpoint("zz"), FileNotFoundError, "data/checkpoints"),
     (lambda m: tlc.resnet18(stem="weak"), ValueError, "stem is 'paper' or 'strong', not 'weak'"),
     (lambda m: tlc.project(m, "zz", X), ValueError, "there is no activation 'zz'"),
-    (lambda m: tlc.project(m, "2", X, kernel=0), ValueError, "at least 1 .* not kernel=0, im"),
-    (lambda m: tlc.project(m, "2", X, images=0), ValueError, "not kernel=3, images=0"),
-    (lambda m: tlc.project(m, "2", X, ridge=-1), ValueError, "not kernel=3, .* ridge=-1"),
+    *[(lambda m, k=k, v=v: tlc.project(m, "2", X, **{k: v}), kind, f"{k} is a .* not {v!r}")
+      for kind, k, values in ((ValueError, "kernel", [0]), (TypeError, "kernel", ["3", NAN, 2.5]),
+                              (ValueError, "images", [0]), (TypeError, "images", [2.5]),
+                              (ValueError, "ridge", [-1, NAN])) for v in values],
     (lambda m: tlc.project(m, [], X), ValueError, "no activation is to go: give names"),
 ]  # fmt: skip
 RECIPE = [  # what no training, and so no collapse, can do
@@ -205,22 +226,21 @@ RECIPE = [  # what no training, and so no collapse, can do
     ("seed", ValueError, (-1, 2**32)), ("seed", TypeError, (None, 1.5, "0", True)),
     ("schedule", ValueError, ("cosin", None)),
 ]  # fmt: skip
-for name, kind, values in RECIPE:
+USES = [lambda m, **k: check_recipe(DATA, **k), lambda m, **k: tlc.fit(m, DATA, progress=None, **k)]
+USES += [lambda m, **k: tlc.collapse(m, DATA, 1, rank="random", **k)]
+for do, (name, kind, values) in product(USES, RECIPE):
     for value in values:
         said = "at least two images" if (name, value) == ("batch", 1) else f"{name}.*{value}"
-        for do in (
-            lambda m, **k: check_recipe(DATA, **k),
-            lambda m, **k: tlc.fit(m, DATA, progress=None, **k),
-            lambda m, **k: tlc.collapse(m, DATA, 1, rank="random", **k),
-        ):
-            OPTIONS.append((lambda m, do=do, k={name: value}: do(m, **k), kind, said))
+        OPTIONS.append((lambda m, do=do, k={name: value}: do(m, **k), kind, said))
 OF_COLLAPSE = [
     *[(ValueError, "remove is 1 to 2", dict(remove=n)) for n in (0, -1, 3, 99)],
     *[(TypeError, "remove is 1 to 2", dict(remove=n)) for n in (1.5, "2", True, None, NAN, [1])],
-    *[(ValueError, "no method .*; there are: at_once,", dict(method=m)) for m in ("best", None, 1)],
+    *[(ValueError, "no method .*; there are: at_on", dict(method=m)) for m in ("best", None, [1])],
+    (TypeError, "out is the name of a folder, not 3", dict(out=3)),
+    (ValueError, "out is the name of a folder, not ''", dict(out="")),
     (ValueError, "no ranking rule 'best'; there are: tlc", dict(rank="best")),
     *[(ValueError, f"no rule '{r}'; there are: on_", dict(rule=r)) for r in ("off", "published")],
-    (ValueError, "padding is 'first' or", dict(padding="last")),
+    (ValueError, "no padding 'last'; there are: first, as", dict(padding="last")),
     (ValueError, "keep is 'fastest' or", dict(keep="most")),
     (TypeError, "at_once takes no 'rnak'; it takes: rank", dict(rnak="tlc")),
     *[(TypeError, f"at_once takes no '{k}'", {k: None}) for k in ("teacher", "state", "gradual")],
@@ -249,6 +269,8 @@ OF_COLLAPSE = [
 for kind, words, call in OF_COLLAPSE:
     do = lambda m, call=call: tlc.collapse(**dict(remove=1, model=m, data=DATA, out="run") | call)
     OPTIONS.append((do, kind, words))
+for i, (do, kind, words) in enumerate(OPTIONS):
+    CASES.append((f"option {i}", lambda m, d, do=do: do(m), network, DATA, kind, words))
 
 
 def facts(model):
@@ -257,13 +279,9 @@ def facts(model):
     return modes and (digest(model.state_dict()), modes)
 
 
-def test_there_are_enough_of_them():
-    assert len(CASES) >= 400 and len(OPTIONS) >= 160 and len(COMMANDS) >= 75
-
-
 @pytest.mark.parametrize(("do", "model", "data", "kind", "words"), [c[1:] for c in CASES],
                          ids=[c[0] for c in CASES])  # fmt: skip
-def test_a_wrong_model_or_wrong_data(do, model, data, kind, words, tmp_path, monkeypatch, capfd):
+def test_a_wrong_call(do, model, data, kind, words, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     if callable(model) and not isinstance(model, (type, nn.Module)) and model is not torch.relu:
         model = model()
@@ -274,14 +292,12 @@ def test_a_wrong_model_or_wrong_data(do, model, data, kind, words, tmp_path, mon
     assert "Error" not in capfd.readouterr().err, "torch's own lines are not for a reader"
 
 
-@pytest.mark.parametrize(("do", "kind", "words"), OPTIONS, ids=range(len(OPTIONS)))
-def test_a_wrong_option(do, kind, words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = network()
-    before = facts(model)
-    with refused(kind, words, tmp_path), untrained():
-        do(model)
-    assert facts(model) == before
+def test_float64_is_trained_and_other_widths_are_timed():
+    run = tlc.collapse(network().double(), DATA, 1, 0.1, progress=False)
+    assert run.model(X.double()).dtype is torch.float64
+    tlc.fit(network(), DATA, 0.1, teacher=network().double(), progress=None)
+    kinds = {t: network().to(t) for t in (torch.float64, torch.float16, torch.bfloat16)}
+    assert tlc.compare(kinds, DATA, [1]).notna().all(None)
 
 
 def test_the_edges_of_a_recipe_are_allowed():
@@ -311,28 +327,29 @@ COMMANDS |= {
     f"{COLLAPSE} --method random --rank tlc": "random takes no 'rank'; it takes: rule",
     "collapse --data digits --out OUT --method egp --remove 12": "egp can empty the 9 activations",
     f"{COLLAPSE} --network vgg": "there is no network 'vgg'; there are: resnet18",
-    f"{COLLAPSE} --epochs 0": "epochs is a number above 0, not 0",
-    f"{COLLAPSE} --dense-epochs 0": "epochs is a number above 0",
     f"{COLLAPSE} --seed -1": "seed is a whole number",
     "collapse --data diggits --out OUT": "No data set 'diggits': give digits, mnist, cifar10, pic",
     "collapse --data digits --out FILE/run": "FILE/run cannot be written (Not a directory)",
     "collapse --data digits --out FILE": "FILE cannot be written",
     "demo --out FILE/run": "FILE/run cannot be written", "demo --out FILE": "cannot be written",
-    "demo --out OUT --epochs 0": "epochs is a number above 0",
-    "demo --out OUT --tune -1": "epochs is a number above 0",
-    "demo --out OUT --tune 0": "epochs is a number above 0",
     "reproduce --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
     "bench --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
     "bench --profile smoke --only vgg --out OUT": "there is no piece 'vgg'; there are: resnet",
     "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT":
         "bench --only resnet18_w4_train` first",
-    "report OUT": "holds no run",
-} | dict.fromkeys([
+    "report OUT": "holds no run", "collapse --data digits --out ''": "name of a folder, not ''",
+    "demo --out ''": "out is the name of a folder, not ''",
+} | dict.fromkeys([f"{COLLAPSE} --epochs 0", f"{COLLAPSE} --dense-epochs 0"] + [
+    f"demo --out OUT {option}" for option in ("--epochs 0", "--tune -1", "--tune 0")
+], "epochs is a number above 0, not ") | dict.fromkeys([
     "collapse --data '' --out OUT", "collapse --data FILE --out OUT", "collapse --out OUT",
     "collapse --data digits", "collapse --data EMPTY --out OUT", "demo --epochs x --out OUT",
     "demo --tune nan --out OUT", "demo zz", "report", "report FILE", "report EMPTY", "table zz",
     "doctor zz", "zz", "collapse zz", "--zz",
 ], "")  # fmt: skip
+
+
+assert len(CASES) >= 700 and len(COMMANDS) >= 75, "there are enough of them"
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)

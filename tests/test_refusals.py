@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Net, kept, randomize, relative_error, same
+from helpers import Net, digits, kept, perceptron, randomize, relative_error, same
 from helpers import refused as said
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -35,6 +35,42 @@ def refused(do, model, *words):
     with said(ValueError, "".join(f"(?=.*{re.escape(word)})" for word in words)):
         do(model)
     assert same(model, before) and modes == [module.training for module in model.modules()]
+
+
+class Merging(nn.Linear):
+    def train(self, mode=True):
+        self.weight.data += 0.5 * (self.training - mode)  # as LoRA merges
+        return super().train(mode)
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_what_only_looks_at_a_model_does_not_call_its_eval():
+    model = nn.Sequential(nn.Flatten(), Merging(192, 9), nn.ReLU(), nn.Linear(9, 10))
+    taught = lambda m, d: tlc.fit(perceptron(), d, 0.1, teacher=m, progress=None)
+    before, compared = kept(model), lambda m, d: tlc.compare({"m": m}, d, [1])
+    for look in (tlc.find_layers, tlc.evaluate, tlc.rank, compared, taught):
+        look(model, digits(40))
+        assert same(model, before) and all(m.training for m in model.modules())
+
+
+class Centred(nn.Conv2d):
+    weight = property(lambda self: self.raw - self.raw.mean())
+
+
+class Scaling(nn.Module):
+    def forward(self, x):
+        return F.dropout(x) if self.training else x.mul_(0.5)
+
+
+def test_an_own_dropout_that_scales_and_a_computed_weight_are_no_plain_layers():
+    model = nn.Sequential(Centred(3, 4, 1), Scaling(), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    model[0].raw = model[0]._parameters.pop("weight")
+    assert relative_error(merged(model)(X), model(X)) < 1e-6
+    linear = tlc.linearize(model, tlc.find_layers(model, X), X)
+    assert same(linear, tlc.linearize(model, tlc.find_layers(model, X)[0], X))
+    assert tlc.linearize(nn.Sequential(nn.ReLU()), "0", X)(X).shape == X.shape, "without weights"
 
 
 def test_training_mode_and_batch_statistics_name_the_module_and_the_way_out():

@@ -17,7 +17,7 @@ from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
 from .files import write_whole
 from .models import NETWORKS
-from .refuse import check_alone
+from .refuse import check_alone, check_known
 from .results import find_folder
 from .run_folder import owned, rows_of
 from .train import check_recipe
@@ -32,7 +32,7 @@ def doctor() -> None:
 
 
 @app.command()
-def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) -> None:
+def demo(out: str = "runs/demo", epochs: float = 15, tune: float = 12) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
     data, size = tlc.load_data("digits"), f"ResNet-18, width 8, on {tlc.best_device()}"
     print(
@@ -46,7 +46,7 @@ def demo(out: Path = Path("runs/demo"), epochs: float = 15, tune: float = 12) ->
 @app.command()
 def collapse(
     data: Annotated[str, Option(help="digits, pictures, mnist, cifar10, or a folder of images")],
-    out: Annotated[Path, Option(help="folder for the run and its report")],
+    out: Annotated[str, Option(help="folder for the run and its report")],
     remove: Annotated[int | None, Option(help="default: 12, without another target")] = None,
     macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
     speedup: Annotated[float | None, Option(help="for project: how many times as fast")] = None,
@@ -95,12 +95,11 @@ def table() -> None:
 
 
 def _collapse(
-    network: str, width: int, data, dense_epochs: float, out: Path, resume: bool,
+    network: str, width: int, data, dense_epochs: float, out: str, resume: bool,
     remove: int | None, epochs: float, method: str = "at_once", seed: int = 0, **choices,
 ) -> None:  # fmt: skip
     """Train, collapse, report, and print the four counts and the milliseconds before and after."""
-    if network not in NETWORKS:
-        raise ValueError(f"there is no network {network!r}; there are: {', '.join(NETWORKS)}.")
+    check_known("network", network, NETWORKS)
     build = partial(NETWORKS[network], len(data.classes), width)
     check_recipe(data, epochs=dense_epochs, seed=seed)
     config = checked(build(), data, remove, epochs, method, seed, choices)[3]

@@ -22,9 +22,9 @@ from .graph import trace
 from .measure import count
 from .merge import check_keep, merge
 from .nodes import activation_nodes
-from .reading.fits import check_data
-from .reading.refuse import check_plain, check_read_once, there_are
-from .refuse import check_alone, check_number
+from .reading.fits import check_data, check_learns
+from .reading.refuse import check_plain, check_read_once, quoted, there_are
+from .refuse import check_alone, check_known, check_number
 from .run_folder import owned, rows_of, run_of
 from .stages import METHODS, Method, Stage, Task, off_share
 from .train import best_device, check_recipe, device_of, evaluate, fit, layout
@@ -110,10 +110,8 @@ def collapse(
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
-            fit(
-                current, data, length, teacher=teacher, seed=1000 * task.seed + i, state=state,
-                progress=label if task.progress else None, **tuning,
-            )  # fmt: skip
+            how = {"seed": 1000 * task.seed + i, "progress": label if task.progress else None}
+            fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:
                 handle.remove()
@@ -171,14 +169,13 @@ def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -
 def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     """Task, stages, tuning, the run's configuration and the method's ``finish``: all that
     :func:`collapse` needs, or its error, before anything is trained or written."""
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}; there are: {', '.join(METHODS)}.")
+    check_known("method", method, METHODS)
     chosen: Method = METHODS[method]
     own = {p.name: p.default for p in list(signature(chosen.stages).parameters.values())[1:]}
     known = own | dict.fromkeys(OF_FIT) | {"distil": True, "keep": "fastest", "progress": True}
     for name, value in options.items():
         if name not in known:
-            raise TypeError(f"{method} takes no {name!r}; it takes: {', '.join(known)}.")
+            raise TypeError(f"{method} takes no {quoted(name)}; it takes: {', '.join(known)}.")
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise TypeError(f"{name} is True or False, not {value!r}.")
     of_method = {k: v for k, v in options.items() if k in own}
@@ -188,6 +185,7 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     check_plain(model)
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
     data = check_data(model, data)
+    check_learns(model)
     traced = trace(model, share=True, example=data)
     check_read_once(traced)
     if not (most := len(activation_nodes(traced))):

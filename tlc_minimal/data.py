@@ -1,9 +1,11 @@
 """Data sets in memory: three splits of bytes, and how they become a network's inputs."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
 from .reading.loaders import read_loaders
-from .reading.refuse import check_input
+from .reading.refuse import check_input, quoted
+from .refuse import check_number
 
 SPLITS = ("train", "val", "test")
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
@@ -83,8 +86,7 @@ class Data:
     def subset(self, n: int) -> "Data":
         """The first n training images, val and test in proportion; ValueError if n is not 1..N."""
         total = self.train.size
-        if not 1 <= n <= total:
-            raise ValueError(f"subset takes 1 to {total} training images of {self.name}, not {n}.")
+        check_number("a subset", n, Integral, lambda n: 1 <= n <= total, f"1 to {total} images")
         parts = {"train": Split(*(x[:n] for x in self.train))}
         for name, split in ("val", self.val), ("test", self.test):
             count = max(1, round(split.size * n / total))
@@ -100,14 +102,15 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     chooses the validation images and the order. ValueError: unknown name or unusable images;
     FileNotFoundError: a folder without images; ConnectionError: no source was reached.
     """
-    if isinstance(name, tuple):
+    check_number("seed", seed, Integral, lambda s: 0 <= s < 2**32, "a whole number from 0 on")
+    if isinstance(name, tuple) and len(name) == 2:
         title, train, test, classes = read_loaders(*name)
-    elif name in READERS:
-        title, train, test, classes = READERS[name](Path(root), size)
-    elif name and Path(name).is_dir():
-        title, train, test, classes = read_folder(Path(name), size)
+    elif name in [*READERS]:
+        title, train, test, classes = READERS[name](Path(root).expanduser(), size)
+    elif isinstance(name, str | Path) and os.path.isdir(os.path.expanduser(name)):
+        title, train, test, classes = read_folder(Path(name).expanduser(), size)
     else:
-        raise ValueError(f"No data set {str(name)!r}: give {', '.join(READERS)} or a folder.")
+        raise ValueError(f"No data set {quoted(name)}: give {', '.join(READERS)} or a folder.")
     digest = hashlib.sha256()
     for x in (*train, *test):
         digest.update(str(tuple(x.shape)).encode())
@@ -143,8 +146,7 @@ def input_batches(data, limit: int, batch: int = 250) -> Iterator[Tensor]:
     for x in data:
         x = check_input(x[0] if isinstance(x, tuple | list) else x)
         yield x[:left]
-        left -= len(x)
-        if left <= 0 or not len(x):
+        if (left := left - len(x)) <= 0:
             break
     if left == limit:
         raise ValueError("There are no inputs: give at least one image.")

@@ -27,7 +27,8 @@ from .nodes import (
     put_module,
 )
 from .padding import move_padding
-from .reading.refuse import check_plain, check_read_once
+from .reading.refuse import check_names, check_plain, check_read_once
+from .refuse import check_known
 from .statistics import statistics
 
 
@@ -82,7 +83,7 @@ def linearize(
     hooks, quantised or half-precision CPU weights.
     """
     check_rule(rule, padding)
-    names = [names] if isinstance(names, str) else list(names)
+    names = check_names(names)
     check_plain(model)
     traced = trace(model, example=None if isinstance(data, dict) else data)
     check_read_once(traced)
@@ -93,10 +94,9 @@ def linearize(
     for name in names:
         check_gaussian(name, gaussians)
     if not isinstance(data, dict):
-        find_shapes(traced, example_of(data, model)[:2])
+        find_shapes(traced, example_of(data, traced)[:2])
     for name in names:
-        node = nodes[name]
-        _remove(traced, node, gaussians[name], rule_at(traced, node, rule), padding)
+        _remove(traced, nodes[name], gaussians[name], rule, padding)
         traced.graph.eliminate_dead_code()
     return finish(traced)
 
@@ -113,10 +113,8 @@ def check_gaussian(name: str, gaussians: dict) -> None:
 
 def check_rule(rule: str, padding: str = "as_trained") -> None:
     """ValueError that names what there is, if ``rule`` or ``padding`` is nothing known."""
-    if padding not in ("first", "as_trained"):
-        raise ValueError(f"padding is 'first' or 'as_trained', not {padding!r}.")
-    if rule not in (*RULES, "thrifty"):
-        raise ValueError(f"there is no rule {rule!r}; there are: {', '.join(RULES)}, thrifty.")
+    check_known("padding", padding, ("first", "as_trained"))
+    check_known("rule", rule, (*RULES, "thrifty"))
 
 
 def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
@@ -143,7 +141,8 @@ def function_of(module: nn.Module):
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
-    module, before, like = module_of(traced, node), node.args[0], next(traced.parameters())
+    module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
+    like = next(traced.parameters(), torch.empty(0))
     f, maker, (slope, shift) = function_of(module), before, line_at(traced, node, g, rule)
     producer(traced, before)  # refuses a layer that is called twice
     while isinstance(made := module_of(traced, maker), ACTIVATION):

@@ -3,6 +3,7 @@
 import copy
 import math
 from contextlib import contextmanager
+from numbers import Integral
 
 import pandas as pd
 import torch
@@ -14,9 +15,10 @@ from .data import Data
 from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
-from .reading.fits import check_data, data_for
+from .reading.fits import check_data
 from .reading.refuse import check_input, check_models
-from .train import device_of, evaluate, profile
+from .refuse import check_number
+from .train import device_of, dtype_of, evaluate, profile
 
 
 def count(model: nn.Module, example) -> dict[str, int]:
@@ -28,7 +30,7 @@ def count(model: nn.Module, example) -> dict[str, int]:
     """
     traced = trace(model, share=True, example=example).eval()
     with flop_counter() as flops:
-        shapes = find_shapes(traced, example_of(example, model)[:1])
+        shapes = find_shapes(traced, example_of(example, traced)[:1])
     activations = activation_nodes(traced).values()
     return {
         "activations": len(activations),
@@ -65,12 +67,14 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
     model cannot be captured.
     """
     check_models(models)
+    check_number("repeats", repeats, Integral, lambda n: n == 0 or n > 1, "0 or at least 2")
     x, repeats = fast_layout(check_input(x)), repeats or (5 if profile() == "smoke" else 21)
     ready = [_ready(model, x).to(x.device) for model in models.values()]
+    ready = [(m, x.to(dtype_of(m))) for m in ready]
     with torch.inference_mode():
-        table = _race([lambda m=m: m(x) for m in ready], repeats, x.device)
+        table = _race([lambda m=m, x=x: m(x) for m, x in ready], repeats, x.device)
         if x.is_cuda:
-            graphs = _race([captured(m, x) for m in ready], repeats, x.device)
+            graphs = _race([captured(m, x) for m, x in ready], repeats, x.device)
             table = table.join(_label(graphs, "graph"))
     return table.set_axis(list(models))
 
@@ -84,15 +88,13 @@ def compare(
     The first model is the baseline of the ``speedup`` columns.
     """
     check_models(models)
-    for model in models.values():
-        check_data(model, data)
+    fitting, *_ = [check_data(model, data) for model in models.values()]
+    for batch in batches or ():
+        check_number("batch", batch, Integral, lambda n: n > 0, "a whole number of at least 1")
     device = device_of(next(iter(models.values())))
-    rows = [
-        {"accuracy": evaluate(model, data, "test").accuracy, **count(_ready(model, data), data)}
-        for model in models.values()
-    ]
-    table = pd.DataFrame(rows, index=list(models)).assign(threads=torch.get_num_threads())
-    fitting = data_for(next(iter(models.values())), data)
+    table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
+    table.insert(0, "accuracy", [evaluate(m, data, "test").accuracy for m in models.values()])
+    table["threads"] = torch.get_num_threads()
     for batch in batches or usual_batches(device):
         table = table.join(_label(latency(models, first_images(fitting, batch, device)), batch))
     return table

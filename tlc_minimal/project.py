@@ -11,6 +11,7 @@ stream blocks later. Here the regression has taps and a bias, and x is the colla
 import math
 import warnings
 from importlib import import_module
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -24,7 +25,8 @@ from .data import Data, input_batches
 from .graph import example_of, find_node, find_shapes, trace
 from .nodes import finish, put_module
 from .reading.fits import data_for
-from .reading.refuse import check_plain, check_read_once
+from .reading.refuse import check_names, check_plain, check_read_once
+from .refuse import check_number
 from .runs import Run, find_runs
 
 
@@ -56,15 +58,16 @@ def project(
     singular system. MemoryError before a system is built that does not fit. A warning for fewer
     images than a layer needs, where the ridge decides; a ValueError if there is none.
     """
-    if kernel < 1 or images < 1 or ridge < 0:
-        got = f"kernel={kernel}, images={images}, ridge={ridge}"
-        raise ValueError(f"kernel and images are at least 1 and ridge at least 0, not {got}.")
+    for name, value in (("kernel", kernel), ("images", images)):
+        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
+    check_number("ridge", ridge, Real, lambda r: 0 <= r < math.inf, "a number, 0 or above")
     check_plain(model)
     dense, traced = trace(model, True, data).eval(), trace(model, example=data).eval()
     check_read_once(traced)
     data = data_for(model, data)
-    gone = {find_node(traced, n) for n in ([names] if isinstance(names, str) else names)}
-    shapes, like = find_shapes(traced, example_of(data)[:2]), next(traced.parameters())
+    gone = {find_node(traced, n) for n in check_names(names)}
+    like = next(traced.parameters(), torch.empty(0))
+    shapes = find_shapes(traced, example_of(data, traced)[:2])
     runs, left = find_runs(traced, gone, shapes, kernel)
     if not runs:
         raise ValueError("; ".join(left.values()) or "no activation is to go: give names.")

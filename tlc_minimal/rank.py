@@ -20,6 +20,7 @@ from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_us
 from .prefix import losses
 from .reading.fits import check_data, check_is_data
 from .reading.refuse import check_finite, there_are
+from .refuse import check_known
 from .statistics import firing_rates, last_norm, statistics
 from .train import device_of
 
@@ -52,8 +53,7 @@ def rank(
 
 def check_ranking(rule: str) -> None:
     """ValueError that names the ranking rules there are, if ``rule`` is none of them."""
-    if rule not in RULES:
-        raise ValueError(f"there is no ranking rule {rule!r}; there are: {', '.join(RULES)}.")
+    check_known("ranking rule", rule, RULES)
 
 
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
@@ -109,16 +109,11 @@ RULES = {r.__name__: r for r in (tlc, gaussian, entropy, gaussian_entropy, magni
 
 
 def _harm(traced, node, g, replacement: str) -> float:
-    off, on = cost_off(g.mean, g.std), cost_on(g.mean, g.std)
-    best = cost_affine(g.mean, g.std)
-    cost = {
-        "on_off": torch.where(g.on, on, off),
-        "on_off_affine": torch.where(g.on, best, cost_constant(g.mean, g.std)),
-        "affine": best,
-        "identity": on,
-    }[rule_at(traced, node, replacement)]
-    spread = (g.std**2 + g.mean**2).mean()
-    harms = []
+    costs = cost_off, cost_on, cost_constant, cost_affine
+    off, on, flat, best = (cost(g.mean, g.std) for cost in costs)
+    costs = {"on_off": torch.where(g.on, on, off), "on_off_affine": torch.where(g.on, best, flat)}
+    cost = (costs | {"affine": best, "identity": on})[rule_at(traced, node, replacement)]
+    harms, spread = [], (g.std**2 + g.mean**2).mean()
     for user in node.users:
         conv, after = module_of(traced, user), only_user(user)
         if not isinstance(conv, CONV) or len(cost) != conv.weight.shape[1]:

@@ -37,7 +37,7 @@ class Split(NamedTuple):
 
 def check_size(size: int | None) -> int | None:
     """`size` itself; ValueError unless it is None or a number of pixels."""
-    if size is None or (isinstance(size, int) and size > 0):
+    if size is None or (type(size) is int and size > 0):
         return size
     raise ValueError(f"size is a number of pixels, 1 or more, or None, not {size!r}.")
 

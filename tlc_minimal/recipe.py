@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 from .data import Data
 from .reading.fits import check_is_data
-from .refuse import check_number
+from .refuse import check_known, check_number
 
 
 def _cosine(share: float, steps: int) -> float:
@@ -26,9 +26,7 @@ def check_recipe(data: Data, **recipe) -> None:
     check_is_data(data)
     for name, value in recipe.items():
         if name == "schedule":
-            if value not in SCHEDULES:
-                there = ", ".join(SCHEDULES)
-                raise ValueError(f"there is no schedule {value!r}; there are: {there}.")
+            check_known(name, value, SCHEDULES)
         elif name in _RANGES:
             check_number(name, value, *_RANGES[name])
     if min(recipe.get("batch", 128), data.train.size) < 2:

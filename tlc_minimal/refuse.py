@@ -2,21 +2,28 @@
 
 import os
 
+from .reading.refuse import quoted
+
 
 def check_alone() -> None:
     """RuntimeError under several processes (torchrun, accelerate launch): the batch norms of each
     would see its own part of a batch only, and all would write to one folder."""
-    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+    if (processes := os.environ.get("WORLD_SIZE", "")) not in ("", "0", "1"):
         raise RuntimeError(
-            f"this is one of {processes} processes, and a collapse runs in one: start it without "
-            "torchrun or accelerate launch; several collapses may run side by side, each with its "
-            "own folder."
+            f"this is one of {processes[:9]} processes, and a collapse runs in one: start it "
+            "without torchrun or accelerate launch (WORLD_SIZE); several may run side by side, "
+            "each with its own folder."
         )
 
 
-def check_number(name: str, value, kind: type, allowed, words: str) -> None:
-    """TypeError if ``value`` is no number of this kind, ValueError if it is not ``allowed``."""
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name} is {words}, not {value!r}.")
-    if not allowed(value):
-        raise ValueError(f"{name} is {words}, not {value!r}.")
+def check_number(name: str, value, kind, allowed, words: str) -> None:
+    """TypeError if a number (or folder) is not of this kind, ValueError if not ``allowed``."""
+    wrong = isinstance(value, bool) or not isinstance(value, kind)
+    if wrong or not allowed(value):
+        raise (TypeError if wrong else ValueError)(f"{name} is {words}, not {quoted(value)}.")
+
+
+def check_known(kind: str, name, known) -> None:
+    """ValueError that names what there is, if ``name`` is nothing known."""
+    if name not in [*known]:
+        raise ValueError(f"there is no {kind} {quoted(name)}; there are: {', '.join(known)}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .files import cannot_write, read_json
+from .refuse import check_number
 
 FIELDS = {"config": dict, "rows": list}  # of run.json, and what these two hold at least
 CONFIG = {"method", "remove", "epochs", "seed", "options", "tuning", "model"}
@@ -18,10 +19,11 @@ ROW = {"removed", "layer", "test", "epochs", "seconds"}
 def owned(folder: str | Path) -> Iterator[Path]:
     """The folder (~ is the home), made if it is missing, for this process alone inside the block.
 
-    The system frees the lock when its owner dies, however it dies. OSError if the folder cannot be
-    written; BlockingIOError, naming the owner, if another process has it. Ctrl-C and a full disk
-    inside the block get a note that says how to go on.
+    The system frees the lock when its owner dies, however it dies. TypeError, ValueError if it has
+    no name, OSError if it cannot be written; BlockingIOError, naming the owner, if another process
+    has it. Ctrl-C and a full disk inside the block get a note that says how to go on.
     """
+    check_number("out", folder, (str, Path), str, "the name of a folder")
     folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

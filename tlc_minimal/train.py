@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from .data import SPLITS, Data
 from .files import digest
-from .reading.fits import check_data
+from .reading.fits import check_data, check_learns
 from .reading.refuse import check_finite, in_eval
 from .recipe import SCHEDULES, check_recipe, steps_of
-from .refuse import check_number
+from .refuse import check_known, check_number
 from .state import keep, take_up
 
 
@@ -31,6 +31,11 @@ class Score(NamedTuple):
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's first parameter (the CPU if it has none)."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's first parameter (float32 if it has none)."""
+    return next((p.dtype for p in model.parameters()), torch.float32)
 
 
 def best_device() -> torch.device:
@@ -54,11 +59,8 @@ def layout(model: nn.Module) -> torch.memory_format:
     """channels_last, the faster layout on a CPU, too; but not with a strided 1x1 convolution of
     fewer than 16 channels: the gradient of its weights is then wrong there, or ends the process (it
     writes past its workspace: oneDNN, issue 6035)."""
-    broken = any(
-        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1
-        and m.in_channels < 16
-        for m in model.modules()
-    )  # fmt: skip
+    narrow = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels < 16]
+    broken = any(set(m.kernel_size) == {1} and max(m.stride) > 1 for m in narrow)
     return torch.contiguous_format if broken else torch.channels_last
 
 
@@ -105,34 +107,30 @@ def fit(
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
     check_recipe(data, **recipe)
     data = [check_data(network, data) for network in (teacher or model, model)][-1]
+    check_learns(model)
     accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
-    device, size = accelerator.device, data.train.size
-    batch = min(batch, size)
-    data = data.to(device)
+    device, size, like = accelerator.device, data.train.size, dtype_of(model)
+    compute = like if like is torch.float64 else precision(device)
+    batch, data = min(batch, size), data.to(device)
     torch.manual_seed(seed := int(seed))
     generator = torch.Generator(device).manual_seed(seed)
-    model.to(device, memory_format=layout(model))
+    for network in (teacher or model, model):
+        network.to(device, memory_format=layout(model))
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
-    sgd = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9,
-        weight_decay=weight_decay, nesterov=True,
-    )  # fmt: skip
-    if teacher is not None:
-        teacher = teacher.to(device, memory_format=layout(model)).eval()
+    learning = [p for p in model.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(learning, lr, 0.9, weight_decay=weight_decay, nesterov=True)
     steps, per_epoch, rate = steps_of(data, epochs, batch), size // batch, SCHEDULES[schedule]
     done, means = 0, []
     if state is not None:
-        recipe |= {"data": data.sha256, "images": size, "precision": str(precision(device))}
+        recipe |= {"data": data.sha256, "images": size, "precision": str(compute)}
         recipe |= {"start": digest(model.state_dict())}
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
         if Path(state).exists():
             done, means = take_up(Path(state), recipe, model, sgd, generator)
     wrapped, optimizer = accelerator.prepare(model, sgd)
     losses, good = [], _snapshot(model)
-    bar = tqdm(
-        total=steps, initial=done, desc=progress, disable=progress is None, leave=False,
-        mininterval=0.5,
-    )  # fmt: skip
+    how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}
+    bar = tqdm(total=steps, initial=done, **how)
     try:
         for step in range(done, steps):
             model.train()
@@ -144,9 +142,8 @@ def fit(
                 group["lr"] = lr * rate(step / steps, steps)
             optimizer.zero_grad(set_to_none=True)
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
-            x = x.contiguous(memory_format=layout(model)) if x.ndim == 4 else x
-            with torch.autocast(device.type, enabled=precision(device) is torch.bfloat16,
-                                dtype=torch.bfloat16):  # fmt: skip
+            x = x.to(like).contiguous(memory_format=layout(model))
+            with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
                 loss = _loss(wrapped(x), y, smoothing, teacher, x)
             accelerator.backward(loss)
             optimizer.step()
@@ -173,8 +170,7 @@ def evaluate(
     ``limit``: on its first images only. TypeError, ValueError for arguments out of range, for a
     model that does not take the data, and for one whose outputs are not finite."""
     data = check_data(model, data)
-    if split not in SPLITS:
-        raise ValueError(f"split is 'train', 'val' or 'test', not {split!r}.")
+    check_known("split", split, SPLITS)
     for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
         check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
     if not getattr(data, split).size:
@@ -188,13 +184,12 @@ def evaluate(
 
 @torch.no_grad()
 def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | None) -> Score:
-    device, loss, correct = device_of(model), 0.0, 0.0
+    device, like, loss, correct = device_of(model), dtype_of(model), 0.0, 0.0
     images, labels = (part[:limit] for part in getattr(data, split))
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
     with in_eval(model):
         for start in range(0, len(labels), batch):
             y = labels[start : start + batch].to(device)
-            out = model(data.normalize(images[start : start + batch].to(device)).to(dtype))
+            out = model(data.normalize(images[start : start + batch].to(device)).to(like))
             loss += F.cross_entropy(out.float(), y, reduction="sum")
             correct += (out.argmax(1) == y).sum()
     return Score(float(loss) / len(labels), 100 * float(correct) / len(labels))
@@ -204,8 +199,8 @@ def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> 
     hard = F.cross_entropy(out.float(), labels, label_smoothing=smoothing)
     if teacher is None:
         return hard
-    with torch.no_grad():
-        target = (teacher(x).float() / 2).softmax(1)
+    with torch.no_grad(), in_eval(teacher):
+        target = (teacher(x.to(dtype_of(teacher))).float() / 2).softmax(1)
     return (hard + 4 * F.cross_entropy(out.float() / 2, target)) / 2
 
 

@@ -3,17 +3,19 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..data import Data
 from .layers import CONV
-from .refuse import check_input, check_model, in_eval, not_accepted
+from .refuse import check_input, check_loaded, check_model, in_eval, not_accepted
 from .tracer import first_input
 
 
 def data_for(model: nn.Module, data):
     """The data as a model takes them: of grey images one channel, not three, where its first layer
-    takes one. What is no Data comes back as it is."""
+    takes one. What is no Data comes back as it is; ValueError for a tensor that is no batch."""
+    if isinstance(data, Tensor):
+        return check_batched(data, model)
     first = next((m for m in model.modules() if isinstance(m, CONV)), None)
     if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
         return data
@@ -28,15 +30,40 @@ def example_of(data, model: nn.Module | None = None) -> Tensor:
     if isinstance(data, Data):
         return (data if model is None else data_for(model, data)).example
     if isinstance(data, Tensor):
-        return check_input(data)
+        return check_batched(check_input(data), model)
     if not hasattr(data, "__iter__") or hasattr(data, "__array__") or isinstance(data, dict | str):
         raise TypeError(
             f"an example input is needed, not {type(data).__name__}: give a batch of inputs as a "
             "tensor, a DataLoader or a Data."
         )
     if (batch := next(iter(data), None)) is None:
-        raise ValueError("the DataLoader yields nothing: give at least one batch.")
-    return check_input(batch[0] if isinstance(batch, tuple | list) else batch)
+        raise ValueError(
+            "the DataLoader yields nothing: give at least one batch; what yields only once (an "
+            "iterator) is used up by now, so give a list of its batches."
+        )
+    x = check_input(batch[0] if isinstance(batch, tuple | list) else batch)
+    return check_batched(x, model)
+
+
+def check_batched(x: Tensor, model: nn.Module | None) -> Tensor:
+    """The inputs; ValueError for a single one, which the first layer of a traced model would take
+    for a batch, or without complaint."""
+    for node in model.graph.nodes if isinstance(model, fx.GraphModule) else ():
+        layer = model.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, CONV) or node.args[0].op != "placeholder":
+            continue
+        if x.ndim == layer.weight.ndim - 1:
+            raise ValueError(f"an example is a batch, not one of {tuple(x.shape)}: give x[None].")
+    return x
+
+
+def check_learns(model: nn.Module) -> None:
+    """ValueError for a model that cannot be trained: all of it is frozen, or in float16."""
+    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not learning:
+        raise ValueError("no parameter learns: call model.requires_grad_() first.")
+    if coarse := [n for n, p in learning.items() if p.dtype is torch.float16]:
+        raise ValueError(f"{coarse[0]} is in float16, where steps are lost: call model.float().")
 
 
 def check_is_data(data) -> None:
@@ -64,6 +91,7 @@ def check_data(model: nn.Module, data: Data) -> Data:
                 f"{name} has the label {worst}, and the classes are 0 to {classes - 1}."
             )
     check_model(model)
+    check_loaded(model)
     first_input(model)
     data = data_for(model, data)
     like = next(model.parameters(), torch.empty(0))

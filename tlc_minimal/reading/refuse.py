@@ -1,12 +1,14 @@
 """Which models are refused before anything is done: by name, in one sentence, with the way out."""
 
 import traceback
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
@@ -23,20 +25,32 @@ WRAPPERS = {  # what holds a model, and where
 
 
 def check_model(model: nn.Module) -> None:
-    """TypeError for what is no model; ValueError for what only wraps one, or is no longer one."""
-    kind = type(model).__name__
+    """TypeError for what is no model; ValueError, naming the module, for what only wraps a model or
+    a layer, is no longer one (compiled, exported), or is none yet (lazy)."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a model is an nn.Module, not {kind}.")
-    if kind in WRAPPERS:
-        raise ValueError(f"{kind} wraps the model: pass model.{WRAPPERS[kind]}.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"{kind} is compiled code: pass the nn.Module that it was made from.")
+        raise TypeError(f"a model is an nn.Module, not {type(model).__name__}.")
+    for name, module in model.named_modules():
+        where, kind = name or "the model", type(module).__name__
+        if kind in WRAPPERS:
+            held = f"{name or 'model'}.{WRAPPERS[kind]}"
+            raise ValueError(f"{kind} wraps {where}: pass {held} in its place.")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{where} is compiled: pass the nn.Module that it was made from.")
+        if any(map(is_lazy, [*module._parameters.values(), *module._buffers.values()])):
+            raise ValueError(f"{where} has no shape yet ({kind}): run it once on an example first.")
     nodes = getattr(getattr(model, "graph", None), "nodes", ())
     if any(isinstance(getattr(n, "target", None), torch._ops.OpOverload) for n in nodes):
         raise ValueError(
-            f"{kind} comes from torch.export, which takes layers apart: pass the nn.Module that "
-            "was exported."
+            f"{type(model).__name__} comes from torch.export, which takes layers apart: pass the "
+            "nn.Module that was exported."
         )
+
+
+def check_loaded(model: nn.Module) -> None:
+    """ValueError that names a weight of which there is a shape only."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ValueError(f"{name} holds no numbers (device meta): load its weights first.")
 
 
 def check_models(models) -> None:
@@ -47,6 +61,19 @@ def check_models(models) -> None:
         raise ValueError("there is no model to compare: give at least one.")
     for model in models.values():
         check_model(model)
+        check_loaded(model)
+
+
+def check_names(names) -> list[str]:
+    """The names of activations: of one or several, each a name or a Layer; else TypeError."""
+    one = isinstance(names, str) or hasattr(names, "name") or not isinstance(names, Iterable)
+    found = [getattr(n, "name", n) for n in ([names] if one else names)]
+    if not all(isinstance(n, str) for n in found):
+        raise TypeError(
+            "names are those of activations, one or several, as find_layers gives them, not "
+            f"{quoted(names)}."
+        )
+    return found
 
 
 def check_plain(model: nn.Module) -> None:
@@ -93,14 +120,12 @@ def chooses(module: nn.Module) -> bool:
 
 
 def check_finite(model: nn.Module) -> None:
-    """ValueError that names a weight or statistic that is NaN or infinite."""
+    """ValueError that names a weight or statistic that is NaN or infinite, or not loaded."""
+    check_loaded(model)
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not is_finite(tensor):
+        floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if floats and not tensor.isfinite().all():
             raise ValueError(f"{name} holds NaN or inf: train the model again, or load it anew.")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
 
 
 def way_out(module: nn.Module) -> str:
@@ -151,7 +176,9 @@ def in_eval(model: nn.Module):
     """Every module in eval mode; afterwards each as it was."""
     modes = {module: module.training for module in model.modules()}
     try:
-        yield model.eval()
+        for module in modes:  # not eval(): a foreign one may merge weights
+            module.training = False
+        yield model
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -182,7 +209,16 @@ def tensors_in(out) -> list[Tensor]:
 def reason(error: BaseException) -> str:
     """The first line of what was said, cut to 140 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 140 else lines[0][:139] + "…"
+    return shortened(lines[0], 140)
+
+
+def quoted(value) -> str:
+    """A value as Python writes it, in one line, cut to 60 characters."""
+    return shortened(" ".join(repr(value).split()), 60)
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def line_of(error: Exception) -> str:
@@ -194,7 +230,8 @@ def line_of(error: Exception) -> str:
 
 
 def check_input(x) -> Tensor:
-    """A batch of inputs as it is; TypeError if it is none of floats, ValueError if not finite."""
+    """A batch of inputs as it is; TypeError if it is none of floats, ValueError if it is empty or
+    not finite."""
     if not isinstance(x, Tensor):
         raise TypeError(f"inputs are a tensor of floats, not {type(x).__name__}.")
     if not x.is_floating_point():
@@ -202,6 +239,8 @@ def check_input(x) -> Tensor:
             f"inputs are floats, not {x.dtype}: normalise images; of a model that takes token ids, "
             "give the part behind the embedding."
         )
+    if not x.numel():
+        raise ValueError("There are no inputs: give at least one image.")
     if not x.isfinite().all():
         raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
     return x
