@@ -22,6 +22,7 @@ from .reading.layers import Frozen
 from .reading.plain import read
 from .reading.refuse import check_model, not_accepted, reason, untraceable
 from .reading.tracer import first_input
+from .reading.views import flatten_views
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
             name = name.rpartition(".")[0]
         module.training = modes[name] and not isinstance(module, Frozen)
     name_activations(traced)
+    flatten_views(traced, example)
     return finish(traced)
 
 
