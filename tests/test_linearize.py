@@ -59,10 +59,10 @@ MIXED = gaussian(-1.0, 0.5, -0.2, 2.0, 0.0, 0.3)  # ON: channels 1, 3 and 5
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("bn", [True, False], ids=["BN-fed", "without BN"])
 def test_a_chain_gets_exactly_slope_and_shift_and_off_channels_are_physically_gone(rule, bn):
-    model = chain(bn)
+    model = chain(bn).requires_grad_(False)
     name = names(model)[0]
     linear = tlc.linearize(model, name, {name: MIXED}, rule)
-    assert names(linear) == []
+    assert names(linear) == [] and not any(p.requires_grad for p in linear.parameters())
     assert relative_error(linear(X), by_hand(model, name, MIXED, rule)(X)) < 1e-12
     kinds, left = (nn.Conv2d, nn.BatchNorm2d), 3 if rule.startswith("on_off") else 6
     first, *norms, last = [m for m in linear.children() if isinstance(m, kinds)]
@@ -170,32 +170,24 @@ def test_an_all_off_chain_is_no_worse_for_the_channel_that_it_keeps():
 
 
 SMALL = {  # layers, size of the input, axis of the channels, weights afterwards
-    "a flattened map, pixel by pixel": (
-        lambda: (nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-                 nn.Dropout(), nn.Linear(54, 5)),
-        (3, 9, 9), 1, {"0": (3, 3, 3, 3), "6": (5, 27)},
-    ),
-    "linear layers and a norm, which might be one of tokens: nothing goes": (
-        lambda: (nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
-        (7,), 1, {"0": (6, 7), "3": (2, 6)},
-    ),
-    "flattened tokens, of which nobody said how many: nothing goes": (
-        lambda: (nn.Linear(7, 6), nn.ReLU(), nn.Flatten(), nn.Linear(30, 2)),
-        (5, 7), -1, {"0": (6, 7), "3": (2, 30)},
-    ),
-    "a norm that takes the tokens, not the features, as channels": (
-        lambda: (nn.Linear(7, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)),
-        (6, 7), 1, {"0": (4, 7), "4": (2, 24)},
-    ),
+    "a flattened map, pixel by pixel": (lambda: (
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Dropout(), nn.Linear(54, 5)), (3, 9, 9), 1, {"0": (3, 3, 3, 3), "6": (5, 27)}),
+    "linear layers and a norm, which might be one of tokens: nothing goes": (lambda: (
+        nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        (7,), 1, {"0": (6, 7), "3": (2, 6)}),
+    "flattened tokens, of which nobody said how many: nothing goes": (lambda: (
+        nn.Linear(7, 6), nn.ReLU(), nn.Flatten(), nn.Linear(30, 2)),
+        (5, 7), -1, {"0": (6, 7), "3": (2, 30)}),
+    "a norm that takes the tokens, not the features, as channels": (lambda: (
+        nn.Linear(7, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)),
+        (6, 7), 1, {"0": (4, 7), "4": (2, 24)}),
 }  # fmt: skip
-for first, last in ((1, 6), (3, 1), (1, 2)):
-    SMALL[f"neighbours in {first} and {last} groups"] = (
-        lambda first=first, last=last: (
-            nn.Conv2d(3, 6, 3, groups=first, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-            nn.Conv2d(6, 6, 3, groups=last),
-        ),
-        (3, 9, 9), 1, {"0": (6, 3 // first, 3, 3), "3": (6, 6 // last, 3, 3)},
-    )  # fmt: skip
+for g, h in ((1, 6), (3, 1), (1, 2)):
+    SMALL[f"neighbours in {g} and {h} groups"] = (lambda g=g, h=h: (
+        nn.Conv2d(3, 6, 3, groups=g, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, groups=h)), (3, 9, 9), 1,
+        {"0": (6, 3 // g, 3, 3), "3": (6, 6 // h, 3, 3)})  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -213,8 +205,7 @@ def test_what_is_cut_of_small_networks_and_that_the_rest_is_right(name):
 def test_inputs_tell_that_a_norm_behind_a_linear_layer_is_one_of_features():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
-    with torch.no_grad():
-        model[1].bias.copy_(torch.tensor([5.0, -5, 5, -5, 5, -5]))
+    model[1].bias.data.copy_(torch.tensor([5.0, -5, 5, -5, 5, -5]))
     linear = tlc.linearize(model.double().eval(), "2", torch.randn(64, 7).double())
     assert linear.get_submodule("0").out_features == linear.get_submodule("3").in_features == 3
     x = torch.randn(64, 6, 7).double()  # here it is one of tokens, though there are as many
@@ -251,7 +242,6 @@ def test_a_sum_with_a_factor_is_no_plain_sum():
 
 
 # ---- padding ----
-
 paddings = lambda model: [m.padding[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
 
 
@@ -322,36 +312,55 @@ def test_channels_are_cut_through_a_depthwise_convolution():
 
 
 # ---- constants that are none ----
-
-
-def attack(path):
-    """conv, ReLU, ``path``, then a layer: what is OFF goes only if ``path`` lets it."""
+def attack(path, front=False, end=None):
+    """conv, ReLU, ``path`` (or in front), a layer: what is OFF goes only if ``path`` lets it."""
     torch.manual_seed(0)
-    run = lambda net, x: net.b(path(F.relu(net.bn(net.a(x)))))
-    ends = {"bn": nn.BatchNorm2d(6), "b": nn.Conv2d(6, 5, 3, padding=1)}
+    last, first = (F.relu, path) if front else (path, F.relu)
+    run = lambda net, x: net.b(last(first(net.bn(net.a(x)))))
+    ends = {"bn": nn.BatchNorm2d(6), "b": end or nn.Conv2d(6, 5, 3, padding=1)}
     return randomize(Net(run, a=nn.Conv2d(3, 6, 3), **ends))
 
 
 MIXES = {
-    "channels are normalised by their neighbours": lambda z: F.local_response_norm(z, 3),
-    "a softmax counts the channels": lambda z: z.softmax(1),
+    "they change places in groups": lambda z: z.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2),
     "the mean of all is added, hardly": lambda z: torch.add(z, z.mean(1, True), alpha=1e-7),
-    "they are turned round": lambda z: z.flip(1),
-    "they are sorted": lambda z: z.sort(1).values,
-    "they are shuffled": lambda z: z.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2),
-    "they are shifted": lambda z: z.roll(1, 1),
-    "they are summed up": lambda z: z.cumsum(1),
+    "channels are normalised by their neighbours": lambda z: F.local_response_norm(z, 3),
     "noise saturates": lambda z: z.sum(1, True).clamp(5e6, 6e6).expand(-1, 6, -1, -1),
-    "only what is large is mixed": lambda z: z * (z.amax(1, True) < 50),
     "pixels and channels change places": lambda z: z.transpose(1, 2)[:, :6],
-    "noise": lambda z: F.dropout(z, 0.5, True),
-}
+    "only what is large is mixed": lambda z: z * (z.amax(1, True) < 50),
+    "a softmax counts the channels": lambda z: z.softmax(1),
+    "the channels are counted": lambda z: z * z.shape[1],
+    "the images are counted": lambda z: z + z.size(0), "they are turned round": lambda z: z.flip(1),
+    "they are sorted": lambda z: z.sort(1).values, "they are summed up": lambda z: z.cumsum(1),
+    "they are shifted": lambda z: z.roll(1, 1), "noise": lambda z: F.dropout(z, 0.5, True),
+}  # fmt: skip
+PASSES = {  # and what stays: what zeros are put around needs one more channel, of ones
+    "pooled, whatever the size": (lambda z: F.avg_pool2d(z, z.size()[2:]).view(z.size(0), -1), 3),
+    "flattened by a product": (lambda z: z.reshape(z.size(0), z.size(1) * z.size(2) * 7), 147),
+    "rows by numbers": (lambda z: z.view(z.size(0), 6, 49).mean(-1), 3),
+    "a clamp, which may saturate": (lambda z: z.clamp(0.2, 0.5), 3),
+    "pooled, in front of zeros": (lambda z: F.max_pool2d(z, 2), 4),
+    "a sum, which counts the pixels": (lambda z: z.sum((2, 3)), 4),
+    "pooled with zeros": (lambda z: F.avg_pool2d(z, 3, 1, 1), 4),
+    "flattened by numbers": (lambda z: z.view(-1, 294), 147),
+    "resized": (lambda z: F.adaptive_avg_pool2d(z, 5), 4),
+    "flattened": (lambda z: z.view(z.shape[0], -1), 147), "one pixel": (lambda z: z[:, :, 0, 0], 3),
+    "a global mean": (lambda z: z.mean((2, 3)), 3), "twice the square": (lambda z: 2 * z**2, 3),
+}  # fmt: skip
+AXES = {  # what is done to four channels, and along which axis they are then
+    "a shuffle": (lambda y: y.view(y.size(0), 2, 2, 7, 7).transpose(1, 2).flatten(1, 2), 1),
+    "by name": (lambda y: y.transpose(dim0=1, dim1=3).permute(dims=(0, 2, 1, 3)), -1),
+    "features of a decoder": (lambda y: y.view(-1, 4, 3, 3), 1),
+    "einsum": (lambda y: torch.einsum("nchw->nhwc", y), -1),
+    "movedim": (lambda y: y.movedim(1, -1), -1), "swapdims": (lambda y: y.swapdims(1, 2), 2),
+    "unsqueeze": (lambda y: y.unsqueeze(1), 2), "tokens": (lambda y: y.flatten(2).mT, -1),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MIXES)
-def test_what_mixes_channels_loses_none(name):
+@pytest.mark.parametrize("name, front", [(n, f) for n in MIXES for f in (0, "places" not in n)])
+def test_what_mixes_channels_loses_none(name, front):
     """Whatever is between: a channel is cut only where nothing else can tell that it is gone."""
-    model = attack(MIXES[name])
+    model = attack(MIXES[name], front)
     linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
     assert linear.a.out_channels == 6 == linear.b.in_channels and hasattr(linear, "relu1_affine")
     torch.manual_seed(1)
@@ -360,27 +369,38 @@ def test_what_mixes_channels_loses_none(name):
     assert relative_error(linear(100 * X), want) < 1e-12
 
 
-PASSES = {
-    "a global mean": (lambda z: z.mean((2, 3)), 3),
-    "one pixel": (lambda z: z[:, :, 0, 0], 3),
-    "twice the square": (lambda z: 2 * z**2, 3),
-    "a clamp, which may saturate": (lambda z: z.clamp(0.2, 0.5), 3),
-    "pooled, in front of zeros": (lambda z: F.max_pool2d(z, 2), 4),
-    "pooled with zeros": (lambda z: F.avg_pool2d(z, 3, 1, 1), 4),
-    "resized": (lambda z: F.adaptive_avg_pool2d(z, 5), 4),
-}
-
-
-@pytest.mark.parametrize("name", PASSES)
-def test_constants_are_followed_through_what_leaves_channels_alone(name):
-    path, stay = PASSES[name]
-    model = attack(path)
-    if stay == 3:  # what zeros are put around needs one more channel, of ones
-        model.b = nn.Linear(6, 5) if path(X).ndim == 2 else nn.Conv2d(6, 5, 3)
-        model.double()
-    linear = tlc.linearize(model, "relu1", {"relu1": MIXED})
+@pytest.mark.parametrize("path, stay", PASSES.values(), ids=PASSES)
+def test_constants_are_followed_through_what_leaves_channels_alone(path, stay, capfd):
+    shape = path(torch.ones(2, 6, 7, 7)).shape
+    end = nn.Linear(shape[1], 5) if len(shape) == 2 else nn.Conv2d(6, 5, 3, padding=stay - 3)
+    model = attack(path, end=end)
+    want = by_hand(model, "relu1", MIXED, "on_off_affine")
+    linear = tlc.linearize(trace(model, example=X), "relu1", {"relu1": MIXED})
     assert linear.a.out_channels == 3 and linear.b.weight.shape[1] == stay
-    assert relative_error(linear(X), by_hand(model, "relu1", MIXED, "on_off_affine")(X)) < 1e-12
+    for got in (linear, tlc.linearize(model, "relu1", {"relu1": MIXED})):  # without example, too
+        assert max(relative_error(got(x), want(x)) for x in (X, X[:1])) < 1e-12
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path, front, go", [
+    (lambda z: F.avg_pool2d(F.max_pool2d(z, 2), 3, 1, 1), True, True),
+    (lambda z: z + (z.size(3) == 7), False, False),
+])  # fmt: skip
+def test_an_example_says_what_goes_in_front_and_behind(path, front, go):
+    model = attack(path, front)
+    g, linear = tlc.statistics(model, X)["relu1"], tlc.linearize(model, "relu1", X)
+    assert 0 < g.on.sum() < 6 and linear.a.out_channels == (g.on.sum() if go else 6)
+    assert relative_error(linear(X), by_hand(model, "relu1", g, "on_off_affine")(X)) < 1e-8
+
+
+@pytest.mark.parametrize("name, path, dim", [(name, *AXES[name]) for name in AXES], ids=AXES)
+def test_channels_are_where_a_view_puts_them(name, path, dim):
+    ends = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(243, 36))
+    model = Net(lambda net, x: F.relu(path(net.a(x))), a=ends["decoder" in name]).double().eval()
+    g = tlc.statistics(model, X)["relu1"]
+    assert tlc.find_layers(model, X)[0].channels == len(g.mean) == 4
+    want = by_hand(trace(model, example=X), "relu1", g, "affine", dim)(X)
+    assert relative_error(tlc.linearize(model, "relu1", X, "affine")(X), want) < 1e-12
 
 
 def test_a_constant_goes_into_the_mean_of_the_norm_behind():
@@ -392,15 +412,7 @@ def test_a_constant_goes_into_the_mean_of_the_norm_behind():
     assert relative_error(linear(X), by_hand(model, "2", MIXED, "on_off_affine")(X)) < 1e-12
 
 
-def test_what_is_frozen_stays_frozen():
-    model = chain(bn=False).requires_grad_(False)
-    linear = tlc.linearize(model, "1", {"1": MIXED}, "on_off_affine")
-    assert not any(p.requires_grad for p in linear.parameters())
-
-
 # ---- thrifty: cuts only where cutting saves ----
-
-
 AS = {"layer2.0.relu1": "on_off_affine", "layer2.0.relu2": "affine", "relu": "affine"}
 
 

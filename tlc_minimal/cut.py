@@ -1,16 +1,15 @@
 """Channels that have become constant are cut out of the layers on both sides, physically.
 
 Which layers read a channel, and where, is not derived. What lies between an activation and a layer
-is *run*, twice, on noise of very different size, its OFF channels at their constants. They are cut
-only if what becomes of them is the same number in both runs, bit for bit in float64, and if the run
-without them gives all the rest unchanged. So no channel can pass for constant by accident: one that
-carries noise and happens to saturate is still there in the run without the OFF channels, and then
-there is one more than there should be; and what mixes channels, counts them or orders them gives
-something else as soon as some are missing.
+is *run*, twice, on noise small and large, its OFF channels at their constants. They are cut only if
+what becomes of them is the same number in both runs, bit for bit in float64, and in images of other
+sizes, and if the run without them gives all the rest unchanged: so no channel passes for constant
+by accident. One that carries noise and happens to saturate is one too many in the run without the
+OFF channels; what mixes, counts or orders channels gives something else as soon as some are
+missing. That holds in front of the activation, too, where all channels carry noise.
 """
 
 import copy
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +20,7 @@ from .nodes import (
     ACTIVATION,
     CONV,
     DROPOUT,
+    MAP,
     NORM,
     alone,
     bypass,
@@ -30,13 +30,14 @@ from .nodes import (
     is_padded,
     is_sum,
     keeps_size,
+    made_dim,
     module_of,
     normalizes,
     only_user,
     put_module,
     resize,
-    shape_of,
 )
+from .reading.axes import CLOSE, arrive, at_sizes, shape_of, wholes
 
 PASSIVE = (nn.Identity, *(kind for kind in ACTIVATION if kind is not nn.PReLU), *DROPOUT)
 
@@ -60,38 +61,39 @@ def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.
     return conv, norm
 
 
-def readers(traced: fx.GraphModule, node: fx.Node, path=()) -> list[tuple[fx.Node, list[fx.Node]]]:
-    """Every layer that takes what ``node`` makes, and the nodes on the way there, which have one
-    input and no weights; [] if anything else takes it, or a layer that cannot lose an input."""
-    found = []
-    for user in node.users:
-        module = module_of(traced, user)
-        if isinstance(module, CONV):
-            single = calls(traced, user) == 1 == getattr(module, "groups", 1)
-            further = [(user, [*path])] * single
-        elif user.op == "output" or len(user.all_input_nodes) > 1:
-            further = []
-        elif isinstance(module, ACTIVATION) or module is not None and module.state_dict():
-            further = []  # an activation has statistics of its channels
-        else:
-            further = readers(traced, user, (*path, user))
-        if not further:
+def readers(traced: fx.GraphModule, node: fx.Node) -> list[tuple[fx.Node, list[fx.Node]]]:
+    """Every layer that takes what ``node`` makes, and the nodes on the way there, which take only
+    that and have no weights; [] if anything else takes it, or a layer that cannot lose an input."""
+    found, ways = [], {node: []}
+    for user in traced.graph.nodes:
+        sources, module = [n for n in user.all_input_nodes if n in ways], module_of(traced, user)
+        way = list(dict.fromkeys(n for source in sources for n in ways[source]))
+        if not sources:
+            continue
+        if isinstance(module, CONV) and calls(traced, user) == 1 == getattr(module, "groups", 1):
+            found.append((user, way))
+        elif isinstance(module, CONV + ACTIVATION) or module is not None and module.state_dict():
+            return []  # an activation has statistics of its channels
+        elif not user.users or len(sources) < len(user.all_input_nodes):
             return []
-        found += further
+        else:
+            ways[user] = [*way, user]
     return found
 
 
 def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """All layers whose channels are those of ``node``, from it up to the convolution that makes
+    """All nodes whose channels are those of ``node``, from it up to the convolution that makes
     them; [] if a channel cannot leave. Through a depthwise convolution its input's channels go,
-    too: nobody else wants them."""
+    too: nobody else wants them. What has no weights (a pool) is to be run (:func:`unmixed`)."""
     chain = []
-    while isinstance(module := module_of(traced, node), CONV + NORM + (Affine, *PASSIVE)):
-        if only_user(node) is None or calls(traced, node) > 1 and not isinstance(module, PASSIVE):
+    while only_user(node) is not None and len(node.all_input_nodes) == 1:
+        module, before = module_of(traced, node), node.all_input_nodes[0]
+        if isinstance(module, CONV + MAP):
+            if calls(traced, node) > 1 or getattr(module, "running_mean", module) is None:
+                return []
+        elif module and module.state_dict() or made_dim(traced, node) != channel_dim(traced, node):
             return []
         chain.append(node)
-        if isinstance(module, NORM) and module.running_mean is None:
-            return []
         if isinstance(module, CONV):
             norms = [m for m in (module_of(traced, n) for n in chain) if isinstance(m, NORM)]
             if any(norm.num_features != len(module.weight) for norm in norms):
@@ -103,7 +105,7 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
                 return chain
             if not groups == module.in_channels == module.out_channels:
                 return []
-        node = node.args[0]
+        node = before
     return []
 
 
@@ -117,14 +119,8 @@ def cut(traced: fx.GraphModule, node: fx.Node, keep: Tensor, shift: Tensor) -> b
     carries it.
     """
     chain, ends = owners(traced, node.args[0]), readers(traced, node)
-    if not chain:
-        return False
-    arrived = [travel(traced, node, chain[-1], path, end, keep, shift) for end, path in ends]
-    if not arrived or None in arrived:
-        return False
-    pads = [is_padded(module_of(traced, end)) for end, _ in ends]
-    ones = any(v is None or pad and bool(v.any()) for (v, _), pad in zip(arrived, pads))
-    if ones and not all(carried for _, carried in arrived):
+    arrived, ones = arrivals(traced, node, chain, ends, keep, shift)
+    if not arrived:
         return False
     for (end, _), (values, _) in zip(ends, arrived):
         layer = module_of(traced, end)
@@ -138,11 +134,32 @@ def cut(traced: fx.GraphModule, node: fx.Node, keep: Tensor, shift: Tensor) -> b
             add_bias(traced, end, taps.flatten(1).sum(1))
         layer.weight = nn.Parameter(stay, layer.weight.requires_grad)
         resize(layer)
-    for owner in chain:
-        thin(module_of(traced, owner), keep)
+    for module in filter(None, (module_of(traced, owner) for owner in chain)):
+        thin(module, keep)
     if ones:
         insert_after(traced, node, f"{node.target}_ones", Ones())
     return True
+
+
+def arrivals(traced, node: fx.Node, chain, ends, keep: Tensor, shift: Tensor):
+    """What :func:`travel` says at each of ``ends``, and whether a channel of ones has to carry it;
+    nothing ([]) if the channels not in ``keep`` cannot leave ``chain``."""
+    if not chain or not all(unmixed(traced, n, chain[-1], keep) for n in chain):
+        return [], False
+    arrived = [travel(traced, node, chain[-1], path, end, keep, shift) for end, path in ends]
+    if None in arrived:
+        return [], False
+    pads = [is_padded(module_of(traced, end)) for end, _ in ends]
+    ones = any(v is None or pad and bool(v.any()) for (v, _), pad in zip(arrived, pads))
+    carried = channel_dim(traced, node) == 1 and all(carried for _, carried in arrived)
+    return arrived if carried or not ones else [], ones
+
+
+def is_cuttable(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether channels of an activation can be cut: tried with every other one."""
+    chain, ends = owners(traced, node.args[0]), readers(traced, node)
+    shift = torch.linspace(0.1, 1, len(module_of(traced, chain[-1]).weight) if chain else 0)
+    return bool(arrivals(traced, node, chain, ends, torch.arange(len(shift)) % 2 > 0, shift)[0])
 
 
 def cut_branch(traced: fx.GraphModule, node: fx.Node, shift: Tensor) -> bool:
@@ -199,44 +216,29 @@ def travel(traced, node: fx.Node, owner: fx.Node, path, end: fx.Node, keep: Tens
     axis, at = channel_dim(traced, node), -1 if isinstance(module_of(traced, end), nn.Linear) else 1
     if not path and axis == at:
         return shift[~keep].double(), True
-    run, layer = copy.deepcopy(alone(traced, node, path)).double().eval(), module_of(traced, owner)
-    known, kinds = shape_of(node), [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]
-    kinds = [len(known)] if known else kinds
-    for ndim in kinds:  # a matrix, or with tokens: it must hold for both
-        for side in (16, 64):  # what is too small for a pool is no size to learn from
-            size = [1, *[side if axis == 1 else 3] * (ndim - 2), len(keep)]
-            try:
-                found = _arrive(run, size, axis, at, keep.cpu(), shift.cpu().double())
-                break
-            except (RuntimeError, ValueError, IndexError, TypeError):
-                found = None
-        if found is None:
-            return None
-    return found
-
-
-def _arrive(run, size: list[int], axis: int, at: int, keep: Tensor, shift: Tensor):
-    def features(x):
-        y = run(x.movedim(-1, axis).contiguous()).movedim(at, 0)
-        return y.unflatten(0, (x.shape[-1], -1))
-
-    close = partial(torch.allclose, rtol=1e-12, atol=1e-12)
-    noise, seen = torch.Generator().manual_seed(0), []
-    for spread in (1.0, 1000.0):
-        x = spread * torch.randn(size, generator=noise, dtype=torch.float64)
-        x[..., ~keep] = shift[~keep]
-        whole = features(x)
-        if keep.any():
-            rest = features(x[..., keep])
-            if rest.shape[1:] != whole.shape[1:] or not close(rest, whole[keep]):
-                return None
-        seen.append(whole[~keep].flatten(1))
-    if not torch.equal(*seen):
+    found = _run(traced, node, owner, path, arrive, axis, at, keep.cpu(), shift.cpu().double())
+    if None in found:
         return None
-    values, ones = seen[0][:, 0], features(torch.ones_like(x[..., :1])).flatten()
-    steady = close(seen[0], values[:, None])
-    carried = close(seen[0], shift[~keep, None] * ones)
+    values, carried = found[0][0], all(carried for _, carried in found)
+    steady = all(v is not None and CLOSE(v, values) for v, _ in found)  # at any size
     return (values if steady else None, carried) if steady or carried else None
+
+
+def unmixed(traced, node: fx.Node, owner: fx.Node, keep: Tensor) -> bool:
+    """Whether ``node``, between the layer ``owner`` and the activation, gives the channels in
+    ``keep`` as it would without the others. Layers and norms do; all else is run."""
+    if isinstance(module_of(traced, node), CONV + MAP):
+        return node is not owner or len(module_of(traced, node).weight) == len(keep)
+    source, axis = node.all_input_nodes[0], channel_dim(traced, node)
+    found = _run(traced, source, owner, [node], wholes, axis, axis, keep.cpu())
+    return None not in found and all(whole.shape[1] == 1 for pair in found for whole in pair)
+
+
+def _run(traced, source: fx.Node, owner: fx.Node, path, f, axis: int, at: int, keep, *more) -> list:
+    """:func:`at_sizes` of ``path`` behind ``source``, whose channels the layer ``owner`` makes."""
+    run, layer = alone(traced, source, path), module_of(traced, owner)
+    kinds = [2, 3] if isinstance(layer, nn.Linear) else [layer.weight.ndim]  # maybe of tokens
+    return at_sizes(run, shape_of(source), kinds, f, axis, at, keep, *more)
 
 
 def _sources(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

@@ -50,12 +50,12 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
     first_input(model)
     if not isinstance(example, Tensor | Data):  # a loader's batches are taken only where need be
         try:
-            return follow(model, share, None)
+            return follow(model, share, None, example)
         except ValueError:
             if example is None:
                 raise
     x, like = example_of(example, model)[:2], next(model.parameters(), None)
-    return follow(model, share, x if like is None else x.to(like))
+    return follow(model, share, x if like is None else x.to(like), example)
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:

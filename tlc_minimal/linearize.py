@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .channels import absorb
-from .cut import cut, cut_branch, owners, producer, readers
+from .cut import cut, cut_branch, is_cuttable, producer
 from .gaussian import Gaussian, best_affine
 from .graph import example_of, find_node, find_shapes, trace
 from .modules import Affine
@@ -121,8 +121,7 @@ def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
     """The rule in ``RULES`` that ``rule`` means at this activation."""
     if rule != "thrifty":
         return rule
-    cuttable = readers(traced, node) and owners(traced, node.args[0])
-    return "on_off_affine" if cuttable else "affine"
+    return "on_off_affine" if is_cuttable(traced, node) else "affine"
 
 
 def line_at(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> tuple[Tensor, Tensor]:

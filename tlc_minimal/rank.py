@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
 from .gaussian import entropy as binary_entropy
-from .graph import trace
+from .graph import find_shapes, trace
 from .linearize import check_rule, line_at, rule_at
 from .modules import Affine
 from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
@@ -62,6 +62,7 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
     gaussians, traced = statistics(model, data), trace(model, share=True, example=data)
     nodes, lines = activation_nodes(traced), {}
+    find_shapes(traced, data)
     for n in names:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
         lines[n] = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model))
@@ -74,6 +75,7 @@ def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
     2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
     gaussians, traced = statistics(model, data), trace(model, True, data)
     nodes = activation_nodes(traced)
+    find_shapes(traced, data)
     return {n: _harm(traced, nodes[n], gaussians[n], replacement) for n in names}
 
 

@@ -31,10 +31,7 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     made_by = {name: looked_through(traced, node.args[0]) for name, node in nodes.items()}
     known = {name: module_of(traced, node) for name, node in made_by.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
-    unknown = [name for name in nodes if name not in known]
-    if not unknown:
-        find_shapes(traced, data)  # refuses what is no example, though none is needed
-    measured = _measure(traced, unknown, data) if unknown else {}
+    measured = _measure(traced, [name for name in nodes if name not in known], data)
     return {n: from_batch_norm(known[n]) if n in known else measured[n] for n in nodes}
 
 
@@ -107,6 +104,7 @@ class Welford:
 
 
 def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, Gaussian]:
+    find_shapes(traced, data)  # refuses what is no example, though none may be needed
     nodes = activation_nodes(traced)
     tally = {name: Welford(channel_dim(traced, nodes[name])) for name in names}
     watch = lambda name: lambda _, inputs: tally[name].update(see(inputs[0]))
@@ -114,11 +112,8 @@ def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, 
     parameter = next(traced.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
-            for batch in input_batches(data_for(traced, data), limit=CALIBRATION):
+            for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if names else ():
                 traced(batch.to(parameter.device, parameter.dtype))
-    except RuntimeError:
-        find_shapes(traced, data)  # which says it in one sentence
-        raise
     finally:
         for hook in hooks:
             hook.remove()

@@ -12,15 +12,16 @@ from .layers import Frozen
 from .plain import read
 from .refuse import in_eval, not_accepted, reason, tensors_in, untraceable
 from .tracer import copied
+from .views import flatten_views
 
 ALIKE = WeakKeyDictionary()  # the code of the copy that was tried against a model
 TAKEN = {"code", "graph", "meta", *keyword.kwlist}  # a GraphModule has these itself
 
 
-def follow(model: nn.Module, share: bool, x: Tensor | None) -> fx.GraphModule:
+def follow(model: nn.Module, share: bool, x: Tensor | None, like) -> fx.GraphModule:
     """The traced copy of a model. ``x``: an input; with it the forward may ask for shapes, and the
-    copy is tried against the model. ValueError if the forward cannot be followed, or if the two
-    differ."""
+    copy is tried against the model. ``like``: what has or yields such inputs, or None. ValueError
+    if the forward cannot be followed, or if the two differ."""
     for example in (None, x):
         try:
             graph, root = read(model, share, example)
@@ -29,7 +30,7 @@ def follow(model: nn.Module, share: bool, x: Tensor | None) -> fx.GraphModule:
                 continue
             refused = "" if x is None else not_accepted(model, x)
             raise ValueError(refused or untraceable(model, error, x)) from error
-        traced = assemble(model, graph, root)
+        traced = assemble(model, graph, root, like)
         why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
         if x is not None and not why:
             ALIKE[model] = traced.code
@@ -39,7 +40,7 @@ def follow(model: nn.Module, share: bool, x: Tensor | None) -> fx.GraphModule:
             raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
 
 
-def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
+def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, example) -> fx.GraphModule:
     """The graph with its modules, each in the mode it has in the model."""
     rename_taken(graph, root)
     traced = fx.GraphModule(root, graph, type(model).__name__)
@@ -49,6 +50,7 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module) -> fx.GraphModu
             name = name.rpartition(".")[0]
         module.training = modes[name] and not isinstance(module, Frozen)
     name_activations(traced)
+    flatten_views(traced, example)
     return finish(traced)
 
 

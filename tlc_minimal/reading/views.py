@@ -1,0 +1,64 @@
+"""Views that put the last axes together are written as ``flatten``: no size stands in the way."""
+
+import math
+from contextlib import redirect_stderr
+from io import StringIO
+
+import torch
+from torch import Tensor, fx
+
+from .fits import example_of
+from .refuse import in_eval
+
+
+class Sizes(fx.Interpreter):
+    """Runs a graph and remembers the shapes of all tensors."""
+
+    def __init__(self, traced: fx.GraphModule):
+        super().__init__(traced)
+        self.shapes = {}
+
+    def run_node(self, node: fx.Node):
+        made = super().run_node(node)
+        if isinstance(made, Tensor):
+            self.shapes[node] = made.shape
+        return made
+
+
+def flatten_views(traced: fx.GraphModule, example) -> None:
+    """Write ``y.view(x.size(0), -1)``, ``y.view(-1, 288)`` and whatever else computes the same as
+    ``y.flatten(1)`` in that way, in place; ``y.view(n, c, -1)`` as ``y.flatten(2)``.
+
+    What a view computes is seen in batches of two and of three images: a size is a multiple of
+    their number or does not depend on it, so that what holds for both holds for all.
+    """
+    views = [n for n in traced.graph.nodes if n.target in ("view", "reshape", torch.reshape)]
+    if not views or example is None:
+        return
+    seen = []
+    try:
+        x, like = example_of(example, traced)[:1], next(traced.parameters(), torch.empty(0))
+        for count in (2, 3):
+            run = Sizes(traced)
+            with torch.no_grad(), in_eval(traced), redirect_stderr(StringIO()):
+                run.run(torch.cat([x] * count).to(like.device, like.dtype))
+            seen.append(run.shapes)
+    except Exception:  # what the model does not accept is said by those who need it
+        return
+    for node in views:
+        source, joined = node.all_input_nodes[0], {_joined(node, shapes) for shapes in seen}
+        if len(joined) == 1 and None not in joined:
+            with traced.graph.inserting_before(node):
+                new = traced.graph.call_function(torch.flatten, (source, *joined))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+            traced.graph.erase_node(node)
+
+
+def _joined(node: fx.Node, shapes: dict) -> int | None:
+    """The axis, not the first, from which on a view joins all axes of its input; else None."""
+    before, after = shapes.get(node.all_input_nodes[0], ()), shapes.get(node, ())
+    axis = len(after) - 1
+    joined = 0 < axis < len(before) and after == (*before[:axis], math.prod(before[axis:]))
+    kinds = [v for v in (*node.args, *node.kwargs.values()) if isinstance(v, torch.dtype)]
+    return axis if joined and not kinds else None
