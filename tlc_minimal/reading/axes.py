@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 CLOSE = partial(torch.allclose, rtol=1e-12, atol=1e-12)
 VIEWS = ("view", "reshape", "flatten", "unflatten")
 SIDES = (16, 24, 32), (64, 72, 80)  # of images to run; a pool may be larger than the first
+FEW = (3, 4, 5)  # tokens
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -101,7 +102,7 @@ def at_sizes(path: nn.Module, known, kinds: list[int], f, axis: int, at: int, ke
     run, found = copy.deepcopy(path).double().eval().forward, []  # a call would print its errors
     seen = [[*known[:axis], *known[axis:][1:], len(keep)]] if known else []
     for ndim in [len(known)] if known else kinds:
-        for sides in SIDES:
+        for sides in SIDES if axis == 1 else (FEW, *SIDES):
             pair = [1, *sides[: ndim - 2], len(keep)], [2, *sides[::-1][: ndim - 2], len(keep)]
             try:
                 found += [f(run, size, axis, at, keep, *more) for size in (*pair, *seen)]
