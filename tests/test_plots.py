@@ -74,12 +74,12 @@ def test_layers_draws_off_shares_and_entropies():
 
 
 def test_curves_draws_mean_and_range_over_the_seeds():
-    rows = {"removed": [0, 1, 0, 1], "test": [90, 80, 92, 70], "seed": [0, 0, 1, 1]}
-    table = pd.DataFrame(rows | {"method": ["m"] * 4})
-    (ax,) = plots.curves(table).axes
-    assert list(ax.lines[0].get_ydata()) == [91, 75]
-    (bars,) = ax.collections
-    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[90, 92], [70, 80]]
+    rows = {"removed": [0, 1, 0, 1], "test": [90, 80, 92, 70], "seed": [0, 0, 1, 1], "method": "m"}
+    (ax,) = plots.curves(pd.DataFrame(rows)).axes
+    line, (bars,) = ax.lines[0], ax.collections
+    assert list(line.get_ydata()) == [91, 75] and line.get_mfc() == "none"
+    assert [s[:, 1].tolist() for s in bars.get_segments()] == [[90, 92], [70, 80]]
+    assert not any(ax.get_xticks() % 1)
 
 
 def test_before_and_after_draws_what_is_left_in_percent(compared):

@@ -38,10 +38,15 @@ BROKEN_RANKINGS = {
         n: 0.0 for n in ("2", "3.relu1", "3.relu2", "4.relu1", "4.relu2")
     },
     "finite: 2 has the score nan": scored(lambda scores, m: scores | {"2": float("nan")}),
+    "finite: 2 has a str for a score": scored(lambda scores, m: scores | {"2": "a"}),
     "deterministic: the same seed": scored(lambda scores, m: {n: random.random() for n in scores}),
     "test split: the scores depend": by_report,
     "model untouched": scored(shaken),
     "model untouched: ": scored(lambda scores, model: model.train() and scores),
+    "model untouched: the rule left a hook": scored(
+        lambda s, m: m.register_forward_hook(print) and s
+    ),
+    "data untouched": lambda m, data, *_: data.val.images.zero_() is m or scored()(m, data, *_),
 }
 BROKEN_LINES = {
     "shape: a rule returns a pair": lambda g, f: g.mean,
@@ -91,14 +96,11 @@ def test_a_line_that_the_network_does_not_keep_is_found(monkeypatch):
         conformance.line(LINES["affine"])
 
 
-def test_a_sweep_is_the_same_in_processes_as_here():
+def test_a_sweep_is_the_same_in_processes_and_as_ray_tasks_as_here(monkeypatch):
+    """Whatever a connected Ray is: a task of the trial for each job, and their results in order."""
     draw = lambda seed, n: random.Random(seed).choices(range(100), k=n)
     jobs = [(0, 3), (1, 2), (2, 1)]
     assert sweep(draw, jobs) == [draw(*job) for job in jobs]
-
-
-def test_a_sweep_is_the_same_as_ray_tasks(monkeypatch):
-    """Whatever a connected Ray is: a task of the trial for each job, and their results in order."""
 
     class Ray:
         is_initialized = staticmethod(lambda: True)

@@ -29,7 +29,7 @@ NAMES = ["3.relu1", "4.relu1", "4.relu2"]  # of the five activations of _network
 def ranking(rule: Callable) -> None:
     """A ranking rule ``rule(model, data, names, replacement, seed)``, as in :data:`rank.RULES`:
     a finite number for each of the names, the same for the same seed, without a look at the test
-    split, on whole and on collapsed networks; the model stays as it is."""
+    split, on whole and on collapsed networks; model and data stay as they are."""
     model, data = _network(), _data()
     for what, network in {"": model, " after a removal": linearize(model, NAMES[0], data)}.items():
         names = [layer.name for layer in find_layers(network, data)]
@@ -46,7 +46,7 @@ def ranking(rule: Callable) -> None:
             raise AssertionError(f"deterministic{what}: the same seed gave other scores.")
         if _score(rule, network, replace(data, test=data.val), names) != scores:
             raise AssertionError(f"test split{what}: the scores depend on it; it is for reports.")
-    print("a ranking rule: right names, finite, deterministic, blind to test, model untouched")
+    print("a ranking rule: right names, finite, deterministic, blind to test, all untouched")
 
 
 def line(rule: Callable) -> None:
@@ -85,8 +85,9 @@ def registered(rule: Callable):
 
 
 def _score(rule, model, data, names) -> dict[str, float]:
-    """The scores, whatever the global dice say; AssertionError if the model has changed."""
+    """The scores, whatever the global dice say; AssertionError if model or data have changed."""
     before, dice = (copy.deepcopy(model.state_dict()), model.training), random.getstate()
+    hooks, images = _hooks(model), [part.clone() for part in _tensors(data)]
     with torch.random.fork_rng(devices=[]):
         random.seed(), torch.seed()
         scores = rule(model, data, list(names), "on_off_affine", 3)
@@ -97,7 +98,28 @@ def _score(rule, model, data, names) -> dict[str, float]:
     same = before[1] == model.training and before[0].keys() == after.keys()
     if not same or any(not torch.equal(value, after[key]) for key, value in before[0].items()):
         raise AssertionError("model untouched: the rule changed it; work on a copy.")
-    return {name: float(score) for name, score in scores.items()}
+    if _hooks(model) != hooks:
+        raise AssertionError("model untouched: the rule left a hook in it; remove it, or copy.")
+    if not all(map(torch.equal, images, _tensors(data))):
+        raise AssertionError("data untouched: the rule changed images or labels; work on a copy.")
+    return {name: _number(name, score) for name, score in scores.items()}
+
+
+def _hooks(model) -> int:
+    kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def _tensors(data: Data) -> list[Tensor]:
+    return [part for split in (data.train, data.val, data.test) for part in split]
+
+
+def _number(name, score) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(score).__name__
+        raise AssertionError(f"finite: {name} has a {kind} for a score, not a number.") from None
 
 
 def _check_line(rule, g: Gaussian, f: Callable) -> None:

@@ -6,6 +6,7 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
@@ -26,13 +27,20 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
         for y, (_, macs, beside, active) in enumerate(bars):
             hatch = "////" if beside else ""
             ax.barh(y, macs / 1e6, color=COLOURS[beside], alpha=0.6, height=0.7, hatch=hatch)
+            ax.vlines(0, y - 0.35, y + 0.35, color=COLOURS[beside], linewidth=2)  # however short
             if active:
                 ax.plot([0, macs / 1e6], [y + 0.46] * 2, color="black", linewidth=1.6)
         deep = sum(not beside for _, _, beside, _ in bars)
         ax.set(title=f"{label}: {deep} layers", xlabel="million MACs", yticks=[])
         ax.grid(False)
+        ax.spines["left"].set_visible(False)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_ylabel("from the input down")
+    signs = [Patch(color=COLOURS[0], alpha=0.6, label="a layer on the longest path")]
+    signs += [Patch(facecolor=COLOURS[1], alpha=0.6, hatch="////", label="beside it")]
+    signs += [plt.Line2D([], [], color="black", linewidth=1.6, label="an activation follows")]
+    about = dict(loc="outside lower center", ncols=3 if len(models) > 1 else 1, fontsize=8)
+    figure.legend(handles=signs, frameon=False, **about)
     return figure
 
 

@@ -96,13 +96,17 @@ def layers(stats: dict[str, Gaussian]) -> Figure:
 
 
 def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "method") -> Figure:
-    """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds."""
+    """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds.
+    The first has larger, hollow markers: it is seen even where another lies on it."""
     figure, ax = plt.subplots()
     for (label, runs), style in zip(table.groupby(by, sort=False), _styles()):
         grouped = runs.groupby("removed")
+        style |= {} if ax.lines else {"ms": 9, "mfc": "none"}
         _mean_and_range(ax, grouped[x].mean(), grouped[y], label=label, **style)
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
+    if x == "removed":
+        ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
     return figure
 
@@ -140,7 +144,7 @@ def _mean_and_range(ax, at, values, **style) -> None:
     """One line: the means of grouped ``values``, their lowest and highest as error bars."""
     mean = values.mean()
     reach = [(mean - values.min()).clip(lower=0), (values.max() - mean).clip(lower=0)]
-    ax.errorbar(at, mean, reach, ms=4, capsize=2, **style)
+    ax.errorbar(at, mean, reach, **{"ms": 4, "capsize": 2} | style)
 
 
 def before_and_after(table: pd.DataFrame) -> Figure:

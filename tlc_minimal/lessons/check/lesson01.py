@@ -50,6 +50,11 @@ batch_norm.mistakes = {
         x, g, b, x.std(OVER, correction=0) + e
     ),
     "eps was forgotten": lambda x, g, b, e: batch_norm.right(x, g, b, 0.0),
+    "the root is missing, for var is a square": lambda x, g, b, e: _normed(
+        x, g, b, x.var(OVER, correction=0) + e
+    ),
+    "gamma is missing": lambda x, g, b, e: batch_norm.right(x, 1 + 0 * g, b, e),
+    "beta is missing": lambda x, g, b, e: batch_norm.right(x, g, 0 * b, e),
     "running statistics 0 and 1 were used, as in eval mode": lambda x, g, b, e: (
         _wide(g) * x / (1 + e) ** 0.5 + _wide(b)
     ),
@@ -99,7 +104,7 @@ merge_tallies.mistakes = {
 
 @exercise(
     lambda: tuple(torch.tensor([-0.3, 1.0, 0.7, 0.8, 0.25])),
-    lambda: tuple(torch.tensor([0.5, 0.6, -0.1, 1.5, -0.3])),
+    lambda: tuple(torch.tensor([0.5, 0.6, -1.1, 1.5, -0.3])),
 )
 def residual_sum(beta, std, shortcut_mean, shortcut_std, covariance):
     """Mean and standard deviation of the sum of a batch norm and a shortcut."""
@@ -109,6 +114,10 @@ def residual_sum(beta, std, shortcut_mean, shortcut_std, covariance):
 residual_sum.mistakes = {
     "these are the batch norm's own numbers, without the shortcut": lambda b, s, m, t, c: (b, s),
     "standard deviations do not add, variances do": lambda b, s, m, t, c: (b + m, s + t),
+    "a mean may be below 0": lambda b, s, m, *rest: (
+        (b + m).abs(),
+        residual_sum.right(b, s, m, *rest)[1],
+    ),
     "the covariance is missing": lambda b, s, m, t, c: (b + m, (s**2 + t**2).sqrt()),
     "the covariance counts twice": lambda b, s, m, t, c: (b + m, (s**2 + t**2 + c).sqrt()),
     "the root is missing": lambda b, s, m, t, c: (b + m, s**2 + t**2 + 2 * c),

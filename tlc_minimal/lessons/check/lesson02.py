@@ -107,7 +107,9 @@ def on_is_cheaper(z):
 
 
 on_is_cheaper.mistakes = {
-    "the sign of the mean decides only for a Gaussian": lambda z: z.mean(1) > 0,
+    "errors have to be squared, for the sign of the mean decides only for a Gaussian": lambda z: (
+        z.mean(1) > 0
+    ),
     "how far z is on each side counts, not how often": lambda z: (z > 0).float().mean(1) > 0.5,
     "the farthest sample does not decide alone": lambda z: z.amax(1) > -z.amin(1),
     "this is where 0 is the cheaper one": lambda z: ~on_is_cheaper.right(z),

@@ -1,5 +1,7 @@
 """Checks of lesson 03, linear merging. Of a layer: k, s, p are its kernel, stride and padding."""
 
+from copy import deepcopy
+
 import torch
 
 from .exercise import exercise, normal
@@ -29,10 +31,17 @@ def _folded(weight, bias, norm, eps=None, power=0.5, mean=1):
 
 folded_batch_norm.mistakes = {
     "the answer never looks at norm.training": _folded,
+    "the condition is the wrong way round, for this norm is in eval mode": lambda w, b, norm: (
+        folded_batch_norm.right(w, b, deepcopy(norm).train(not norm.training))
+    ),
     "eps is forgotten, which is added to the variance": lambda *given: _folded(*given, eps=0),
     "the root is forgotten, for running_var is a variance": lambda *given: _folded(*given, power=1),
     "the convolution's own bias is forgotten": lambda w, b, norm: _folded(w, 0 * b, norm),
     "the running mean is forgotten": lambda *given: _folded(*given, mean=0),
+    "norm.bias is forgotten": lambda w, b, norm: (
+        _folded(w, b, norm)[0],
+        _folded(w, b, norm)[1] - norm.bias,
+    ),
 }
 
 
@@ -89,7 +98,9 @@ composed_geometry.mistakes = {
 }
 
 
-@exercise((11, 6, 2, 3, 3, 2, 1), (9, 2, 1, 1, 4, 1, 1), (20, 5, 2, 3, 4, 2, 1))
+@exercise(
+    (11, 6, 2, 3, 3, 2, 1), (9, 2, 1, 1, 4, 1, 1), (20, 5, 2, 3, 4, 2, 1), (20, 3, 1, 1, 7, 2, 3)
+)
 def merged_inside(n, k1, s1, p1, k2, s2, p2):
     """The outputs low to high - 1 of a padded pair that see no zero of the second padding: those
     that one kernel can compute, on a row of n pixels."""
@@ -116,6 +127,11 @@ merged_inside.mistakes = {
     "the layers are swapped": lambda n, *both: _inside(n, *both[3:], *both[:3])[:2],
     "the first padding is ignored": lambda *c: _inside(*c[:3], 0, *c[4:])[:2],
     "zeros of the first padding do no harm, for one kernel pads with the same": _no_zero_at_all,
+    "the second padding moves what an output sees": lambda *c: (
+        _inside(*c)[0],
+        (_outputs(*c[:4]) - c[4]) // c[5] + 1,
+    ),
+    "low counts outputs, which the second stride sets apart": lambda *c: (c[6], _inside(*c)[1]),
     "low must be rounded up": lambda *c: (c[6] // c[5], _inside(*c)[1]),
     "with strides the border need not be as wide behind as in front": lambda *c: (
         _inside(*c)[0],

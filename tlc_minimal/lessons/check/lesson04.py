@@ -23,7 +23,7 @@ def _small_task(layer):
     return model, layer, data
 
 
-@exercise(lambda: _small_task("relu3"), lambda: _small_task("relu4"))
+@exercise(lambda: _small_task("relu3"), lambda: _small_task("relu5"))
 def layer_score(model, name, data):
     """Increase of the validation loss when one activation becomes linear."""
     return _increase("loss", "val", model, name, data)
@@ -64,31 +64,39 @@ against_state.mistakes = {
 }
 
 
-class _CalledTwice(nn.Module):
-    """One ReLU module that is called twice, as in torchvision's ResNet, and what comes behind."""
+class _CalledAgain(nn.Module):
+    """One ReLU module that is called again, as in torchvision's ResNet, and what comes behind."""
 
-    def __init__(self, *more):
+    def __init__(self, times, *more):
         super().__init__()
-        self.first, self.second, self.relu = nn.Linear(3, 5), nn.Linear(5, 4), nn.ReLU()
-        self.rest = nn.Sequential(*more)
+        self.layers = nn.ModuleList([nn.Linear(3, 4), *(nn.Linear(4, 4) for _ in range(1, times))])
+        self.relu, self.rest = nn.ReLU(), nn.Sequential(*more)
 
     def forward(self, x):
-        return self.rest(self.relu(self.second(self.relu(self.first(x)))))
+        for layer in self.layers:
+            x = self.relu(layer(x))
+        return self.rest(x)
 
 
 def _more():
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.ReLU(), nn.Linear(2, 2))
 
 
-@exercise(*(lambda m=m: (_CalledTwice(*m()), torch.zeros(1, 3)) for m in (tuple, _more)))
+@exercise(
+    lambda: (_CalledAgain(2), torch.zeros(1, 3)),
+    lambda: (_CalledAgain(3, *_more()), torch.zeros(1, 3)),
+)
 def activations_left(model, x):
-    """The number of activations that can be removed; the net calls one ReLU module twice."""
+    """The number of activations that can be removed; the net calls one ReLU module again."""
     return len(find_layers(model, x))
 
 
 activations_left.mistakes = {
     "modules were counted, but every call is an activation": lambda model, x: sum(
         isinstance(m, nn.ReLU) for m in model.modules()
+    ),
+    "one module can be called more than twice": lambda model, x: (
+        1 + sum(isinstance(m, nn.ReLU) for m in model.modules())
     ),
     "channels were counted, but an activation is a whole layer of neurons": lambda model, x: sum(
         layer.channels for layer in find_layers(model, x)
@@ -133,6 +141,9 @@ paired_difference.mistakes = {
         paired_difference.right(a, dict(zip(a, b.values())))
     ),
     "the sign, for a minus b was asked for": lambda a, b: paired_difference.right(b, a),
+    "lowest and highest are swapped": lambda a, b: torch.stack(paired_difference.right(a, b))[
+        [0, 2, 1]
+    ],
     "summarised before subtracting": lambda a, b: _summary(a) - _summary(b),
 }
 
@@ -153,7 +164,9 @@ def _order(scores, late):
 
 spared_order.mistakes = {
     "a layer of exactly 80 % counts as one to spare": lambda s, off: _order(s, off > 80),
-    "this is the order of the scores alone": lambda s, off: _order(s, 0 * off),
+    "this is the order of the scores alone (off is in percent: 80, not 0.8)": lambda s, off: _order(
+        s, 0 * off
+    ),
     "the order is by score, the share only divides": lambda s, off: _order(off, 0 * off),
     "the least harmful goes first, not the most": lambda s, off: _order(-s, off >= 80),
     "the spared ones go last, not first": lambda s, off: _order(s, off < 80),

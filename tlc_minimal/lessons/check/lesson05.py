@@ -6,6 +6,7 @@ from .exercise import exercise
 
 COLUMNS = ["method", "seed", "val", "test", "macs"]
 RECORDS = [
+    ("small", 3, 71.0, 77.0, 2.4),
     ("small", 0, 70.0, 69.0, 2.0), ("small", 1, 74.5, 71.0, 2.5), ("small", 2, 73.0, 74.0, 2.2),
     ("dense", 2, 77.0, 75.5, 9.0), ("dense", 1, 72.0, 76.0, 9.0), ("dense", 3, 78.0, 79.0, 9.0),
 ]  # fmt: skip
@@ -27,9 +28,13 @@ def paired_claim(records, method, control):
 
 
 def _claim(records, method, control, column="test"):
-    a, b = (records[records["method"] == m].set_index("seed")[column] for m in (method, control))
-    gap = (a - b).dropna()
+    gap = _gaps(records, method, control, column)
     return gap.mean(), len(gap)
+
+
+def _gaps(records, method, control, column="test"):
+    a, b = (records[records["method"] == m].set_index("seed")[column] for m in (method, control))
+    return (a - b).dropna()
 
 
 def _of_all_seeds(records, method, control):
@@ -50,6 +55,7 @@ paired_claim.mistakes = {
         *given, "val"
     ),
     "the sign, for the control is subtracted": lambda records, a, b: _claim(records, b, a),
+    "this is the median, not the mean": lambda *given: (_gaps(*given).median(), len(_gaps(*given))),
     "a seed that only one of them has makes no pair": lambda records, a, b: (
         _claim(records, a, b)[0],
         int((records["method"] == a).sum()),
@@ -85,7 +91,7 @@ within_budget.mistakes = {
 
 
 @exercise(
-    ([9.0, 2.0, 2.0, 5.0, 4.0], [82.0, 79.0, 77.0, 78.0, 82.0]),
+    ([9.0, 2.0, 2.0, 5.0, 4.0, 4.0], [82.0, 79.0, 77.0, 78.0, 82.0, 82.0]),
     ([1.0, 3.0, 2.0, 4.0], [60.0, 70.0, 75.0, 74.0]),
 )
 def undominated(macs, test):
@@ -100,9 +106,16 @@ def _beaten(macs, test):
     return no_worse & ((macs < macs[:, None]) | (test > test[:, None]))
 
 
+def _twins(macs, test):
+    return (macs == macs[:, None]) & (test == test[:, None])
+
+
 undominated.mistakes = {
     "each network is as good as itself, which beats nobody": lambda macs, test: (
         ~((macs <= macs[:, None]) & (test >= test[:, None])).any(1)
+    ),
+    "neither of two equal ones beats the other": lambda macs, test: (
+        ~(_beaten(macs, test) | _twins(macs, test).tril(-1)).any(1)
     ),
     "better at equal cost counts, and cheaper at equal accuracy": lambda macs, test: (
         ~((macs < macs[:, None]) & (test > test[:, None])).any(1)

@@ -9,7 +9,7 @@ from torch.special import ndtr
 from ...gaussian import entropy
 from .exercise import exercise
 
-Z = [[3.0, -1.0, 2.0, -5.0], [-1.0, -2.0, 1.0, 1.0], [-0.5, -3.0, 4.0, 2.0], [-0.1, -1.0, 1.0, 0.5]]
+Z = [[3.0, -1.0, 2.0, -5.0], [-1.0, -2.0, 1.0, 1.0], [0.0, -3.0, 4.0, 2.0], [-0.1, -1.0, 1.0, 0.5]]
 
 
 @exercise((Z,), (Z[1:],))
@@ -32,6 +32,7 @@ def _of_gaussians(z):
 
 
 state_entropy.mistakes = {
+    "a neuron that receives exactly 0 is OFF": lambda z: entropy(_rate(z + 1e-9)).mean(),
     "0 · log 0, where a neuron never changes its state": _no_limit,
     "this is the entropy of Gaussians, but states are counted": _of_gaussians,
     "a natural logarithm, which counts in nats": lambda z: state_entropy.right(z) * math.log(2),
@@ -98,7 +99,10 @@ sign_flip.mistakes = {
 
 
 @exercise(
-    ([0.03, 0.004, 0.2, 0.012, 0.02], 0.05), ([0.04, 0.03, 0.001], 0.05), ([0.5, 0.02, 0.3], 0.05)
+    ([0.03, 0.004, 0.2, 0.012, 0.02], 0.05),
+    ([0.04, 0.03, 0.001], 0.05),
+    ([0.5, 0.02, 0.3], 0.05),
+    ([0.03, 0.004, 0.2, 0.012, 0.02], 0.01),
 )
 def holm(p, level):
     """Which p-values of a family are real by Holm's rule."""
@@ -125,6 +129,7 @@ holm.mistakes = {
     "the rule ends at the first that fails, whatever comes behind it": lambda p, level: _in_order(
         p, p.sort().values < _limits(p, level)
     ),
+    "the level is ignored": lambda p, level: holm.right(p, 0.05),
     "from the largest down is Hochberg's rule": _upwards,
     "the smallest has the strictest limit": lambda p, level: _in_order(
         p, (p.sort().values < _limits(p, level).flip(0)).long().cumprod(0)
@@ -135,7 +140,12 @@ holm.mistakes = {
 }
 
 
-@exercise(([1.0, -0.5, 2.0, 0.2], 3.0), ([0.5, 0.7, 0.1], 4.0), ([1.0, -0.5, 2.0, 0.2], 3.1))
+@exercise(
+    ([1.0, -0.5, 2.0, 0.2], 3.0),
+    ([0.5, 0.7, 0.1], 4.0),
+    ([1.0, -0.5, 2.0, 0.2], 3.1),
+    ([1.0, 2.0, 3.0], 4.0),
+)
 def seeds_needed(d, t):
     """The smallest number of seeds at which a difference such as d's reaches t."""
     return math.ceil((t * d.std() / d.mean()) ** 2)
@@ -144,6 +154,9 @@ def seeds_needed(d, t):
 seeds_needed.mistakes = {
     "t grows with the root of n only": lambda d, t: math.ceil(t * d.std() / d.mean()),
     "rounded down, but so few do not reach t": lambda d, t: int((t * d.std() / d.mean()) ** 2),
+    "where it comes out even, that many are enough": lambda d, t: (
+        int((t * d.std() / d.mean()) ** 2) + 1
+    ),
     "rounded to the nearest, which may be too few": lambda d, t: round(
         float((t * d.std() / d.mean()) ** 2)
     ),

@@ -26,6 +26,12 @@ layer_norm.mistakes = {
     "each token has a mean of its own": lambda *given: _normed(*given, axes=(1, 2)),
     "the variance was divided by d - 1": lambda *given: _normed(*given, correction=1),
     "eps was added outside the root": lambda x, w, b, eps: _normed(x, w, b, 0.0, outside=eps),
+    "eps is missing": lambda x, w, b, eps: _normed(x, w, b, 0.0),
+    "the root is missing, for var is a square": lambda x, w, b, eps: (
+        w * (x - x.mean(2, keepdim=True)) / (x.var(2, correction=0, keepdim=True) + eps) + b
+    ),
+    "bias is missing": lambda x, w, b, eps: _normed(x, w, 0.0, eps),
+    "weight is missing": lambda x, w, b, eps: _normed(x, 1.0, b, eps),
     "weight and bias are missing": lambda x, w, b, eps: _normed(x, 1.0, 0.0, eps),
 }
 
@@ -121,6 +127,7 @@ def _left(d, tokens, attention=4, meetings=2, mlp=1):
 
 
 block_left.mistakes = {
+    "this is in percent, not a share": lambda d, t: 100 * _left(d, t),
     "this is the MLP alone, but attention stays": lambda d, t: 1 / 8,
     "tokens that look at tokens are missing": lambda d, t: _left(d, t, meetings=0),
     "tokens meet twice, for the scores and for the sum": lambda d, t: _left(d, t, meetings=1),
