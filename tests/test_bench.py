@@ -12,7 +12,6 @@ from helpers import residual
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import pieces
-from tlc_minimal.nodes import activation_nodes
 
 bench = importlib.import_module("tlc_minimal.experiments.bench")
 BATCHES = (1, 3)
@@ -105,14 +104,6 @@ def test_a_rerun_trains_and_clocks_nothing_but_shows_the_tables(done, monkeypatc
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_an_interrupted_training_goes_on_from_the_dense_weights(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "fit", forbid)
-    shutil.copy(done[0] / "resnet18_w2.safetensors", tmp_path)
-    bench.bench("smoke", "digits", "resnet18_w2_train", tmp_path, tmp_path)
-    old, new = (rows_of(out / "resnet18_w2", "run") for out in (done[0], tmp_path))
-    assert [(r["layer"], r["test"]) for r in new] == [(r["layer"], r["test"]) for r in old]
-
-
 def test_the_clock_needs_a_finished_run(done, tmp_path):
     words = "bench --only resnet18_w2_train` first, with the same --profile, --data and --out"
     with pytest.raises(FileNotFoundError, match=words):
@@ -122,15 +113,6 @@ def test_the_clock_needs_a_finished_run(done, tmp_path):
     path.write_text(json.dumps(content | {"rows": content["rows"][:1]}))  # one removal is missing
     with pytest.raises(FileNotFoundError, match=words):
         bench.bench("smoke", "digits", "resnet18_w2_clock", out, tmp_path)
-
-
-def test_an_unknown_profile_or_network_lists_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match="no profile 'fast'; there are: smoke, laptop, paper"):
-        bench.bench("fast", out=tmp_path, folder=tmp_path)
-    names = "resnet18_w2_train, resnet18_w2_clock, mobilenet_v2_small_train"
-    with pytest.raises(ValueError, match=f"no piece 'alexnet'; there are: {names}"):
-        bench.bench("smoke", only="alexnet", out=tmp_path, folder=tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def one_row(speedup, spread, busy=0.0, how="merged"):
@@ -148,15 +130,3 @@ def one_row(speedup, spread, busy=0.0, how="merged"):
 ])  # fmt: skip
 def test_the_verdict(rows, want):
     assert bench.verdict(pd.DataFrame(rows)) == f"never slower than dense: {want}"
-
-
-@pytest.mark.parametrize("profile", ["laptop", "paper"])
-def test_every_network_has_more_activations_than_are_removed(profile, monkeypatch):
-    monkeypatch.setitem(bench.BUILD, "resnet18", tlc.resnet18)
-    plans = bench.PROFILES[profile]
-    assert len(plans) == 5 and not set(plans) & set(bench.PROFILES["smoke"])
-    for name, plan in plans.items():
-        with torch.device("meta"):  # vgg16_bn has 134 million parameters
-            model = bench.BUILD[plan.network](10, **plan.options)
-        assert len(activation_nodes(tlc.graph.trace(model))) > plan.steps[-1] == 12, name
-        assert plan.steps[0] == 0

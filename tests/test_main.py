@@ -162,13 +162,6 @@ def test_method_and_options_reach_the_run_and_the_home_is_a_home(images, tmp_pat
     assert run("report", "~/x").exit_code == 0
 
 
-def test_reproduce_with_no_budget_says_what_there_is_to_do(tmp_path):
-    done = run("reproduce", "--profile", "smoke", "--budget", "0", "--out", tmp_path, "--folder",
-               tmp_path)  # fmt: skip
-    assert done.exit_code == 0 and "run the same command again to go on" in done.output
-    assert not list(tmp_path.iterdir())
-
-
 def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     (tmp_path / "data/results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

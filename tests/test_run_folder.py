@@ -202,13 +202,6 @@ def test_load_run_gives_every_network_and_names_what_is_not_there(finished, mode
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unfinished_run_gives_what_is_finished(copied, finished, model):
-    write_rows(copied, lambda c: c["rows"].pop())
-    assert same(tlc.load_run(model, copied, 1), tlc.load_run(model, finished.folder, 1))
-    with pytest.raises(ValueError, match="networks with 0, 1 activations removed, not 2"):
-        tlc.load_run(model, copied, 2)
-
-
 def test_a_model_that_asks_for_shapes_is_loaded_with_an_example(data, tmp_path):
     class Asks(nn.Sequential):
         def forward(self, x):

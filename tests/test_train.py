@@ -5,7 +5,6 @@ import copy
 import importlib
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,20 +62,6 @@ def test_the_loss_is_smoothed_cross_entropy_and_the_mean_with_the_teachers(taugh
         want = (want + 4 * soft) / 2
     (got,) = tlc.fit(model, data, 1, batch=200, smoothing=0.1, teacher=teacher, progress=None)
     assert got == pytest.approx(want.item(), rel=1e-4)
-
-
-def test_a_teacher_draws_its_pupil_nearer(data):
-    def distance(model):
-        x = data.normalize(data.val.images)
-        logs = [network(x).log_softmax(1) for network in (model, teacher)]
-        return F.kl_div(*logs, log_target=True, reduction="batchmean").item()
-
-    teacher, untaught, taught = small(1), small(), small()
-    tlc.fit(teacher, data, 6, batch=50, progress=None)
-    before = kept(teacher)
-    tlc.fit(untaught, data, 4, batch=50, progress=None)
-    tlc.fit(taught, data, 4, batch=50, teacher=teacher, progress=None)
-    assert distance(taught) < distance(untaught) and same(teacher, before)
 
 
 def test_one_image_is_no_batch(data):
@@ -227,14 +212,6 @@ def test_a_damaged_state_is_named_and_heals_when_it_is_deleted(tiny, tmp_path):
     with pytest.raises(ValueError, match="a training with another epochs, lr"):
         tlc.fit(dropped(), tiny, **HOW, state=path)
     assert set(load_weights(path)[0]) == set(before)
-
-
-def test_a_state_holds_numbers_of_any_library(tiny, tmp_path):
-    how = dict(epochs=np.float32(0.5), lr=np.float64(0.05), batch=np.int64(16), seed=np.int32(3))
-    for _ in range(2):
-        tlc.fit(model := dropped(), tiny, **how, progress=None, state=tmp_path / "fit.state")
-    tlc.fit(other := dropped(), tiny, 0.5, 0.05, 16, seed=3, progress=None)
-    assert same(model, other)
 
 
 # ---- what it computes in ----

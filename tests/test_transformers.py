@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments.beyond import NETWORKS, PROFILES, plan
+from tlc_minimal.experiments.beyond import plan
 from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.gaussian import best_affine
 from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
@@ -190,31 +190,6 @@ def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
             m.register_forward_pre_hook(lambda _, inputs, n=n: seen.update({n: inputs[0].clone()}))
     model(torch.randn(1, 3, 64, 64))
     assert all(torch.equal(seen[norm], seen[relu6]) for norm, relu6 in ours.items())
-
-
-@pytest.mark.parametrize("profile", list(PROFILES))
-def test_plan_begins_with_what_has_no_norm(profile):
-    pieces = plan(profile)
-    named = [p.config["network"] for p in pieces if "network" in p.config]
-    assert set(named) == set(NETWORKS) and named[0] == "text"
-    assert max(named.index(n) for n in ("vit", "swin", "vgg11")) < named.index("simple_cnn")
-    if profile == "laptop":
-        assert sum(p.minutes for p in pieces) < 45
-        assert all(len({p.seed for p in pieces if n in p.what}) >= 2 for n in NETWORKS)
-
-
-ACTIVATIONS = {"text": 2, "vit": 6, "swin": 6, "vgg11": 8, "simple_cnn": 6, "resnet34": 33}
-ACTIVATIONS |= {"vgg16_bn": 13, "mobilenet_v2": 35}
-
-
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_networks_of_the_plan(name, digits):
-    network = NETWORKS[name]
-    data = TEXT if name == "text" else digits
-    layers = tlc.find_layers(network.build(data, network.width).eval(), data)
-    assert len(layers) == ACTIVATIONS[name] >= network.remove
-    if name in ("text", "vit", "swin", "vgg11"):
-        assert all(layer.norm is None for layer in layers)
 
 
 def test_a_record_is_made_and_taken_up(tmp_path):

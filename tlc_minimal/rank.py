@@ -14,7 +14,7 @@ from .data import Data
 from .gaussian import cost_affine, cost_constant, cost_off, cost_on
 from .gaussian import entropy as binary_entropy
 from .graph import find_shapes, trace
-from .linearize import check_rule, line_at, rule_at
+from .linearize import check_rule, line_at, linearize, rule_at
 from .modules import Affine
 from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
 from .prefix import losses
@@ -22,7 +22,7 @@ from .reading.fits import check_data, check_is_data
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known
 from .statistics import firing_rates, last_norm, statistics
-from .train import device_of
+from .train import device_of, evaluate
 
 
 def rank(
@@ -58,7 +58,8 @@ def check_ranking(rule: str) -> None:
 
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     """Increase of the validation loss when the activation becomes a line (TLC, algorithm 1), on the
-    whole fixed un-augmented validation split. What comes before the activation runs only once."""
+    whole fixed un-augmented validation split. What comes before the activation runs only once, but
+    where all is OFF: what is left there (a channel, or no branch) only :func:`linearize` knows."""
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
     gaussians, traced = statistics(model, data), trace(model, share=True, example=data)
     nodes, lines = activation_nodes(traced), {}
@@ -67,6 +68,8 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
         lines[n] = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model))
     found = losses(model, lines, data, progress)
+    for n in [n for n, line in lines.items() if not line.slope.any()]:
+        found[n] = evaluate(linearize(model, n, data, replacement).eval(), data).loss
     return {n: found[n] - found[""] for n in lines}
 
 
