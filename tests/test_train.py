@@ -64,11 +64,6 @@ def test_the_loss_is_smoothed_cross_entropy_and_the_mean_with_the_teachers(taugh
     assert got == pytest.approx(want.item(), rel=1e-4)
 
 
-def test_one_image_is_no_batch(data):
-    with pytest.raises(ValueError, match="at least two images"):
-        tlc.fit(small(), data.subset(1), 1, progress=None)
-
-
 class Bomb(nn.Module):
     """A network whose output becomes NaN at one step; it remembers its weights before ``good``."""
 
@@ -91,13 +86,6 @@ def test_a_nan_loss_stops_with_its_step_and_the_last_good_epoch(bad, data):
         tlc.fit(model, data, 5, batch=50, progress=None)
     assert same(model.net, model.kept)
     assert all(p.isfinite().all() for p in model.parameters())
-
-
-def test_nan_in_the_weights_is_seen_at_the_first_step(data):
-    model = small()
-    model.conv3.weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="at step 0: lower lr"):
-        tlc.fit(model, data, 1, progress=None)
 
 
 def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept_as_good(data):
@@ -246,6 +234,17 @@ def test_in_bfloat16_the_same_seed_gives_the_same_weights_too(tiny, monkeypatch)
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert all(p.dtype == torch.float32 for p in models[1].parameters())
     assert models[1](tiny.example).dtype == torch.float32, "its forward is as it was"
+
+
+def test_taps_that_see_only_padding_do_not_learn():
+    """On maps of one pixel eight of nine do; oneDNN gave them NaN, at times, in bfloat16."""
+    conv, data = nn.Conv2d(3, 8, 3, 2, 1, bias=False), digits(40, size=16)
+    splits = {k: getattr(data, k) for k in ("train", "val", "test")}
+    one = {k: split._replace(images=split.images[:, :, :1, :1]) for k, split in splits.items()}
+    model, before = nn.Sequential(conv, nn.Flatten(), nn.Linear(8, 10)), kept(conv)["weight"]
+    tlc.fit(model, replace(data, crop=0, **one), 2, weight_decay=0.0, progress=None)
+    assert (conv.weight != before).any(0).any(0).nonzero().tolist() == [[1, 1]]
+    assert not conv.weight._backward_hooks
 
 
 # ---- evaluate, augmentation, profile ----

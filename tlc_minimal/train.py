@@ -16,6 +16,7 @@ from .data import SPLITS, Data
 from .files import digest
 from .reading.fits import check_data, check_learns
 from .reading.refuse import check_finite, in_eval
+from .reading.taps import hold_idle_taps
 from .recipe import SCHEDULES, check_recipe, steps_of
 from .refuse import check_known, check_number
 from .state import keep, take_up
@@ -128,6 +129,7 @@ def fit(
         if Path(state).exists():
             done, means = take_up(Path(state), recipe, model, sgd, generator)
     wrapped, optimizer = accelerator.prepare(model, sgd)
+    handles = hold_idle_taps(model, data.example[:1].to(device, like))
     losses, good = [], _snapshot(model)
     how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}
     bar = tqdm(total=steps, initial=done, **how)
@@ -142,7 +144,8 @@ def fit(
                 group["lr"] = lr * rate(step / steps, steps)
             optimizer.zero_grad(set_to_none=True)
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
-            x = x.to(like).contiguous(memory_format=layout(model))
+            x = x.to(like)
+            x = x.contiguous(memory_format=layout(model)) if x.ndim == 4 else x
             with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
                 loss = _loss(wrapped(x), y, smoothing, teacher, x)
             accelerator.backward(loss)
@@ -160,6 +163,8 @@ def fit(
     finally:
         bar.close()
         model.eval()
+        for handle in handles:
+            handle.remove()
     return means
 
 
