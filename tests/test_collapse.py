@@ -119,8 +119,7 @@ def test_the_given_model_is_unmodified(data, tmp_path):
 def test_without_a_folder_it_is_a_temporary_one(model, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tlc.collapse(model, data, 1, rank="random", **HOW)
-    assert len(run.table) == 2 and (run.folder / "run.json").exists()
-    assert not list(tmp_path.iterdir())
+    assert (run.folder / "run.json").exists() and not list(tmp_path.iterdir())
 
 
 def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
