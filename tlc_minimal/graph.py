@@ -19,7 +19,7 @@ from .data import Data
 from .nodes import NORM, activation_nodes, channel_dim, is_sum, looked_through, module_of
 from .reading.fits import example_of
 from .reading.follow import follow
-from .reading.refuse import check_model, reason
+from .reading.refuse import check_model, quoted, reason
 from .reading.tracer import first_input
 
 
@@ -100,5 +100,5 @@ def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
     if name not in nodes:
         close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
-        raise ValueError(f"there is no activation {name!r} in this model; {hint}")
+        raise ValueError(f"there is no activation {quoted(name)} in this model; {hint}")
     return nodes[name]
