@@ -123,9 +123,8 @@ def test_reliability_is_scikit_learns_calibration_curve(seed):
 
 
 def test_calibration_is_of_probabilities_and_answers():
-    words = "vectors of one length|softmax"
     for none, right in (([0.5] * 2, [True]), ([], []), ([3.2], [True]), ([math.nan], [True])):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match="vectors of one length|softmax"):
             robust.calibration_error(torch.tensor(none), torch.tensor(right))
 
 

@@ -18,9 +18,9 @@ ALIKE = WeakKeyDictionary()  # the code of the copy that was tried against a mod
 TAKEN = {"code", "graph", "meta", *keyword.kwlist}  # a GraphModule has these itself
 
 
-def follow(model: nn.Module, share: bool, x: Tensor | None, like) -> fx.GraphModule:
+def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphModule:
     """The traced copy of a model. ``x``: an input; with it the forward may ask for shapes, and the
-    copy is tried against the model. ``like``: what has or yields such inputs, or None. ValueError
+    copy is tried against the model. ``data``: what has or yields such inputs, or None. ValueError
     if the forward cannot be followed, or if the two differ."""
     for example in (None, x):
         try:
@@ -30,7 +30,7 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, like) -> fx.GraphMod
                 continue
             refused = "" if x is None else not_accepted(model, x)
             raise ValueError(refused or untraceable(model, error, x)) from error
-        traced = assemble(model, graph, root, like)
+        traced = assemble(model, graph, root, data)
         why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
         if x is not None and not why:
             ALIKE[model] = traced.code
@@ -40,7 +40,7 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, like) -> fx.GraphMod
             raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
 
 
-def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, example) -> fx.GraphModule:
+def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.GraphModule:
     """The graph with its modules, each in the mode it has in the model."""
     rename_taken(graph, root)
     traced = fx.GraphModule(root, graph, type(model).__name__)
@@ -50,7 +50,7 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, example) -> fx.
             name = name.rpartition(".")[0]
         module.training = modes[name] and not isinstance(module, Frozen)
     name_activations(traced)
-    flatten_views(traced, example)
+    flatten_views(traced, data)
     return finish(traced)
 
 

@@ -4,15 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from ..nodes import left_padding
+from .layers import CONV
 from .refuse import in_eval
-
-CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @torch.no_grad()
 def hold_idle_taps(model: nn.Module, x: Tensor) -> list:
-    """Hooks that hold the gradient of such taps at 0, what it is: in bfloat16 oneDNN leaves there
-    what was in memory, NaN at times. ``x``: an input. Returns the hooks' handles."""
+    """Hooks that hold the gradient of such taps at 0, what it is: in bfloat16 on a CPU it came back
+    as NaN (torch 2.15). ``x``: an input, (N, …). Returns the hooks' handles."""
     used = {}
 
     def look(conv: nn.Module, inputs: tuple, out: Tensor) -> None:
@@ -24,7 +23,7 @@ def hold_idle_taps(model: nn.Module, x: Tensor) -> list:
             seen = seen[..., None] & ((at >= 0) & (at < size)).any(0)
         used[conv] = used.get(conv, False) | seen[0]
 
-    looks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, CONV)]
+    looks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, CONV[:-1])]
     try:
         with in_eval(model), torch.random.fork_rng():
             model(x)
