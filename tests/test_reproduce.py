@@ -103,7 +103,7 @@ def test_each_choice_reaches_the_run_that_goes_at_once(done):
         assert record["how"] == run["method"] == "at_once"
         assert record["options"] == run["options"] == options
         assert record["epochs"] == run["epochs"] == TINY.depth * TINY.each * longer
-        assert run["tuning"] == {"lr": 0.05, "distil": True}
+        assert run["tuning"] == {"lr": record["lr"], "distil": True}
 
 
 def test_the_published_algorithm_has_no_teacher_and_is_cut_at_the_end(done):

@@ -21,6 +21,7 @@ CONTROLS = {  # networks no larger than a projected one, trained from scratch by
     "short": "from scratch, the same shape, as long as the tuning",
     "narrow": NARROW,
 }
+FRESH_LR = 0.2  # the learning rate of networks from scratch with a teacher
 
 
 def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float):

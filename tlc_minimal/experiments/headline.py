@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..collapse import Run, collapse
+from ..collapse import TUNING, Run, collapse
 from ..data import Data
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
@@ -22,7 +22,7 @@ from ..methods.published import SCHEDULE
 from ..models import resnet18
 from ..stages import METHODS
 from ..train import best_device, fit
-from .controls import CONTROLS, NARROW, narrower, reset, scores, trials, tuned_on
+from .controls import CONTROLS, FRESH_LR, NARROW, narrower, reset, scores, trials, tuned_on
 from .pieces import Piece, trained
 from .throughput import throughput
 
@@ -101,6 +101,7 @@ def plan(profile: str) -> list[Piece]:
                   options=None, **sizes):  # fmt: skip
         config = {"dense": f"{dense}_dense_seed{seed}", "how": how, "remove": remove}
         config |= {"epochs": (remove or s.depth) * each, "options": options or {}}
+        config["lr"] = (TUNING | METHODS[how].tuning | config["options"])["lr"]
         add(name, seed, method, _collapse, config["epochs"], **sizes, **config)
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
@@ -110,7 +111,8 @@ def plan(profile: str) -> list[Piece]:
         collapses(f"once{s.depth:02d}", seed, "ours, all at once")
         collapses("published", seed, "published", "published")
         parent, epochs = f"{start}_dense_seed{seed}", s.depth * s.each
-        add("tuned_on", seed, "tuned on", _tuned_on, epochs, dense=parent, epochs=epochs)
+        config = {"dense": parent, "epochs": epochs, "lr": METHODS["at_once"].tuning["lr"]}
+        add("tuned_on", seed, "tuned on", _tuned_on, epochs, **config)
     for share in s.shares:
         name = f"project_{100 * share:.0f}"
         for seed in s.seeds:
@@ -120,7 +122,7 @@ def plan(profile: str) -> list[Piece]:
             for control, method in CONTROLS.items():
                 run = partial(_from_scratch, like, control)
                 epochs = s.depth * s.each + (s.dense if control != "short" else 0)
-                about = {"epochs": epochs, **config}
+                about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
     for seed in s.seeds:
         name = f"project{s.depth:02d}"
@@ -180,13 +182,12 @@ def _run(piece: Piece, data: Data, out: Path) -> Run:
     c = piece.config
     return collapse(
         dense_network(piece, data, out), data, c["remove"], c["epochs"], c["how"], piece.seed,
-        out / piece.what, resume=True, **c["options"],
+        out / piece.what, resume=True, **{"lr": c["lr"]} | c["options"],
     )  # fmt: skip
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
-    lr = METHODS["at_once"].tuning["lr"]
-    return tuned_on(piece, dense_network(piece, data, out), data, out, lr)
+    return tuned_on(piece, dense_network(piece, data, out), data, out, piece.config["lr"])
 
 
 def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
@@ -197,7 +198,7 @@ def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path
     model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
-    fit(model, data, epochs, **how)
+    fit(model, data, epochs, piece.config["lr"], **how)
     left, all_of_them = (count(network, data)["activations"] for network in (small, teacher))
     row = {"removed": all_of_them - left, "epochs": epochs}
     return [row | scores(model, data) | count(model, data)], epochs

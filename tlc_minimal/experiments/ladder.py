@@ -2,7 +2,7 @@
 for a short and for a long time, with the dense network as a teacher and without.
 
 The inner activations of every stage go, so that a convolution can take the stage's place. The rate
-is that of the methods that have such a start: 0.05 for lines, 0.1 for projections.
+is that of the methods that have such a start.
 """
 
 import copy

@@ -19,9 +19,9 @@ from .project import project
 from .published import cut_constants, published, reference
 from .tlc import at_once, one_by_one, random
 
-METHODS["at_once"] = Method(at_once, {"lr": 0.05})
+METHODS["at_once"] = Method(at_once, {"lr": 0.1})
 METHODS |= {"one_by_one": Method(one_by_one), "random": Method(random)}
-METHODS |= {"project": Method(project, {"lr": 0.1}), "blocks": Method(blocks, {"lr": 0.05})}
+METHODS |= {"project": Method(project, {"lr": 0.2}), "blocks": Method(blocks, {"lr": 0.1})}
 METHODS["published"] = Method(published, {"distil": False}, cut_constants)
 METHODS |= {m.__name__: Method(m) for m in (easier, egp, layer_folding, lacoot_without_regulariser)}
 RULES["reference"] = reference
