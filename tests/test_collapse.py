@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import digits, drawn, files, kept, randomize, refused, same
+from helpers import digits, files, kept, randomize, refused, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -27,11 +27,6 @@ ONE_BY_ONE = HOW | dict(method="one_by_one", rank="gaussian")
 @pytest.fixture(scope="module")
 def data():
     return digits(100)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

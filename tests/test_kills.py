@@ -82,11 +82,6 @@ def dying(moment):
 
 
 @pytest.fixture(scope="module")
-def data():
-    return digits(64)
-
-
-@pytest.fixture(scope="module")
 def full(data, tmp_path_factory):
     """{method: (an uninterrupted run, the number of moments in it)}"""
     done = {}

@@ -9,7 +9,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from helpers import digits, drawn, randomize, relative_error, residual
+from helpers import digits, randomize, relative_error, residual
 from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
@@ -23,11 +23,6 @@ from tlc_minimal.readers import Split
 @pytest.fixture(scope="module")
 def data():
     return digits(200, size=16)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

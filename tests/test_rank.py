@@ -18,11 +18,6 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return drawn(tlc.simple_cnn, width=4, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
 def resnet():
     return drawn(tlc.resnet18, width=4, dtype=torch.float32)
 

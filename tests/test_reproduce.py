@@ -10,12 +10,14 @@ from helpers import CLOCK, files, residual, same
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import (
+    controls,
     fair,
     headline,
     ladder,
     mnist,
     pieces,
     predicts,
+    rates,
     sized,
     throughput,
 )
@@ -168,6 +170,23 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
     assert list(shown.index) == list(ladder.STARTS) and (shown["seeds"] == 1).all()
     assert [c[18:-1] for c in shown][-3:] == ["0 epochs", "1 epochs", "0.5 epochs, no teacher"]
     assert int(shown["layers"]["projected"]) < int(shown["layers"]["affine"]) == 6
+
+
+def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
+    monkeypatch.setitem(rates.PROFILES, "laptop", ((0.01, 0.3), 1))
+    made = (tmp_path, tmp_path / "records")
+    reproduce("laptop", **HERE, only="rates", out=tmp_path, folder=made[1])
+    rows = rows_of(made, "rates_w2_once01_seed0")
+    assert [row["rate"] for row in rows] == [0.01, 0.3]
+    assert all({"removed", "macs", "val", "epochs"} == {*row} - {"rate"} for row in rows), "no test"
+    for name in ("rates_w2_once01_seed0_0.3", "rates_w2_published_seed0_0.3"):
+        assert (
+            json.loads((tmp_path / name / "run.json").read_text())["config"]["tuning"]["lr"] == 0.3
+        )
+    shown = sized.rates(tlc.results(made[1])).set_index("method")
+    assert [c[15:-1] for c in shown][-2:] == ["rate 0.01", "rate 0.3"]
+    kept = {method: float(rate) for method, rate in shown["kept"].items()}
+    assert kept["from scratch, the same shape"] == controls.FRESH_LR and len(kept) == 5
 
 
 def test_throughput_is_measured_against_two_ceilings(done):

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 from filelock import FileLock, Timeout
-from helpers import CLOCK, apart, chain, digits, files, refused, same
+from helpers import CLOCK, apart, chain, files, refused, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -17,11 +17,6 @@ from tlc_minimal.files import load_weights, save_weights
 from tlc_minimal.run_folder import owned, run_of
 
 HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return digits(64)
 
 
 @pytest.fixture(scope="module")

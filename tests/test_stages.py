@@ -18,11 +18,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*unknowns take at least")  # of
 
 
 @pytest.fixture(scope="module")
-def data():
-    return digits(64)
-
-
-@pytest.fixture(scope="module")
 def residual():
     return drawn(helpers.residual, dtype=torch.float32)
 

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from .sized import ladder, predicts, projected, untuned
+from .sized import ladder, predicts, projected, rates, untuned
 from .tables import ablation, chain, fair, headline, speed, zoo
 
-ALL = (headline, projected, untuned, ladder, predicts, ablation, fair, chain, speed, zoo)
+ALL = (headline, projected, untuned, rates, ladder, predicts, ablation, fair, chain, speed, zoo)
 TABLES = {table.__name__: table for table in ALL}
 
 

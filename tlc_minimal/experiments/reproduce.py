@@ -6,10 +6,10 @@ import torch
 
 from ..results import FOLDER
 from ..train import profile as default_profile
-from . import beyond, fair, headline, ladder, mnist, predicts, robust
+from . import beyond, fair, headline, ladder, mnist, predicts, rates, robust
 from .pieces import Piece, run_pieces
 
-ALL = (headline, fair, predicts, ladder, beyond, robust, mnist)
+ALL = (headline, rates, fair, predicts, ladder, beyond, robust, mnist)
 STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL}
 
 
@@ -30,9 +30,9 @@ def reproduce(
 
     Profile: smoke, laptop or paper; half: the headline alone, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
-    into what is left is not begun. Only: pieces whose name contains it (headline, fair, predicts,
-    ladder, beyond, robust, mnist, curve, seed0). Out: where runs live, and what was interrupted is
-    taken up. Folder: where the records go.
+    into what is left is not begun. Only: pieces whose name contains it (headline, rates, fair,
+    predicts, ladder, beyond, robust, mnist, curve, seed0). Out: where runs live, and what was
+    interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)

@@ -189,3 +189,16 @@ def ladder(table: pd.DataFrame | None = None) -> pd.DataFrame:
             row[f"test accuracy, % ({what})"] = spread(at["test"])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def rates(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Validation accuracy after tuning at several learning rates, a row a method, mean over the
+    seeds (and range); *kept*: its rate in all other records; ``table`` as in :func:`headline`."""
+    table, rows = study_of(table, "rates"), []
+    for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
+        row = {"data": data, "network": f"width {width:.0f}", "method": method}
+        row |= {"seeds": runs["seed"].nunique(), "kept": f"{runs['lr'].iloc[0]:g}"}
+        for rate, at in runs.groupby("rate"):
+            row[f"validation, % (rate {rate:g})"] = spread(at["val"])
+        rows.append(row)
+    return pd.DataFrame(rows)
