@@ -33,14 +33,14 @@ WAYS = {
     "method": lambda net, z: z.relu(), "relu_ method": lambda net, z: z.relu_() + z,
     "F.relu in place": lambda net, z: F.relu(z, inplace=True) + z,
     "F.relu in place, positional": lambda net, z: F.relu(z, True) - 2 * z,
-    "torch.relu_": lambda net, z: torch.relu_(z) * z,
+    "torch.relu_": lambda net, z: torch.relu_(z) * z, "relu6": lambda net, z: F.relu6(5 * z),
     "module in place, input used later": lambda net, z: net.relu(z) + 3 * z,
     "input used before": lambda net, z: (2 * z) + F.relu(z) + z,
-    "relu6": lambda net, z: F.relu6(5 * z),
+    "clamp": lambda net, z: z.clamp(min=0), "in place": lambda net, z: z.clamp_min_(0) + z,
     "leaky": lambda net, z: F.leaky_relu(z, negative_slope=0.3),
     "leaky, positional": lambda net, z: F.leaky_relu(z, 0.3),
     "gelu": lambda net, z: F.gelu(z, approximate="tanh"), "silu": lambda net, z: F.silu(z),
-    "hardswish": lambda net, z: F.hardswish(z),
+    "hardswish": lambda net, z: F.hardswish(z), "threshold": lambda net, z: F.threshold(z, 0, 0),
 }  # fmt: skip
 
 

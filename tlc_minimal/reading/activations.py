@@ -34,6 +34,20 @@ FUNCTIONAL = {
 }
 
 
+def _clamp(min=None, max=None) -> nn.Module | None:
+    """Cut off at zero a clamp is a ReLU, at zero and six a ReLU6; elsewhere it bounds numbers."""
+    return {(0, None): nn.ReLU, (0, 6): nn.ReLU6}.get((min, max), lambda: None)()
+
+
+def _threshold(threshold, value, inplace=False) -> nn.Module | None:
+    return nn.ReLU() if threshold == value == 0 else None
+
+
+CLAMPS = (torch.clamp, torch.clamp_min, torch.clip, "clamp", "clamp_min", "clip")
+FUNCTIONAL |= dict.fromkeys(CLAMPS, _clamp)
+FUNCTIONAL |= dict.fromkeys((F.threshold, torch.threshold), _threshold)
+
+
 def name_activations(traced: fx.GraphModule) -> None:
     """``layer1.0.relu``, called twice, becomes ``layer1.0.relu1`` and ``layer1.0.relu2``; F.relu a
     module named after the one that calls it; none works in place (:func:`out_of_place`). What does
@@ -52,7 +66,8 @@ def name_activations(traced: fx.GraphModule) -> None:
         if isinstance(module, ACTIVATION):
             base, shared = node.target, calls[node.target] > 1
         elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
-            module, base, shared = _as_module(node), _owner(node), True
+            module = _as_module(node)
+            base, shared = _owner(node, module), True
         if not isinstance(module, ACTIVATION):
             continue
         own = {id(p): p for p in module.parameters()}  # of a PReLU: shared by all its calls
@@ -84,9 +99,9 @@ def _as_module(node: fx.Node) -> nn.Module | None:
     return module
 
 
-def _owner(node: fx.Node) -> str:
+def _owner(node: fx.Node, module: nn.Module | None) -> str:
     """A name for a functional activation: that of the module whose forward calls it."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
-    word = FUNCTIONAL[node.target].__name__.lower()
+    word = type(module).__name__.lower()
     return f"{path}.{word}" if path else word
