@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import digits, files, kept, randomize, refused, same
+from helpers import files, kept, randomize, refused, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -22,11 +22,6 @@ COLUMNS = [
 ]  # fmt: skip
 HOW = dict(epochs=1.5, batch=50, keep="all", progress=False)
 ONE_BY_ONE = HOW | dict(method="one_by_one", rank="gaussian")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return digits(100)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +145,7 @@ def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, 
     ask = dict(remove=3, model=model, data=data) | ONE_BY_ONE | other
     ask |= {
         "model": dict(model=randomize(tlc.simple_cnn(width=4), 5, torch.float32)),
-        "train": dict(data=data.subset(99)),
+        "train": dict(data=data.subset(63)),
         "data": dict(data=tlc.Data(**vars(data) | {"sha256": "0"})),
     }.get(word, {})
     with refused(ValueError, f"another .*{word}.*: nothing was changed", finished.folder):

@@ -72,6 +72,11 @@ class ByHand(nn.Module):
         return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
 
 
+class Held(nn.Sequential):
+    def train(self, mode=True):
+        return super().train(False)
+
+
 def held(net, x):
     """Calls F.batch_norm with what its child holds."""
     bn = net.bn
@@ -91,10 +96,11 @@ NORMS = {
     "SyncBatchNorm": lambda: (nn.SyncBatchNorm(4), nn.ReLU()),
     "FrozenBatchNorm2d": lambda: (FrozenBatchNorm2d(4), nn.ReLU()),
     "frozen by hand": lambda: (ByHand(4), nn.ReLU()),
+    "kept in eval": lambda: (Held(nn.BatchNorm2d(4)), nn.ReLU()),
     "identity between": lambda: (nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
     "dropout between": lambda: (nn.BatchNorm2d(4), nn.Dropout2d(0.5), nn.ReLU()),
 }  # fmt: skip
-FROZEN = {"FrozenBatchNorm2d", "frozen by hand"}
+FROZEN = {"FrozenBatchNorm2d", "frozen by hand", "kept in eval"}
 
 
 @pytest.mark.parametrize("kind", NORMS)

@@ -10,7 +10,6 @@ from helpers import CLOCK, files, residual, same
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import (
-    controls,
     fair,
     headline,
     ladder,
@@ -186,7 +185,7 @@ def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
     shown = sized.rates(tlc.results(made[1])).set_index("method")
     assert [c[15:-1] for c in shown][-2:] == ["rate 0.01", "rate 0.3"]
     kept = {method: float(rate) for method, rate in shown["kept"].items()}
-    assert kept["from scratch, the same shape"] == controls.FRESH_LR and len(kept) == 5
+    assert kept["from scratch, the same shape"] == headline.FRESH_LR and len(kept) == 5
 
 
 def test_throughput_is_measured_against_two_ceilings(done):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .layers import Frozen
+from .tracer import copied
 
 
 def is_frozen_norm(module: nn.Module) -> bool:
@@ -15,6 +16,16 @@ def is_frozen_norm(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase) or held:
         return False
     return {"running_mean", "running_var"} <= tensors.keys() and eps_of(module) is not None
+
+
+def held_in_eval(model: nn.Module) -> list[str]:
+    """The batch norms that a model's own ``train()`` leaves in eval mode, as a ``norm_eval``."""
+    own = {c for m in model.modules() for c in type(m).__mro__ if "train" in vars(c)}
+    if all(c.__module__.startswith(("torch.", "tlc_minimal.")) for c in own):
+        return []
+    modules = copied(model, False).train().named_modules()
+    norm = nn.modules.batchnorm._NormBase
+    return [n for n, m in modules if isinstance(m, norm) and not m.training]
 
 
 @torch.no_grad()

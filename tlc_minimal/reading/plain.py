@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from .frozen import freeze, is_frozen_norm, replace_tensors
+from .frozen import freeze, held_in_eval, is_frozen_norm, replace_tensors
 from .layers import ByMode, Frozen, Norm, differs, plain_class
 from .tracer import Flag, Reader, copied
 
@@ -40,6 +40,8 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
     """The graph of a model's forward, and the copy of the model that it belongs to."""
     root, reader = copied(model, share), Reader(example)
     plain_modules(root)
+    for name in [] if share else held_in_eval(model):
+        root.get_submodule(name).__class__ = Frozen
     graph, asked = reader.trace(root), frozenset(reader.asked)
     graph._tracer_cls = fx.Tracer  # what reads a pickled copy
     for module in root.modules():
