@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from .by_hand import become, known_activation
 from .frozen import freeze, held_in_eval, is_frozen_norm, replace_tensors
 from .layers import ByMode, Frozen, Norm, differs, plain_class
 from .tracer import Flag, Reader, copied
@@ -71,6 +72,8 @@ def plain_modules(model: nn.Module) -> None:
             module.__class__ = base
         elif is_frozen_norm(module):
             freeze(module)
+        elif known := known_activation(module):
+            become(module, known)
 
 
 def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
