@@ -107,7 +107,7 @@ def test_every_committed_record_is_valid():
 
 
 @pytest.mark.filterwarnings("ignore:.*unknowns take at least")  # counts need no good fit
-@pytest.mark.parametrize("what", ["headline_w16_once12_seed0", "headline_w16_project_22_seed0"])
+@pytest.mark.parametrize("what", ["headline_w16_lines_28_seed0", "headline_w16_project_22_seed0"])
 def test_the_surgery_of_a_recorded_run_gives_the_same_counts_today(what):
     """The checkpoint is the network that both began with; behind sums nothing is cut, so that noise
     will do for data."""
@@ -115,7 +115,7 @@ def test_the_surgery_of_a_recorded_run_gives_the_same_counts_today(what):
     dense, *_, last = record["rows"]
     model, names = tlc.load_checkpoint("resnet18_w16_cifar10"), last["layer"].split(", ")
     x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    linear = record["config"]["how"] == "at_once"
+    linear = record["config"]["how"] == "blocks"
     small = tlc.linearize(model, names, x) if linear else tlc.project(model, names, x).model
     for network, row in ((model, dense), (small, last)):
         assert {k: v for k, v in tlc.count(network, x).items() if k in row}.items() <= row.items()
