@@ -738,6 +738,10 @@ FOUND = {
          op("flatten", (4,), style="module"), linear(5, 4, 1)],
         shape=(4, 1), removed=[0],
     ),
+    "in place by hand, and its input read again": Case(
+        [linear(0, 1, 2), op("act", (1,), name="relu", style="in-place"),
+         op("sum", (2, 1), style="+"), linear(3, 2, 1)], shape=(1,), removed=[0],
+    ),
     "a sum of tokens and of features": Case(
         [op("norm", (0,), **tokens), linear(0, 2, 2, bias=False), op("sum", (1, 2), style="+"),
          act(3), linear(4, 2, 3)],

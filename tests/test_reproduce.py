@@ -173,17 +173,13 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
 
 def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
     monkeypatch.setitem(rates.PROFILES, "laptop", ((0.01, 0.3), 1))
-    made = (tmp_path, tmp_path / "records")
-    reproduce("laptop", **HERE, only="rates", out=tmp_path, folder=made[1])
-    rows = rows_of(made, "rates_w2_once01_seed0")
-    assert [row["rate"] for row in rows] == [0.01, 0.3]
-    assert all({"removed", "macs", "val", "epochs"} == {*row} - {"rate"} for row in rows), "no test"
-    for name in ("rates_w2_once01_seed0_0.3", "rates_w2_published_seed0_0.3"):
-        assert (
-            json.loads((tmp_path / name / "run.json").read_text())["config"]["tuning"]["lr"] == 0.3
-        )
-    shown = sized.rates(tlc.results(made[1])).set_index("method")
-    assert [c[15:-1] for c in shown][-2:] == ["rate 0.01", "rate 0.3"]
+    reproduce("laptop", **HERE, only="rates", out=tmp_path, folder=tmp_path / "records")
+    rows = rows_of((tmp_path, tmp_path / "records"), "rates_w2_once01_seed0")
+    each = {"removed", "macs", "val", "epochs"}  # and no test accuracy
+    assert [(row.pop("rate"), {*row}) for row in rows] == [(0.01, each), (0.3, each)]
+    run = json.loads((tmp_path / "rates_w2_published_seed0_0.3/run.json").read_text())
+    shown = sized.rates(tlc.results(tmp_path / "records")).set_index("method")
+    assert run["config"]["tuning"]["lr"] == 0.3 and shown.columns[-1][15:-1] == "rate 0.3"
     assert float(shown["kept"]["from scratch, the same shape"]) == headline.FRESH_LR
 
 
