@@ -738,6 +738,7 @@ FOUND = {
          op("flatten", (4,), style="module"), linear(5, 4, 1)],
         shape=(4, 1), removed=[0],
     ),
+    "no weights": Case([op("pool", (0,), **pool), act(1)], shape=(3, 6, 6), removed=[0]),
     "in place by hand, and its input read again": Case(
         [linear(0, 1, 2), op("act", (1,), name="relu", style="in-place"),
          op("sum", (2, 1), style="+"), linear(3, 2, 1)], shape=(1,), removed=[0],

@@ -141,7 +141,7 @@ def function_of(module: nn.Module):
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
-    like = next(traced.parameters(), torch.empty(0))
+    like = next(traced.parameters(), g.mean)
     f, maker, (slope, shift) = function_of(module), before, line_at(traced, node, g, rule)
     producer(traced, before)  # refuses a layer that is called twice
     while isinstance(made := module_of(traced, maker), ACTIVATION):
