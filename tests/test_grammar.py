@@ -719,35 +719,31 @@ branch = [conv(0, 3, 4), conv(1, 4, 2), act(2), conv(3, 2, 2), act(4), conv(5, 2
 FOUND = {
     "two affine maps in a row, in front of a layer": Case(
         [conv(0, 3, 4, 3), op("pool", (1,), **pool), act(2), act(3, "leaky_relu"),
-         conv(4, 4, 5, 3)], shape=(3, 13, 13), removed=[0, 1], rule="affine",
-    ),
+         conv(4, 4, 5, 3)], shape=(3, 13, 13), removed=[0, 1], rule="affine"),
     "statistics of a network that had more channels": Case(
         [conv(0, 3, 4), act(1, "relu6"), conv(2, 4, 4, groups=4), act(3, "silu"), conv(4, 4, 2)],
-        shape=(3, 6, 6), removed=[1, 0], one_by_one=True, seed=1,
-    ),
+        shape=(3, 6, 6), removed=[1, 0], one_by_one=True, seed=1),
     "statistics of more channels, behind what became linear": Case(
         [linear(0, 1, 6), act(1), act(2), act(3), linear(4, 6, 1)],
-        shape=(1,), removed=[0, 2, 1], one_by_one=True,
-    ),
+        shape=(1,), removed=[0, 2, 1], one_by_one=True),
     "a branch gone": Case(branch, shape=(3, 6, 6), removed=[1, 0], states="off"),
     "an activation that went with its branch": Case(
-        branch, shape=(3, 6, 6), removed=[1, 0], states="off", one_by_one=True,
-    ),
+        branch, shape=(3, 6, 6), removed=[1, 0], states="off", one_by_one=True),
     "as many tokens as features, and a norm of the tokens": Case(
         [linear(0, 1, 4), op("norm", (1,), **tokens), act(2), linear(3, 4, 1),
          op("flatten", (4,), style="module"), linear(5, 4, 1)],
-        shape=(4, 1), removed=[0],
-    ),
+        shape=(4, 1), removed=[0]),
+    "stale statistics behind a sum": Case(
+        [conv(0, 3, 4), act(1), op("sum", (2, 2), style="+"), act(3), act(4), conv(5, 4, 2)],
+        shape=(3, 6, 6), removed=[0, 2, 1], one_by_one=True, rule="on_off"),
     "no weights": Case([op("pool", (0,), **pool), act(1)], shape=(3, 6, 6), removed=[0]),
     "in place by hand, and its input read again": Case(
         [linear(0, 1, 2), op("act", (1,), name="relu", style="in-place"),
-         op("sum", (2, 1), style="+"), linear(3, 2, 1)], shape=(1,), removed=[0],
-    ),
+         op("sum", (2, 1), style="+"), linear(3, 2, 1)], shape=(1,), removed=[0]),
     "a sum of tokens and of features": Case(
         [op("norm", (0,), **tokens), linear(0, 2, 2, bias=False), op("sum", (1, 2), style="+"),
          act(3), linear(4, 2, 3)],
-        shape=(4, 2), removed=[0], rule="affine",
-    ),
+        shape=(4, 2), removed=[0], rule="affine"),
 }  # fmt: skip
 
 

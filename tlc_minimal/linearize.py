@@ -1,9 +1,8 @@
 """Takes activations out: OFF channels are cut, ON channels become linear, padding moves forward.
 
 What replaces an activation is one slope and one shift per channel (``RULES``). Where it goes:
-into the batch norm or convolution in front, if that feeds nothing else; channels that are constant
-are cut out of the convolutions on both sides, physically, so that no tuning brings them back; on a
-residual stream, where no channel can be cut, an ``Affine`` module stays behind.
+into the layer in front, if that feeds nothing else; constant channels are cut out of the layers on
+both sides, so that no tuning brings them back; on a residual stream an ``Affine`` stays behind.
 """
 
 import torch
@@ -18,6 +17,7 @@ from .nodes import (
     ACTIVATION,
     CONV,
     NORM,
+    SUM,
     activation_nodes,
     bypass,
     channel_dim,
@@ -125,29 +125,33 @@ def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
 
 
 def line_at(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> tuple[Tensor, Tensor]:
-    """(slope, shift), each (channels,), that ``rule`` puts in the place of an activation with an
-    input of the statistics ``g``."""
+    """(slope, shift), each (channels,), that ``rule`` gives an activation whose input is ``g``."""
     return RULES[rule_at(traced, node, rule)](g, function_of(module_of(traced, node)))
 
 
 def function_of(module: nn.Module):
-    """The function to integrate: torch.relu has a closed form (see :mod:`gaussian`). Channels come
-    first, as in the statistics."""
+    """The function to integrate, channels first; torch.relu has a closed form (:mod:`gaussian`)."""
     if isinstance(module, nn.PReLU):
         slope = module.weight.detach()
         return lambda z: torch.where(z > 0, z, slope.to(z).view(-1, *[1] * (z.ndim - 1)) * z)
     return torch.relu if type(module) is nn.ReLU else module
 
 
+def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
+    """How many channels a node has, as far as the layers that make it say; 0 if they do not."""
+    made = module_of(traced, node)
+    if isinstance(made, (*CONV, *NORM, Affine)):
+        return len(next(iter(made.state_dict().values()), ()))
+    through = node.all_input_nodes if isinstance(made, ACTIVATION) or node.target in SUM else ()
+    return max((_channels(traced, maker) for maker in through), default=0)
+
+
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
     like = next(traced.parameters(), g.mean)
-    f, maker, (slope, shift) = function_of(module), before, line_at(traced, node, g, rule)
+    f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
     producer(traced, before)  # refuses a layer that is called twice
-    while isinstance(made := module_of(traced, maker), ACTIVATION):
-        maker = maker.args[0]
-    known = made.state_dict().values() if isinstance(made, (*CONV, *NORM, Affine)) else ()
-    if (there := len(next(iter(known), slope))) != len(slope):
+    if (there := _channels(traced, before) or len(slope)) != len(slope):
         text = f"statistics of {node.target} are of {len(slope)} channels, and it has {there} now"
         raise ValueError(f"the {text}: take the statistics of this model.")
     put_module(traced, node.target, nn.Identity())

@@ -46,8 +46,7 @@ def best_device() -> torch.device:
 
 def precision(device: torch.device | str | None = None) -> torch.dtype:
     """What :func:`fit` computes in on ``device`` (default: the best): bfloat16 where the device
-    multiplies it natively (CUDA from Ampere on, CPUs with avx512_bf16 or AMX), else float32: a
-    Turing GPU or an older CPU would emulate it, many times slower."""
+    multiplies it natively (CUDA from Ampere on, CPUs with avx512_bf16 or AMX), else float32."""
     if torch.device(device or best_device()).type == "cuda":
         native = torch.cuda.get_device_capability()[0] >= 8
     else:
@@ -57,17 +56,15 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """channels_last, the faster layout on a CPU, too; but not with a strided 1x1 convolution of
-    fewer than 16 channels: the gradient of its weights is then wrong there, or ends the process (it
-    writes past its workspace: oneDNN, issue 6035)."""
+    """channels_last, faster on a CPU, too; but not with a strided 1x1 convolution of fewer than 16
+    channels: its gradient is then wrong there, or ends the process (oneDNN, issue 6035)."""
     narrow = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels < 16]
     broken = any(set(m.kernel_size) == {1} and max(m.stride) > 1 for m in narrow)
     return torch.contiguous_format if broken else torch.channels_last
 
 
 def profile() -> str:
-    """How large the notebooks and experiments run: TLC_PROFILE (smoke, laptop, paper) if it is set,
-    else "paper" with a CUDA GPU and "laptop" without. ValueError for any other name."""
+    """TLC_PROFILE: smoke, laptop, paper (else ValueError); unset: paper with a CUDA GPU, or laptop."""
     chosen = os.environ.get("TLC_PROFILE") or ("paper" if torch.cuda.is_available() else "laptop")
     if chosen not in ("smoke", "laptop", "paper"):
         raise ValueError(f"TLC_PROFILE is {chosen!r}; it may be smoke, laptop or paper.")
