@@ -138,12 +138,13 @@ def function_of(module: nn.Module):
 
 
 def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
-    """How many channels a node has, as far as the layers that make it say; 0 if they do not."""
+    """How many channels a node has, as far as the layers that make it agree; 0 if they do not."""
     made = module_of(traced, node)
     if isinstance(made, (*CONV, *NORM, Affine)):
         return len(next(iter(made.state_dict().values()), ()))
     through = node.all_input_nodes if isinstance(made, ACTIVATION) or node.target in SUM else ()
-    return max((_channels(traced, maker) for maker in through), default=0)
+    counts = {_channels(traced, maker) for maker in through}
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:

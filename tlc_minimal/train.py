@@ -93,9 +93,8 @@ def fit(
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
     1503.02531). In the layout of :func:`layout`, autocast to what :func:`precision` says. The same
     seed gives the same weights on a CPU.
-    ``state``: a file. Every epoch leaves there what it takes to go on (weights, momentum, random
-    state), and the same call takes it up: a killed training loses an epoch at most and ends in the
-    same weights. Delete the file when the result is safe.
+    ``state``: a file in which every epoch leaves what it takes to go on, and which the same call
+    takes up, to the same weights: a killed training loses an epoch at most. Delete it at the end.
     ValueError for arguments out of range, a model that does not take the data
     (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
     FloatingPointError when the loss is no longer finite: the model then holds the weights of the
