@@ -112,7 +112,7 @@ def first_images(data: Data, batch: int, device="cpu") -> torch.Tensor:
 
 
 def _ready(model: nn.Module, example) -> nn.Module:
-    """A copy as it would be used: in eval mode, batch norms folded, channels_last."""
+    """A copy as it would be used: in eval mode, norms folded where that can be, channels_last."""
     if any(module.training for module in model.modules()):
         model = copy.deepcopy(model).eval()
     try:

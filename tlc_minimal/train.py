@@ -64,7 +64,7 @@ def layout(model: nn.Module) -> torch.memory_format:
 
 
 def profile() -> str:
-    """TLC_PROFILE: smoke, laptop, paper or ValueError; unset: paper with CUDA, else laptop."""
+    """smoke, laptop or paper: TLC_PROFILE, else paper where CUDA is. ValueError for other names."""
     chosen = os.environ.get("TLC_PROFILE") or ("paper" if torch.cuda.is_available() else "laptop")
     if chosen not in ("smoke", "laptop", "paper"):
         raise ValueError(f"TLC_PROFILE is {chosen!r}; it may be smoke, laptop or paper.")

@@ -13,7 +13,7 @@ from .pieces import Piece
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 PROFILES = {"smoke": ((0.1,), 1), "laptop": (RATES, 2), "paper": (RATES, 1)}  # and how many seeds
-KEPT = ("removed", "macs", "val", "epochs")
+COLUMNS = ("removed", "macs", "val", "epochs")
 
 
 def plan(profile: str) -> list[Piece]:
@@ -37,6 +37,6 @@ def _sweep(like: Piece, piece: Piece, data: Data, out: Path) -> tuple[list[dict]
     for rate in piece.config["rates"]:
         at = like._replace(what=f"{piece.what}_{rate:g}", config=like.config | {"lr": rate})
         made, epochs = like.run(at, data, out)
-        rows.append({"rate": rate} | {name: made[-1][name] for name in KEPT})
+        rows.append({"rate": rate} | {name: made[-1][name] for name in COLUMNS})
         total += epochs
     return rows, total
