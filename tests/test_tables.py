@@ -104,7 +104,7 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
     assert list(shown["layers"]) == ["18", "18", "6", "6"] and shown.iloc[3, 7] == "70.00"
 
 
-def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path, monkeypatch):
+def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     """The units of an old record are counted from what went; the control is in the same race."""
     start = {"study": "headline", "width": 4}
     whole = tlc.count(tlc.resnet18(width=4), torch.zeros(1, 3, 32, 32))["relu_units"]
@@ -120,17 +120,17 @@ def test_a_projection_has_its_units_and_its_milliseconds(data, tmp_path, monkeyp
         tlc.record(what, data, config, 0, [one | row], 1.0, 1, "c", tmp_path)
     names = ("dense", "ours, projected", headline_.NARROW)
     race = [
-        {"network": n, "batch": batch, "removed": 0, "ms": float(ms * batch)}
-        for batch in (1, 128) for ms, n in enumerate(names, 1)
+        {"network": n, "batch": batch, "removed": 0, "speedup": float(times * batch)}
+        for batch in (1, 128) for times, n in enumerate(names, 1)
     ]  # fmt: skip
     what, config = "headline_w4_clock_project_20_seed0", start | {"method": "milliseconds"}
     tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
     monkeypatch.setitem(tlc.record.__globals__, "_device", lambda: "NVIDIA H100")
-    what, race = what.replace("_seed0", "_gpu_seed0"), [row | {"ms": 0.1} for row in race]
+    what, race = what.replace("_seed0", "_gpu_seed0"), [row | {"speedup": 0.1} for row in race]
     tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
     shown = priced(tlc.results(tmp_path)).set_index("method")
     assert list(shown.loc[list(names), "relu_units"]) == [whole, whole - 1024 - 128, 77]
-    assert list(shown.loc[list(names), "ms"]) == [1.0, 2.0, 3.0]
+    assert list(shown.loc[list(names), "speed"]) == [1.0, 2.0, 3.0]
 
 
 def test_every_trial_before_tuning_has_a_row(data, tmp_path):

@@ -41,6 +41,8 @@ class Network(NamedTuple):
     data: str | Callable[[], Data] = "cifar10"
     tune: float = 0.02  # the learning rate of tuning
     projected: int | None = None  # activations that go with a projection; None: half the MACs go
+    longer: int = 1  # times the profile's epochs, in batches of ``batch``
+    batch: int = 128
 
 
 class Size(NamedTuple):
@@ -97,15 +99,17 @@ def mobilenet(data: Data, width: int) -> nn.Module:
 
 # Of an MLP one matrix is left, whether its channels were cut before or not: cutting only costs.
 # Between convolutions cutting is what pays, and merging is for the clock to decide.
+ON_DIGITS = {"data": "digits", "projected": 6, "longer": 4, "batch": 32}
 MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), "fastest")
 WITHOUT_NORM = {
     "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text, projected=1),
-    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 700, projected=6),
+    # A vision transformer learns little from a few photographs, and then has nothing to lose.
+    "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 350, **ON_DIGITS),
     # Without any norm 0.02 breaks even the dense network in the first steps of a short tuning.
     "vgg11": Network(
         lambda d, w: vgg(d, w, (1, 1, 2, 2, 2), False), 16, *CONV, 6, 0.02, 2000, tune=0.004
     ),
-    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 600, projected=6),
+    "swin": Network(lambda d, w: swin(len(d.classes), w), 24, *MLP, 6, 0.05, 700, **ON_DIGITS),
 }
 OTHERS = {
     "simple_cnn": Network(lambda d, w: simple_cnn(len(d.classes), w), 16, *CONV, 5, 0.1, 2000),
@@ -139,23 +143,25 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
     network, size = NETWORKS[name], PROFILES[profile]
     width, remove = round(network.width * size.scale), min(network.remove, size.most)
     data = "digits" if profile == "smoke" and network.data == "cifar10" else network.data
-    images = None if callable(data) and profile != "smoke" else size.images
+    images = size.images if data == "cifar10" or profile == "smoke" else None
+    dense, each = network.longer * size.dense, network.longer * size.each
     first, other = network.rules
     pieces = []
     for rank, rule in (("tlc", first), ("random", first), ("tlc", other)):
         config = {"study": "beyond", "network": name, "width": width, "method": f"{rank}, {rule}"}
         config |= {"rank": rank, "rule": rule, "remove": remove, "images": images}
-        config |= {"dense_epochs": size.dense, "epochs_each": size.each, "lr": network.lr}
-        config["tune_lr"] = network.tune
-        epochs = size.dense / 3 + 1.5 * remove * size.each  # tuning asks the teacher, too
-        minutes = epochs * (images or 7_000) / network.speed / size.speed / 60
+        config |= {"dense_epochs": dense, "epochs_each": each, "lr": network.lr}
+        config |= {"tune_lr": network.tune, "batch": network.batch}
+        epochs = dense / 3 + 1.5 * remove * each  # tuning asks the teacher, too
+        length = images or (1_221 if data == "digits" else 7_000)
+        minutes = epochs * length / network.speed / size.speed / 60
         what = f"beyond_{name}_{rank}_{rule}_seed{seed}"
         pieces.append(Piece(what, data, seed, config, _collapse, minutes, images))
     # Of an MLP a matrix is left; between convolutions the multiplications are the target.
     most = network.projected
     target = {"remove": min(most, size.most)} if most else {"macs": 0.5}
     config = {k: v for k, v in config.items() if k not in ("rank", "remove")}
-    config |= {"method": "projected", "rule": "project", "epochs": remove * size.each, **target}
+    config |= {"method": "projected", "rule": "project", "epochs": remove * each, **target}
     what = f"beyond_{name}_project_seed{seed}"
     pieces.append(Piece(what, data, seed, config, _project, minutes, images))
     config = {k: v for k, v in config.items() if k not in target}
@@ -166,10 +172,10 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
 
 def _collapse(piece: Piece, data: Data, out: Path):
     model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
-    how = {"rank": c["rank"], "rule": c["rule"], "lr": c["tune_lr"], "progress": False}
+    how = {"rank": c["rank"], "rule": c["rule"], "lr": c["tune_lr"], "batch": c["batch"]}
     run = collapse(
         model, data, c["remove"], c["remove"] * c["epochs_each"], "one_by_one", piece.seed, folder,
-        resume=True, **how,
+        resume=True, progress=False, **how,
     )  # fmt: skip
     rows, keep = run.table.to_dict("records"), NETWORKS[c["network"]].keep
     stops = sorted({len(rows) // 2, len(rows) - 1})
@@ -178,7 +184,8 @@ def _collapse(piece: Piece, data: Data, out: Path):
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
-    return tuned_on(piece, _dense(piece, data, out), data, out, piece.config["tune_lr"])
+    c, dense = piece.config, _dense(piece, data, out)
+    return tuned_on(piece, dense, data, out, c["tune_lr"], c["batch"])
 
 
 def _project(piece: Piece, data: Data, out: Path):
@@ -186,7 +193,7 @@ def _project(piece: Piece, data: Data, out: Path):
     how = {k: c[k] for k in ("remove", "macs") if k in c}
     run = collapse(
         model, data, epochs=c["epochs"], method="project", seed=piece.seed, out=folder, resume=True,
-        lr=c["tune_lr"], progress=False, **how,
+        lr=c["tune_lr"], batch=c["batch"], progress=False, **how,
     )  # fmt: skip
     return _with_clock(run.table.to_dict("records"), model, {1: run.model}, data), c["epochs"]
 
@@ -208,7 +215,8 @@ def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
     size = f"w{c['width']}_{c['dense_epochs']}x{data.train.size}_seed{piece.seed}"
     path = out / f"beyond_{c['network']}_{size}.safetensors"
     build = partial(NETWORKS[c["network"]].build, data, c["width"])
-    return trained(path, build, data, c["dense_epochs"], piece.seed, lr=c["lr"])
+    how = {"lr": c["lr"], "batch": c["batch"]}
+    return trained(path, build, data, c["dense_epochs"], piece.seed, **how)
 
 
 @torch.no_grad()

@@ -24,12 +24,12 @@ CONTROLS = {  # networks no larger than a projected one, trained from scratch by
 FRESH_LR = 0.2  # the learning rate of networks from scratch with a teacher
 
 
-def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float):
+def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float, batch: int = 128):
     """The dense network, tuned for the piece's epochs with itself as the teacher, nothing removed;
     taken up where it was. Returns rows and epochs."""
     model, epochs = copy.deepcopy(teacher), piece.config["epochs"]
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
-    fit(model, data, epochs, lr, state=out / f"{piece.what}.state", **how)
+    fit(model, data, epochs, lr, batch, state=out / f"{piece.what}.state", **how)
     return [{"removed": 0, "epochs": epochs} | scores(model, data) | count(model, data)], epochs
 
 

@@ -65,12 +65,12 @@ def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def priced(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The rows of :func:`sized` with two more prices: ``relu_units``, and ``ms`` at batch 1, of
-    seed 0 (on a GPU of a CUDA graph), NaN where there was no race."""
+    """The rows of :func:`sized` with two more prices: ``relu_units``, and ``speed``, how many times
+    as fast as the dense network, NaN where there was no race."""
     table = study_of(table, "headline")
     rows = sized(table)
     units = [_units(table, row) for row in rows.to_dict("records")]
-    return rows.assign(relu_units=units, ms=[_ms(table, row) for row in rows.to_dict("records")])
+    return rows.assign(relu_units=units, speed=[_speed(table, r) for r in rows.to_dict("records")])
 
 
 def _units(table: pd.DataFrame, row: dict) -> float:
@@ -92,8 +92,9 @@ def _units_by_layer(width: int) -> dict[str, int]:
     return {name: math.prod(shapes[n]) for name, n in activation_nodes(traced).items()}
 
 
-def _ms(table: pd.DataFrame, row: dict) -> float:
-    """Milliseconds at batch 1, from the race of seed 0 that a row's network was in."""
+def _speed(table: pd.DataFrame, row: dict) -> float:
+    """How many times as fast as the dense network at batch 1, in the race of seed 0 that a row's
+    network was in (on a GPU as CUDA graphs): milliseconds of two races are no comparison."""
     stem = row["what"].removesuffix(f"_seed{row['seed']}")
     races = table[table["method"] == "milliseconds"]
     if races.empty:
@@ -101,8 +102,8 @@ def _ms(table: pd.DataFrame, row: dict) -> float:
     races = races[(races["batch"] == 1) & (races["width"] == row["width"])]
     cpu = races["device"].str.startswith("CPU")  # no mean of a CPU's and a GPU's
     races = races[cpu == row["device"].startswith("CPU")]
-    if "ms_graph" in races:  # else Python, which launches one kernel after the other, is clocked
-        races = races.assign(ms=races["ms_graph"].fillna(races["ms"]))
+    if "speedup_graph" in races:  # else Python, which launches kernel after kernel, is clocked
+        races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
     if row["method"] in CONTROLS.values():  # in the race of the projection it was sized by
         stem = re.sub("_(narrow|scratch|short)_", "_project_", stem)
     same_shape = row["method"].startswith(CONTROLS["scratch"])
@@ -113,7 +114,7 @@ def _ms(table: pd.DataFrame, row: dict) -> float:
         start = f"headline_w{row['width']:.0f}_"
         stem = f"{start}clock_{stem.removeprefix(start)}"
         raced = raced[raced["what"].isin([f"{stem}_seed0", f"{stem}_gpu_seed0"])]
-    return raced["ms"].mean()
+    return raced["speedup"].mean()
 
 
 def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:

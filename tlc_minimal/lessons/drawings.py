@@ -46,10 +46,10 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
 
 def trade(rows: pd.DataFrame) -> Figure:
     """Test accuracy, a point a seed, against four prices, cheap to the right: MACs, activations,
-    ReLU units and, where there was a race, milliseconds; ``rows``: of one data set, from
+    ReLU units and, where there was a race, the speed; ``rows``: of one data set, from
     :func:`tlc_minimal.experiments.sized.priced`; a row of pictures a width, the largest first."""
     prices = {"cut": (1e6, "million MACs"), "activations": (1, "activations")}
-    prices |= {"relu_units": (1e3, "thousand ReLU units"), "ms": (1, "milliseconds, batch 1")}
+    prices |= {"relu_units": (1e3, "thousand ReLU units"), "speed": (1, "times as fast as dense")}
     prices = {name: price for name, price in prices.items() if rows[name].notna().any()}
     widths = sorted(rows["width"].unique(), reverse=True)
     size = (3 * len(prices), 0.9 + 2.7 * len(widths))
@@ -66,12 +66,13 @@ def trade(rows: pd.DataFrame) -> Figure:
             for method, style in styles.items():
                 runs = rows[(rows["method"] == method) & (rows["width"] == width)]
                 ax.scatter(runs[price] / unit, runs["test"], 40, **style)
-            if price == "ms":  # each width's own machine
+            if price == "speed":  # each width's own machine
                 device = rows.loc[rows["width"] == width, "device"].iloc[0]
                 label += f" ({' '.join(device.split(',')[0].split()[:2])})"
-            ax.set(xlabel=label if width == widths[-1] or price == "ms" else None)
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "ms"))
-            ax.invert_xaxis()
+            ax.set(xlabel=label if width == widths[-1] or price == "speed" else None)
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "speed"))
+            if price != "speed":
+                ax.invert_xaxis()
         line[0].set(ylabel=f"width {width:.0f}: test, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
