@@ -26,7 +26,7 @@ PLAYS = """
 01 place, count, mode = "layer3.0.relu1", 64, "eval" -> place, count, mode = "relu", 9, "train"
 02 mean, std = -0.5, 1.0 -> mean, std = 0.8, 2.0 | decay=1.0 -> decay=0.01 | width=8 -> width=4
 02 mu, sigma, f = -0.5, 1.0, F.elu -> mu, sigma, f = 3.0, 0.1, torch.tanh
-03 width=8 -> width=4 | 3, 1, 1, 3, 2, 0, 16 -> 3, 2, 1, 2, 1, 1, 9
+03 width=8 -> width=4 | 3, 1, 1, 3, 1, 1, 16 -> 3, 2, 1, 2, 1, 1, 9
 04 rule = "on_off_affine" -> rule = "affine" | remove=2) -> remove=1) | width=4 -> width=2
 04 ["relu1", "relu5"], "affine", "as_trained", 1 -> ["relu6"], "identity", "first", 0.5
 05 remove=12 -> remove=1 | width=16).eval() -> width=8).eval()

@@ -45,7 +45,7 @@ def stage() -> None:
     pages = {
         "Lessons": [str(path.with_suffix("")) for path in lessons()],
         "Beyond the lessons": ["data/results/README", "docs/library", "data/README"],
-        "For those who": ["docs/teaching", "docs/quizzes", "CONTRIBUTING", "CHANGELOG"],
+        "For those who": ["docs/teaching", "CONTRIBUTING", "CHANGELOG"],
     }
     there = {k: [p for p in v if list(STAGE.glob(f"{p}.*"))] for k, v in pages.items()}
     trees = [TREE.format(caption=k, pages="\n".join(v)) for k, v in there.items()]

@@ -17,7 +17,14 @@ WORDS = 75  # of prose that a slide bears at 1280x720
 ROOM = 18  # lines of code that fit below a heading; 40 letters of prose are as high as one
 WIDTH = 100  # letters in a line of code
 LISTS = ("what you will be able to do", "what to take along", "where it breaks")
-LEFT_OUT = ("exercise", "further reading", "how to use", "what you need first", "where to go")
+LEFT_OUT = (
+    "exercise",
+    "three questions",
+    "further reading",
+    "how to use",
+    "what you need first",
+    "where to go",
+)
 BLOCK = r"```|\||- |\d+\. "  # how a box, a table or a list begins
 
 

@@ -1,7 +1,6 @@
 """A network as what an image meets in it, a bar a layer; and what networks of a size are worth."""
 
 import math
-from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,7 +11,7 @@ from torch import nn
 
 from ..graph import example_of, find_shapes, trace
 from ..nodes import ACTIVATION, CONV, module_of
-from .plots import COLOURS, MARKERS
+from .plots import COLOURS, look
 
 
 def towers(models: dict[str, nn.Module], example) -> Figure:
@@ -54,13 +53,11 @@ def trade(rows: pd.DataFrame) -> Figure:
     widths = sorted(rows["width"].unique(), reverse=True)
     size = (3 * len(prices), 0.9 + 2.7 * len(widths))
     figure, axes = plt.subplots(len(widths), len(prices), sharey="row", figsize=size, squeeze=False)
-    styles, colours = {}, cycle(COLOURS[:-1])
-    names = rows.sort_values("order").groupby("method", sort=False)
-    for (method, runs), marker in zip(names, cycle(MARKERS)):
-        colour = COLOURS[-1] if method in ("dense", "tuned on") else next(colours)
+    styles = {}
+    for method, runs in rows.sort_values("order").groupby("method", sort=False):
         deep = sorted(set(runs["layers"].astype(int)))
         deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
-        styles[method] = {"color": colour, "marker": marker, "label": f"{method}: {deep}"}
+        styles[method] = look(method) | {"label": f"{method}: {deep}"}
     for line, width in zip(axes, widths):
         for ax, (price, (unit, label)) in zip(line, prices.items()):
             for method, style in styles.items():

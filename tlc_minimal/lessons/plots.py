@@ -5,7 +5,6 @@ Colours are Okabe and Ito's, safe for colour-blind readers; markers and hatches 
 
 import hashlib
 import io
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,6 +21,12 @@ from ..gaussian import Gaussian
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX*<"
 ON, OFF = COLOURS[1], COLOURS[0]
+# Their places give methods (by the beginning of their names) the same look in every picture.
+METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same shape")
+METHODS += ("from scratch, the same shape, as long", "from scratch, a narrower", "egp")
+METHODS += ("one_by_one", "easier", "layer_folding", "random", "lacoot", "blocks")
+ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
+ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one"}
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
 # accuracy in percent, share of MACs left in percent where one is printed. Sources: arXiv 2412.15077
 # (TLC), 2404.18949 (EASIER), 2406.08933 (LaCoOT, whole blocks).
@@ -99,10 +104,12 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "
     """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds.
     The first has larger, hollow markers: it is seen even where another lies on it."""
     figure, ax = plt.subplots()
-    for (label, runs), style in zip(table.groupby(by, sort=False), _styles()):
-        grouped = runs.groupby("removed")
+    groups = list(table.groupby(by, sort=False))
+    for i, (label, runs) in enumerate(groups):
+        grouped, style = runs.groupby("removed"), look(label, i)
         style |= {} if ax.lines else {"ms": 9, "mfc": "none"}
-        _mean_and_range(ax, grouped[x].mean(), grouped[y], label=label, **style)
+        aside = 0.06 * (i - (len(groups) - 1) / 2) if x == "removed" else 0  # no bar hides another
+        _mean_and_range(ax, grouped[x].mean() + aside, grouped[y], label=label, **style)
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
     if x == "removed":
@@ -119,7 +126,8 @@ def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     cut = table["macs_cut"].fillna(table["macs"]) if "macs_cut" in table else table["macs"]
     table = table.assign(macs=cut)
     dense = table.loc[table["method"] == "dense", "macs"].mean()
-    for method, style in zip(methods, _styles()):
+    for i, method in enumerate(methods):
+        style = look(method, i)
         runs = table[table["method"] == method].groupby("removed")
         for ax, at in zip(axes, (list(runs.groups), 100 * runs["macs"].mean() / dense)):
             _mean_and_range(ax, at, runs["test"], label=method, **style)
@@ -134,10 +142,14 @@ def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     return figure
 
 
-def _styles():
-    """Colour and marker of one line after the other, without end: no line is left out."""
-    for colour, marker in zip(cycle(COLOURS), cycle(MARKERS)):
-        yield {"color": colour, "marker": marker}
+def look(label: str, place: int = 0) -> dict[str, str]:
+    """Colour and marker of a method, the same everywhere; of any other label that of its place."""
+    label = ALIASES.get(label, label)
+    if label in ("dense", "tuned on"):
+        return {"color": COLOURS[-1], "marker": "os"[label != "dense"]}
+    known = [name for name in METHODS if str(label).startswith(name)]
+    place = METHODS.index(max(known, key=len)) if known else place
+    return {"color": COLOURS[place % 6], "marker": MARKERS[place % len(MARKERS)]}
 
 
 def _mean_and_range(ax, at, values, **style) -> None:
