@@ -103,9 +103,8 @@ def test_histograms_draw_one_panel_a_channel_with_its_gaussian():
 
 def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
     compared.to_json(run.folder / "compare.json", orient="index")
-    path = write_report(run.folder)
+    assert write_report(run.folder) == (path := run.folder / "report.html")
     page = path.read_text()
-    assert path == run.folder / "report.html"
     images = re.findall(r"<img[^>]*>", page)
     assert len(images) == 3 and all(re.search(r"alt='[^']{20,}'", image) for image in images)
     assert run.table["layer"][1] in page and "rank = random" in page and "Before and after" in page
@@ -132,6 +131,7 @@ def test_no_line_is_left_out_however_many_there_are():
     table = pd.DataFrame([(m, r, 50.0, 1e6) for m in ("dense", *methods) for r in (0, 1)],
                          columns=["method", "removed", "test", "macs"])  # fmt: skip
     for figure in (plots.curves(table), plots.headline(table, methods)):
-        labels = figure.axes[0].get_legend_handles_labels()[1]
-        assert set(methods) <= set(labels)
+        assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
         plots.plt.close(figure)
+    assert plots.look("ours, all at once", 3) == plots.look("at_once") != plots.look("new", 3)
+    assert len({tuple(plots.look(m).values()) for m in plots.METHODS}) == len(plots.METHODS)
