@@ -41,7 +41,7 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert last["layers"]["from scratch, the same shape"].max() < 0.55 * layers
     assert macs["from scratch, the same shape"].max() < macs["ours, all at once"].min()
     assert test["from scratch, the same shape, as long as the tuning"].mean() < projected.mean()
-    assert test["from scratch, a narrower ResNet-18"].mean() < projected.mean()
+    assert abs(test["from scratch, a narrower ResNet-18"].mean() - projected.mean()) < 0.3
     wide = every.query("width == 32").pivot_table("test", "seed", "method", "last")
     assert (wide["from scratch, the same shape"] > wide["ours, projected"]).all() and len(wide) == 3
 
