@@ -16,12 +16,21 @@ from ..train import evaluate, fit
 from .pieces import Piece
 
 NARROW = "from scratch, a narrower ResNet-18"
-CONTROLS = {  # networks no larger than a projected one, trained from scratch by the same teacher
-    "scratch": "from scratch, the same shape",
-    "short": "from scratch, the same shape, as long as the tuning",
+SHAPE = "from scratch, the same shape"
+CONTROLS = {  # networks no larger than a projected one, trained from scratch
+    "scratch": SHAPE,
+    "short": f"{SHAPE}, as long as the tuning",
+    "alone": f"{SHAPE}, without a teacher",
+    "work": f"{SHAPE}, without a teacher, for as many multiplications",
     "narrow": NARROW,
 }
-FRESH_LR = 0.2  # the learning rate of networks from scratch with a teacher
+FRESH_LR = 0.2  # their learning rate
+
+
+def length(control: str, dense: float, tuning: float, share: float) -> float:
+    """How many epochs a control is trained: as dense training and tuning had together, or the
+    tuning alone, or as many as cost what both together cost ("work"; ``share``: of the MACs)."""
+    return {"short": tuning, "work": int(dense / share + tuning)}.get(control, dense + tuning)
 
 
 def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float, batch: int = 128):

@@ -22,7 +22,7 @@ from ..methods.published import SCHEDULE
 from ..models import resnet18
 from ..stages import METHODS
 from ..train import best_device, fit
-from .controls import CONTROLS, FRESH_LR, NARROW, narrower, reset, scores, trials, tuned_on
+from .controls import CONTROLS, FRESH_LR, NARROW, length, narrower, reset, scores, trials, tuned_on
 from .pieces import Piece, trained
 from .throughput import throughput
 
@@ -121,7 +121,7 @@ def plan(profile: str) -> list[Piece]:
             like, config = pieces[-1], {"dense": f"{start}_dense_seed{seed}", "share": share}
             for control, method in CONTROLS.items():
                 run = partial(_from_scratch, like, control)
-                epochs = s.depth * s.each + (s.dense if control != "short" else 0)
+                epochs = length(control, s.dense, s.depth * s.each, share)
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
     for seed in s.seeds:
@@ -191,15 +191,16 @@ def _tuned_on(piece: Piece, data: Data, out: Path):
 
 
 def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
-    """A network as large as what the piece ``like`` makes, trained by the same teacher for as many
-    epochs as the dense one and the tuning had together ("short": as the tuning had)."""
-    small, teacher = _run(like, data, out).linear, dense_network(piece, data, out)
+    """A network as large as what the piece ``like`` makes, from scratch; taught by the dense one,
+    unless the control's name says otherwise."""
+    small, dense = _run(like, data, out).linear, dense_network(piece, data, out)
+    teacher = None if "without a teacher" in piece.config["method"] else dense
     torch.manual_seed(piece.seed)
     model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     fit(model, data, epochs, piece.config["lr"], **how)
-    left, all_of_them = (count(network, data)["activations"] for network in (small, teacher))
+    left, all_of_them = (count(network, data)["activations"] for network in (small, dense))
     row = {"removed": all_of_them - left, "epochs": epochs}
     return [row | scores(model, data) | count(model, data)], epochs
 

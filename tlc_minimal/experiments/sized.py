@@ -105,7 +105,7 @@ def _speed(table: pd.DataFrame, row: dict) -> float:
     if "speedup_graph" in races:  # else Python, which launches kernel after kernel, is clocked
         races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
     if row["method"] in CONTROLS.values():  # in the race of the projection it was sized by
-        stem = re.sub("_(narrow|scratch|short)_", "_project_", stem)
+        stem = re.sub(f"_({'|'.join(CONTROLS)})_", "_project_", stem)
     same_shape = row["method"].startswith(CONTROLS["scratch"])
     name = "ours, projected" if same_shape else row["method"]
     name = "dense" if name in DENSE else name

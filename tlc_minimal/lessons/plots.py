@@ -25,6 +25,7 @@ ON, OFF = COLOURS[1], COLOURS[0]
 METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same shape")
 METHODS += ("from scratch, the same shape, as long", "from scratch, a narrower", "egp")
 METHODS += ("one_by_one", "easier", "layer_folding", "random", "lacoot", "blocks")
+METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
 ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
 ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one"}
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
