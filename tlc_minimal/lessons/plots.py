@@ -24,7 +24,7 @@ ON, OFF = COLOURS[1], COLOURS[0]
 # Their places give methods (by the beginning of their names) the same look in every picture.
 METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same shape")
 METHODS += ("from scratch, the same shape, as long", "from scratch, a narrower", "egp")
-METHODS += ("one_by_one", "easier", "layer_folding", "random", "lacoot", "blocks")
+METHODS += ("one_by_one", "easier", "random", "layer_folding", "lacoot", "blocks")
 METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
 ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
 ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one"}
