@@ -19,7 +19,7 @@ PROFILES = {
     "paper": dict(width=64, dense=60, tune=96, remove=(4, 8, 12), seeds=5, ranked=5, images=None),
 }
 AT_ONCE = (  # a run of its own for each number removed
-    "at_once", "layer_folding", "lacoot_without_regulariser", "published",
+    "at_once", "project", "blocks", "layer_folding", "lacoot_without_regulariser", "published",
 )  # fmt: skip
 RECIPE = {"lr": 0.02, "progress": False}  # the same for all
 LIMIT = {"egp": 8}  # what can go before a residual network is dead: not the stem
