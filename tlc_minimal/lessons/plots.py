@@ -177,6 +177,7 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
     from ..experiments.sized import priced  # this file is there without any records, too
+    from ..experiments.tables import MISSES
     from .drawings import trade
 
     drawn, study = {}, table.get("study", pd.Series("", table.index))
@@ -195,7 +196,8 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
         if name == "headline":
             figure = headline(rows, [m for m in methods if m in set(rows["method"])])
         else:
-            figure = curves(rows[rows["method"] != "dense"]) if methods else trade(rows)
+            named = rows[rows["method"] != "dense"].replace({"method": MISSES})
+            figure = curves(named) if methods else trade(rows)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
         drawn[path] = digest
         info = PngInfo()
