@@ -35,9 +35,7 @@ def doctor() -> None:
 def demo(out: str = "runs/demo", epochs: float = 15, tune: float = 12) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
     data, size = tlc.load_data("digits"), f"ResNet-18, width 8, on {tlc.best_device()}"
-    print(
-        f"{data}\n{size}: one convolution for each run of layers, until 30 % of the MACs are left"
-    )
+    print(f"{data}\n{size}: one convolution a run of layers, until 30 % of the MACs are left")
     how = {"remove": None, "macs": 0.3, "method": "project", "epochs": tune}
     _collapse("resnet18", 8, data, epochs, out, resume=True, **how)
     print("next: `make lab` opens the course, notebooks/00_tour.ipynb first")

@@ -14,6 +14,8 @@ def race(contestants, repeats: int = 7, seconds: float = 0.01, device="cpu") -> 
     Every measurement averages as many calls as fit into ``seconds``, after a warm-up. A busy
     machine slows down whole rounds, so compare within the rounds: :func:`ratio`.
     """
+    # Freed at once: glibc then keeps memory, where it had large tensors mapped anew for every call.
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
     def clock(run, calls: int) -> float:
         start = now(device)
