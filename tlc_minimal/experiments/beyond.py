@@ -97,9 +97,9 @@ def mobilenet(data: Data, width: int) -> nn.Module:
     return model
 
 
+ON_DIGITS = {"data": "digits", "projected": 3, "longer": 4, "batch": 32}  # 3: one layer each
 # Of an MLP one matrix is left, whether its channels were cut before or not: cutting only costs.
 # Between convolutions cutting is what pays, and merging is for the clock to decide.
-ON_DIGITS = {"data": "digits", "projected": 3, "longer": 4, "batch": 32}  # 3: one layer each
 MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), "fastest")
 WITHOUT_NORM = {
     "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text, projected=1),
