@@ -14,8 +14,9 @@ from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
+from tlc_minimal.lessons.transformers import vit
 from tlc_minimal.methods.project import milliseconds
-from tlc_minimal.methods.stretches import best_sets, fit_alone, found
+from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.readers import Split
 
@@ -86,7 +87,7 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
     network = trace(randomize(build(), dtype=torch.float32)).eval()
     names = [layer.name for layer in tlc.find_layers(network, data)]
     runs = found(network, data, 3, 3)
-    some = {s: runs[s] for s in sorted(runs)[:: 1 + len(runs) // 6]}
+    some = {s: runs[s][0] for s in sorted(runs)[:: 1 + len(runs) // 6] if len(runs[s]) == 1}
     layers = fit_alone(network, some, data, 100, 1e-2)
     swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in some.items()}
     loss = swapped_losses(network, swaps, data, 20, "", False)
@@ -98,6 +99,20 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
         assert loss[i, j] == pytest.approx(tlc.evaluate(alone, few).loss, rel=1e-3), (i, j)
         fewer = tlc.count(network, data)["macs"] - tlc.count(alone, data)["macs"]
         assert some[i, j].macs == fewer
+
+
+def test_neighbours_with_attention_between_them_go_together_a_matrix_each(data):
+    torch.manual_seed(0)
+    network = vit(10, 8, depth=3, size=16)
+    stretches = found(trace(network, share=True, example=data).eval(), data, 3, 3)
+    assert sorted(stretches) == list(itertools.combinations(range(4), 2))
+    assert [len(stretches[0, j]) for j in (1, 2, 3)] == [1, 2, 3] and len(places(stretches)) == 3
+    few = {"epochs": 0.1, "trial": 50, "images": 100, "progress": False}
+    for target in ({"remove": 3}, {"remove": 2}, {"macs": 0.7}):
+        run = tlc.collapse(network, data, method="project", **few, **target)
+        first, last = run.table.to_dict("records")
+        assert last["removed"] == target.get("remove", max(2, last["removed"]))
+        assert first["layers"] - last["layers"] == last["removed"]
 
 
 def test_layers_go_with_their_activations(run, model, data):
@@ -164,9 +179,9 @@ def test_a_speedup_is_a_target(model, data, monkeypatch):
 def test_the_clock_sees_that_one_layer_is_faster_than_six(data):
     network = trace(tlc.simple_cnn(width=16)).eval()
     runs = found(network, data, 6, 3)
-    longest = max(runs, key=lambda s: s[1] - s[0])
-    layers = fit_alone(network, {longest: runs[longest]}, data, 20, 1.0)
-    assert milliseconds(network, runs[longest], layers[longest]) > 0
+    (longest,) = runs[max(runs, key=lambda s: s[1] - s[0])]
+    layers = fit_alone(network, {"longest": longest}, data, 20, 1.0)
+    assert milliseconds(network, longest, layers["longest"]) > 0
 
 
 def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp_path):

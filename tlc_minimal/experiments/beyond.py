@@ -97,12 +97,12 @@ def mobilenet(data: Data, width: int) -> nn.Module:
     return model
 
 
-ON_DIGITS = {"data": "digits", "projected": 3, "longer": 4, "batch": 32}  # 3: one layer each
+ON_DIGITS = {"data": "digits", "projected": 6, "longer": 4, "batch": 32}
 # Of an MLP one matrix is left, whether its channels were cut before or not: cutting only costs.
 # Between convolutions cutting is what pays, and merging is for the clock to decide.
 MLP, CONV = (("affine", "on_off_affine"), "all"), (("on_off_affine", "affine"), "fastest")
 WITHOUT_NORM = {
-    "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text, projected=1),
+    "text": Network(text_encoder, 48, *MLP, 2, 0.05, 1200, load_text, projected=2),
     # A vision transformer learns little from a few photographs, and then has nothing to lose.
     "vit": Network(lambda d, w: vit(len(d.classes), w), 48, *MLP, 6, 0.05, 350, **ON_DIGITS),
     # Without any norm 0.02 breaks even the dense network in the first steps of a short tuning.

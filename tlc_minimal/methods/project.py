@@ -1,8 +1,8 @@
 """Projection: layers really go; which activations go with them, dynamic programming says.
 
-Each stretch of activations that one layer can replace is tried alone: what it costs is a rise of
-the validation loss, what it brings is activations, multiplications or milliseconds. Of all sets of
-stretches that bring enough, the one whose costs have the least sum is found exactly. The sum is a
+Each run that one layer can replace is tried alone: what it costs is a rise of the validation loss,
+what it brings is activations, multiplications or milliseconds. Of all sets of runs that bring
+enough, the one whose costs have the least sum is found exactly. The sum is a
 surrogate for the loss of the set, as in LayerMerge (arXiv 2406.12837), which chooses what to merge
 by dynamic programming over such tables, too.
 """
@@ -26,7 +26,17 @@ from ..refuse import check_number
 from ..runs import Run
 from ..stages import Stage, Task
 from ..train import device_of
-from .stretches import best_sets, cheapest, fit_alone, found, removed
+from .stretches import (
+    Place,
+    Stretch,
+    Stretches,
+    best_sets,
+    cheapest,
+    fit_alone,
+    found,
+    places,
+    removed,
+)
 
 
 def project(
@@ -38,7 +48,7 @@ def project(
 
     The target is one of ``remove``, ``macs`` (the share of the dense network's multiplications that
     may be left) and ``speedup`` (how many times as fast on one image, measured, both folded). A
-    stretch costs what the loss on ``trial`` validation images rises by when it alone is projected,
+    run costs what the loss on ``trial`` validation images rises by when it alone is projected,
     fitted to ``trial`` training images; the chosen ones are fitted to ``images``, one after the
     other. ValueError for none or two targets, and for one that cannot be reached: it says what can.
     """
@@ -54,24 +64,24 @@ def project(
     if speedup is not None:
         check_number("speedup", speedup, Real, lambda s: 1 < s < inf, "a number above 1")
 
-    traced, runs = trace(task.model, share=True).eval(), {}
+    traced, stretches = trace(task.model, share=True).eval(), {}
     names = list(activation_nodes(traced))
     if task.data is not None:  # else a finished run is read, and nothing to be found
-        runs = found(traced, task.data, task.remove or len(names), kernel)
-        check_reach(task, traced, runs, macs, speedup, kernel)
+        stretches = found(traced, task.data, task.remove or len(names), kernel)
+        check_reach(task, traced, stretches, macs, speedup, kernel)
 
     def choose(network: fx.GraphModule) -> dict[str, Tensor]:
-        layers = fit_alone(traced, runs, task.data, trial, ridge, task.progress)
-        swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in runs.items()}
-        loss = swapped_losses(traced, swaps, task.data, trial, "stretches", task.progress)
-        costs = {s: loss[s] - loss[""] for s in runs}
+        layers = fit_alone(traced, places(stretches), task.data, trial, ridge, task.progress)
+        swaps = {place: Swap(*place, layer) for place, layer in layers.items()}
+        loss = swapped_losses(traced, swaps, task.data, trial, "runs", task.progress)
+        costs = summed(stretches, {place: loss[place] - loss[""] for place in layers})
         if task.remove:
             chosen = best_sets(len(names), costs)[task.remove][1]
         elif macs is not None:
-            sets = best_sets(len(names), costs, {s: run.macs for s, run in runs.items()})
+            sets = best_sets(len(names), costs, macs_of(stretches))
             chosen = cheapest(sets, count(traced, task.data)["macs"] * (1 - macs))
         else:
-            chosen = fast_enough(task, traced, runs, layers, costs, speedup, kernel)
+            chosen = fast_enough(task, traced, stretches, layers, costs, speedup, kernel)
         gone = removed(names, chosen)
         model, table = project_layers(network, gone, task.data, kernel, images, ridge)
         decision = {f"weights {k}": v for k, v in model.state_dict().items()}
@@ -88,9 +98,19 @@ def project(
     return [Stage(choose, change, None)]
 
 
-def check_reach(task: Task, traced, runs, macs, speedup, kernel: int) -> None:
+def summed(stretches: Stretches, numbers: dict[Place, float]) -> dict[Stretch, float]:
+    """A number of each stretch: the sum of its runs' numbers."""
+    return {s: sum(numbers[place] for place in places({s: runs})) for s, runs in stretches.items()}
+
+
+def macs_of(stretches: Stretches) -> dict[Stretch, float]:
+    """The multiply-accumulates an image that each stretch saves."""
+    return {s: sum(run.macs for run in runs) for s, runs in stretches.items()}
+
+
+def check_reach(task: Task, traced, stretches, macs, speedup, kernel: int) -> None:
     """ValueError for a target that no set of stretches reaches: it says which ones can be."""
-    names, nothing = list(activation_nodes(traced)), dict.fromkeys(runs, 0.0)
+    names, nothing = list(activation_nodes(traced)), dict.fromkeys(stretches, 0.0)
     counts = best_sets(len(names), nothing)
     if task.remove and task.remove not in counts:
         numbers = ", ".join(map(str, sorted(counts.keys() - {0}))) or "none"
@@ -100,7 +120,7 @@ def check_reach(task: Task, traced, runs, macs, speedup, kernel: int) -> None:
         )
     if task.remove:
         return
-    most = best_sets(len(names), nothing, {s: run.macs for s, run in runs.items()})
+    most = best_sets(len(names), nothing, macs_of(stretches))
     saved, (_, chosen) = max(most.items())
     if macs is not None and saved < (all_macs := count(traced, task.data)["macs"]) * (1 - macs):
         raise ValueError(
@@ -122,12 +142,13 @@ def shape_only(network: fx.GraphModule, names: list[str], example, kernel: int) 
         return project_layers(network, names, example, kernel, 2, 1.0).model
 
 
-def fast_enough(task: Task, traced, runs, layers, costs, speedup: float, kernel: int):
+def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, kernel: int):
     """The cheapest set of stretches with which the whole network is measured to be fast enough:
     what each saves alone only says where to begin."""
     names = list(activation_nodes(traced))
-    saved = {s: milliseconds(traced, run, layers[s]) for s, run in runs.items()}
-    sets = best_sets(len(names), costs, saved)
+    runs = places(stretches)
+    saved = {place: milliseconds(traced, runs[place], layer) for place, layer in layers.items()}
+    sets = best_sets(len(names), costs, summed(stretches, saved))
     x = first_images(task.data, 1, device_of(traced))
     goal = latency({"dense": traced}, x)["ms"].iloc[0] * (1 - 1 / speedup)
     ahead = [n for n in sorted(sets) if n >= goal] or [max(sets)]

@@ -1,6 +1,7 @@
-"""Stretches of activations that one layer can replace: found, fitted alone, combined exactly."""
+"""Stretches of activations that single layers replace: found, fitted alone, combined exactly."""
 
 import copy
+from collections.abc import Hashable
 from math import inf
 
 import torch
@@ -14,19 +15,28 @@ from ..project import add, empty_gram, solve
 from ..runs import Run, find_runs
 
 Stretch = tuple[int, int]  # from the first activation that goes to the next one that stays
+Stretches = dict[Stretch, list[Run]]  # and the runs, of which each becomes one layer
+Place = tuple[fx.Node, fx.Node]  # a run's entry and its end
 Sets = dict[float, tuple[float, list[Stretch]]]  # {what it brings: (what it costs, its stretches)}
 
 
-def found(traced: fx.GraphModule, data: Data, most: int, kernel: int) -> dict[Stretch, Run]:
-    """The stretches of at most so many activations that one layer can replace."""
+def found(traced: fx.GraphModule, data: Data, most: int, kernel: int) -> Stretches:
+    """The stretches of at most so many activations that go when one layer takes the place of each
+    of these runs: of one run where all is linear, of several where something else lies between, as
+    attention does between the MLPs of a transformer."""
     nodes = list(activation_nodes(traced).values())
     shapes, stretches = find_shapes(traced, example_of(data)[:2]), {}
     for i in range(len(nodes)):
         for j in range(i + 1, min(i + most, len(nodes)) + 1):
             runs, left = find_runs(traced, set(nodes[i:j]), shapes, kernel)
-            if len(runs) == 1 and not left:
-                stretches[i, j] = runs[0]
+            if not left:
+                stretches[i, j] = runs
     return stretches
+
+
+def places(stretches: Stretches) -> dict[Place, Run]:
+    """The runs of all stretches, each once."""
+    return {(run.entry, run.end): run for runs in stretches.values() for run in runs}
 
 
 def removed(names: list[str], stretches: list[Stretch]) -> list[str]:
@@ -36,16 +46,16 @@ def removed(names: list[str], stretches: list[Stretch]) -> list[str]:
 
 @torch.no_grad()
 def fit_alone(
-    traced: fx.GraphModule, runs: dict[Stretch, Run], data: Data, images: int, ridge: float,
+    traced: fx.GraphModule, runs: dict[Hashable, Run], data: Data, images: int, ridge: float,
     progress: bool = False,
-) -> dict[Stretch, nn.Module]:  # fmt: skip
+) -> dict[Hashable, nn.Module]:  # fmt: skip
     """The best layer for each run if it alone is replaced, all in one pass over the images: runs
     that see the same patches of the same input share the products of these."""
     like, together = next(traced.parameters()), {}
-    for stretch, run in runs.items():
+    for key, run in runs.items():
         shape = [getattr(run.layer, k, 1) for k in ("kernel_size", "stride", "padding", "groups")]
-        alone = stretch if shape[3] != 1 else None
-        together.setdefault((run.entry, str(shape), run.pixels, alone), []).append(stretch)
+        alone = key if shape[3] != 1 else None
+        together.setdefault((run.entry, str(shape), run.pixels, alone), []).append(key)
     wide = []  # one layer for each such group, its outputs side by side
     for group in together.values():
         first = runs[group[0]].layer
