@@ -408,6 +408,31 @@ def test_any_elementwise_activation_has_its_best_line(act):
     assert tlc.count(model, X)["activations"] == 1
 
 
+INLINE = {  # written where it is used, in as many ways as people do
+    "SiLU": [lambda x: x * torch.sigmoid(x), lambda x: x.sigmoid().mul(x)],
+    "ReLU": [lambda x: torch.where(x > 0, x, 0.0), lambda x: torch.max(x, torch.tensor(0.0)),
+             lambda x: x * (x > 0).float(), lambda x: (x + x.abs()) / 2],
+    "Hardswish": [lambda x: x * F.relu6(x + 3) / 6, lambda x: x * F.hardsigmoid(x)],
+    "Mish": [lambda x: x * torch.tanh(F.softplus(x))],
+    "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))],
+    "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)],
+    "PReLU": [None],
+    None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INLINE)
+@torch.no_grad()
+def test_an_activation_is_what_its_operations_compute(kind):
+    for f in INLINE[kind]:
+        run = lambda net, x, f=f: net.b(f(net.a(x)) if f else F.prelu(net.a(x), net.slope))
+        net = Net(run, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 1)).double()
+        net.slope = nn.Parameter(torch.rand(4, dtype=torch.float64) if not f else torch.rand(1))
+        kinds = [layer.kind for layer in tlc.find_layers(net, X)]
+        assert kinds == [kind][: kind is not None]
+        assert relative_error(trace(net)(X), net(X)) < 1e-7
+
+
 def test_a_relu_that_is_none_has_its_own_line():
     class Shifted(nn.ReLU):
         def forward(self, x):

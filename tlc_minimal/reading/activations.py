@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..nodes import module_of, put_module
+from .by_hand import inline_activations
 from .inplace import out_of_place
 from .layers import ACTIVATION
 
@@ -53,6 +54,12 @@ def name_activations(traced: fx.GraphModule) -> None:
     module named after the one that calls it; none works in place (:func:`out_of_place`). What does
     not depend on the input, as a gate that is a parameter, is none."""
     out_of_place(traced)
+    inline = inline_activations(traced)
+    for end, (source, _) in inline.items():
+        end.args, end.kwargs = (source,), {}
+    for node in reversed(traced.graph.nodes):  # what computed them
+        if not node.users and node.op.startswith("call") and not node.is_impure():
+            traced.graph.erase_node(node)
     moving = set()
     for node in traced.graph.nodes:
         if node.op == "placeholder" or moving.intersection(node.all_input_nodes):
@@ -63,7 +70,10 @@ def name_activations(traced: fx.GraphModule) -> None:
         taken |= {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
     for node in [n for n in traced.graph.nodes if n in moving]:
         module = module_of(traced, node)
-        if isinstance(module, ACTIVATION):
+        if node in inline:
+            module = inline[node][1]
+            base, shared = _owner(node, module), True
+        elif isinstance(module, ACTIVATION):
             base, shared = node.target, calls[node.target] > 1
         elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
             module = _as_module(node)

@@ -1,14 +1,25 @@
 """Activations that others write by hand (a Swish, a Mish) become those of torch.nn, by trial."""
 
 import copy
+from functools import partial
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
+from .inplace import word
 from .layers import ACTIVATION
 
 KNOWN = [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()]
 KNOWN += [nn.Tanh(), nn.Softplus(), nn.ELU(), nn.SELU(), *map(nn.LeakyReLU, (0.01, 0.1, 0.2))]
+
+# What an activation that is written where it is used may be made of: maps of single numbers.
+PARTS = {"add", "sub", "mul", "multiply", "div", "truediv", "neg", "pow", "square", "sqrt"}
+PARTS |= {"abs", "sign", "exp", "expm1", "log", "log1p", "logaddexp", "erf", "sigmoid"}
+PARTS |= {"logsigmoid", "hardsigmoid", "tanh", "softplus", "relu", "relu6", "hardtanh", "elu"}
+PARTS |= {"clamp", "clamp_min", "clamp_max", "maximum", "max", "minimum", "min", "where", "gt"}
+PARTS |= {"ge", "lt", "le", "heaviside", "masked_fill", "zeros_like", "full_like"}
+COMPARED = {"gt", "ge", "lt", "le"}
 
 
 def known_activation(module: nn.Module) -> nn.Module | None:
@@ -18,23 +29,85 @@ def known_activation(module: nn.Module) -> nn.Module | None:
     known = known or type(module).__module__.startswith(("torch.", "tlc_minimal."))
     if known or module._forward_hooks or module._forward_pre_hooks:
         return None
-    x, mode = torch.linspace(-9, 9, 96).reshape(2, 4, 3, 4), module.training
+    mode = module.training
     module.training = False
+    try:
+        found = computed_by(module)
+    finally:
+        module.training = mode
+    return found if found and not is_one_call(module) else None
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def computed_by(function) -> nn.Module | None:
+    """The activation of torch.nn with this function's values and slopes, tried out; None if there
+    is none."""
+    x = torch.linspace(-9, 9, 96).reshape(2, 4, 3, 4).requires_grad_()
     given = x.clone()
     try:
-        y, turned = module(given), module(x.flip(0, 1, 2, 3))
-        same = [k for k in KNOWN if torch.allclose(k(x), y, 1e-5, 1e-6)]
-        if not same or not torch.equal(turned, y.flip(0, 1, 2, 3)) or is_one_call(module):
+        y, turned = function(given), function(x.flip(0, 1, 2, 3))
+        (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        if not torch.equal(turned, y.flip(0, 1, 2, 3)):
             return None
     except Exception:  # it wants something else
         return None
-    finally:
-        module.training = mode
-    found = copy.deepcopy(same[0])
-    if torch.equal(given, x):
-        return found
-    found.inplace = True  # what reads its input later reads its output
-    return found if torch.equal(given, y) and hasattr(same[0], "inplace") else None
+    for known in KNOWN:
+        z = known(x)
+        pairs = (z, y), (torch.autograd.grad(z.sum(), x)[0], slope)
+        if all(torch.allclose(*pair, 1e-5, 1e-6) for pair in pairs):
+            found = copy.deepcopy(known)
+            if torch.equal(given, x):
+                return found
+            found.inplace = True  # what reads its input later reads its output
+            return found if torch.equal(given, y) and hasattr(known, "inplace") else None
+    return None
+
+
+def inline_activations(traced: fx.GraphModule) -> dict[fx.Node, tuple[fx.Node, nn.Module]]:
+    """{the last node of what computes an activation, as ``x * torch.sigmoid(x)`` does: (its input,
+    the activation of torch.nn that it is)}."""
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    runner, found, taken = fx.Interpreter(traced, False), {}, set()
+    for end in reversed(order):
+        piece, front = [], {end}
+        while front and len(piece) < 12 and end not in taken:
+            node = max(front, key=order.get)
+            if not is_part(traced, node):
+                break
+            piece.append(node)
+            front = front - {node} | {*node.all_input_nodes}
+            if len(front) == 1:
+                (source,) = front
+                if known := computed_by(partial(run, runner, piece[::-1], source)):
+                    taken.update(piece)
+                    if len(piece) > 1:  # else it is one call, which is read as such
+                        found[end] = source, known
+    return found
+
+
+def is_part(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node may be part of an activation: a function of numbers that passes gradients."""
+    if node.op == "call_module":
+        module = traced.get_submodule(node.target)
+        plain = type(module).__module__ == "torch.nn.modules.activation"
+        return plain and not any(module.state_dict())
+    if node.op == "get_attr":  # fx's name for a tensor that the forward makes of a number
+        return node.target.startswith("_tensor_constant")
+    if not node.op.startswith("call") or node.meta.get("no_grad"):
+        return False
+    if word(node) in ("float", "to", "type_as"):  # of a mask only: else a type is chosen
+        return word(node.all_input_nodes[0]) in COMPARED
+    return word(node) in PARTS
+
+
+def run(runner: fx.Interpreter, nodes: list[fx.Node], source: fx.Node, x: Tensor) -> Tensor:
+    """What the last of ``nodes`` makes of the value ``x`` of ``source``."""
+    values = {source: x}
+    for node in nodes:
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        values[node] = getattr(runner, node.op)(node.target, args, kwargs)
+    return values[nodes[-1]]
 
 
 def is_one_call(module: nn.Module) -> bool:

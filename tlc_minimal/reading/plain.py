@@ -20,6 +20,7 @@ CALLS = {  # functions that are layers if their tensors are a module's own; name
     F.conv1d: (nn.Conv1d, CONV),
     F.conv2d: (nn.Conv2d, CONV),
     F.conv3d: (nn.Conv3d, CONV),
+    F.prelu: (nn.PReLU, CONV[:2]),
     F.batch_norm: (
         Norm,
         ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
@@ -144,7 +145,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     needed = {"running_mean", "running_var"} if kind is Norm else {"weight"}
     if not plain or not needed <= read.keys() or any(reads[n.target] > 1 for n in read.values()):
         return
-    if kind is not Norm and _tensor(model, read["weight"].target).ndim < 2:
+    if kind not in (Norm, nn.PReLU) and _tensor(model, read["weight"].target).ndim < 2:
         return  # F.linear takes a vector, too
     options = {k: v for k, v in given.items() if k not in (*keys, "input")}
     if any(isinstance(a, fx.Node) for v in options.values() for a in _leaves(v)):
@@ -173,7 +174,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
 def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> None:
     """Make a module the layer ``kind`` with these tensors, in place; its children stay."""
     buffers = {k: v for k, v in tensors.items() if k.startswith("running")}
-    replace_tensors(module, {k: tensors[k] for k in ("weight", "bias")}, buffers)
+    replace_tensors(module, {k: tensors.get(k) for k in ("weight", "bias")}, buffers)
     module.__class__, weight = kind, tensors["weight"]
     if issubclass(kind, Norm):
         module.num_features, module.eps = len(tensors["running_mean"]), options.get("eps", 1e-5)
@@ -182,6 +183,9 @@ def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> No
         module.affine, module.track_running_stats = weight is not None, True
         if "num_batches_tracked" not in module._buffers:
             module.num_batches_tracked = None
+        return
+    if kind is nn.PReLU:
+        module.num_parameters = len(weight)
         return
     out, into = weight.shape[:2]
     if kind is nn.Linear:
