@@ -1,4 +1,4 @@
-"""method="project": the choice of stretches against brute force, and layers that really go."""
+"""method="project" and "blocks": choices against brute force, and layers that really go."""
 
 import dataclasses
 import importlib
@@ -9,7 +9,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from helpers import digits, randomize, relative_error, residual
+from helpers import digits, drawn, randomize, relative_error, residual
 from torchvision.models import MobileNetV2
 
 import tlc_minimal as tlc
@@ -19,6 +19,9 @@ from tlc_minimal.methods.project import milliseconds
 from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.readers import Split
+from tlc_minimal.statistics import statistics
+
+blocks = importlib.import_module("tlc_minimal.methods.blocks")
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +195,61 @@ def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp
     with pytest.raises(ValueError, match="take the place of so many activations.*not of 2"):
         tlc.collapse(norm.eval(), data, 2, 1.0, "project", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- method="blocks": lines or whole branches ----
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    model = drawn(residual, dtype=torch.float32)
+    return trace(model, share=True, example=data).eval(), data
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_choice_is_the_cheapest_of_all(seed):
+    dice = torch.Generator().manual_seed(seed)
+    choices = [(name, rule) for name in "abcd" for rule in ("thrifty", "constant")]
+    numbers = torch.randint(-3, 9, (2, len(choices)), generator=dice).tolist()
+    costs, brings = (dict(zip(choices, map(float, row))) for row in numbers)
+    found = blocks.best_choices(costs, brings)
+    every = itertools.product(*[(None, (n, "thrifty"), (n, "constant")) for n in "abcd"])
+    every = [[choice for choice in some if choice] for some in every]
+    for remove, least in itertools.product(range(1, 5), range(0, 20, 3)):
+        fits = [c for c in every if len(c) == remove and sum(map(brings.get, c)) >= least]
+        if fits:
+            cost = min(sum(map(costs.get, c)) for c in fits)
+            assert sum(map(costs.get, blocks.cheapest(found[remove], least))) == cost
+
+
+def test_a_price_is_the_rise_of_the_loss_and_a_constant_takes_both_convolutions(network):
+    model, data = network
+    gaussians = statistics(model, data)
+    brings = blocks.candidates(model, gaussians, data, constants=True)
+    inside = ["3.relu1", "4.relu1"]
+    assert [name for name, rule in brings if rule == "constant"] == inside
+    assert not [c for c in blocks.candidates(model, gaussians, data, False) if c[1] == "constant"]
+    price, before = blocks.prices(model, gaussians, list(brings), data), tlc.evaluate(model, data)
+    for name, rule in brings:
+        without = tlc.linearize(model, name, *blocks.by_rule(gaussians, rule))
+        rise = tlc.evaluate(without, data).loss - before.loss
+        assert price[name, rule] == pytest.approx(rise, abs=1e-4)
+        fewer = tlc.count(model, data)["macs"] - tlc.count(without, data)["macs"]
+        assert brings[name, rule] == fewer
+    gone = tlc.linearize(model, inside[0], *blocks.by_rule(gaussians, "constant"))
+    assert {"3.conv1", "3.conv2"} <= {n for n, _ in model.named_modules()}
+    assert not {"3.conv1", "3.conv2"} & {n for n, _ in gone.named_modules()}
+
+
+def test_a_share_is_kept_and_one_that_cannot_be_is_refused(network):
+    model, data = network
+    how = {"remove": 2, "epochs": 0.5, "method": "blocks", "progress": False}
+    before, free = tlc.collapse(model, data, **how).table.iloc[[0, -1]].to_dict("records")
+    share = 0.95 * free["macs"] / before["macs"]
+    last = tlc.collapse(model, data, macs=share, **how).table.iloc[-1]
+    assert last["removed"] == free["removed"] == 2
+    assert last["macs"] <= share * before["macs"]
+    with pytest.raises(ValueError, match=r"without 2 activations 0\.\d+ of the MACs can be left, "):
+        tlc.collapse(model, data, macs=0.1, constants=False, **how)
+    with pytest.raises(ValueError, match="macs is a share of the MACs, of 0 to 1, not 2"):
+        tlc.collapse(model, data, macs=2, **how)

@@ -388,7 +388,6 @@ def test_what_was_frozen_or_under_no_grad_learns_nothing():
 
 ACTIVATIONS = [nn.Mish(), nn.ELU(0.7), nn.SELU(), nn.Tanh(), nn.Softplus(), nn.Hardtanh()]
 ACTIVATIONS += [nn.PReLU(), nn.PReLU(4), Net(lambda net, x: x.mul_(x.sigmoid()))]  # by hand
-ACTIVATIONS += [Net(lambda net, x: x * net.six(x + 3) / 6, six=nn.ReLU6())]
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS, ids=str)

@@ -9,22 +9,13 @@ import torch
 from helpers import CLOCK, files, residual, same
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import (
-    fair,
-    headline,
-    ladder,
-    mnist,
-    pieces,
-    predicts,
-    rates,
-    sized,
-    throughput,
-)
+from tlc_minimal.experiments import fair, headline, ladder, mnist, pieces, predicts, rates, sized
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
 
-collapsing, merging = (importlib.import_module(f"tlc_minimal.{n}") for n in ("collapse", "merge"))
+NAMES = ("collapse", "merge", "experiments.throughput")
+collapsing, merging, throughput = (importlib.import_module(f"tlc_minimal.{n}") for n in NAMES)
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
     shares=(0.5,),
