@@ -48,7 +48,7 @@ def computed_by(function) -> nn.Module | None:
     try:
         y, turned = function(given), function(x.flip(0, 1, 2, 3))
         (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
-        if not torch.equal(turned, y.flip(0, 1, 2, 3)):
+        if y.shape != x.shape or not torch.equal(turned, y.flip(0, 1, 2, 3)):
             return None
     except Exception:  # it wants something else
         return None
