@@ -82,10 +82,17 @@ ARMS = {  # one choice changed, one at a time
 }
 
 
+def prefix(profile: str, width: int) -> str:
+    """What the names of records begin with. The paper profile on a CPU has records of its own: from
+    the same seed another device makes another network."""
+    here = "_cpu" if profile == "paper" and best_device().type == "cpu" else ""
+    return f"headline_w{width}{here}"
+
+
 def plan(profile: str) -> list[Piece]:
     """All pieces of a profile in order of importance."""
     s = PROFILES[profile]
-    start, pieces = f"headline_w{s.width}", []
+    start, pieces = prefix(profile, s.width), []
 
     def add(name, seed, method, run, length, width=s.width, images=s.images, **config):
         config = {"study": "headline", "width": width, "method": method} | config
@@ -93,7 +100,7 @@ def plan(profile: str) -> list[Piece]:
         size = images or 45_000
         # Ranking and testing cost about half an epoch a removal.
         passes = length * size + (config.get("remove") or 0) * size / 2
-        what = f"headline_w{width}_{name}_seed{seed}"
+        what = f"{prefix(profile, width)}_{name}_seed{seed}"
         minutes = max(0.1, passes / s.speed / 60)
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
 
@@ -150,7 +157,7 @@ def plan(profile: str) -> list[Piece]:
     width, images = s.strong
     sizes = {"width": width, "images": images}
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
-    strong = {"dense": f"headline_w{width}_strong", **sizes}
+    strong = {"dense": f"{prefix(profile, width)}_strong", **sizes}
     collapses("strong_curve", 0, "ours, one by one, strong stem", "one_by_one", s.remove, **strong)
     for like in [p for p in pieces if p.config["method"] in CLOCKED and p.seed == 0]:
         of = like.what.removeprefix(f"{start}_").removesuffix("_seed0")

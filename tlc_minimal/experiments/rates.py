@@ -24,7 +24,7 @@ def plan(profile: str) -> list[Piece]:
     pieces, likes = [], {piece.what: piece for piece in headline.plan(profile)}
     for seed in size.seeds[:seeds]:
         for name in (*tuned, f"scratch_{share}"):
-            like = likes[f"headline_w{size.width}_{name}_seed{seed}"]
+            like = likes[f"{headline.prefix(profile, size.width)}_{name}_seed{seed}"]
             config = like.config | {"study": "rates", "rates": rates}
             about = {"run": partial(_sweep, like), "minutes": len(rates) * like.minutes}
             what = like.what.replace("headline", "rates")

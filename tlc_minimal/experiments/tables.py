@@ -194,7 +194,9 @@ def zoo(table: pd.DataFrame | None = None) -> pd.DataFrame:
 def study_of(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     table = results() if table is None else table
     table = table[table["study"] == study] if "study" in table else table.iloc[:0]
-    return table.assign(method=table["method"].replace(FORMER))
+    cpu = table["what"].str.contains("_cpu_")  # beside a GPU's records of the same seeds
+    data = table["data"].mask(cpu, table["data"] + ", on a CPU")
+    return table.assign(method=table["method"].replace(FORMER), data=data)
 
 
 def spread(values: pd.Series, digits: int = 2) -> str:
