@@ -236,8 +236,7 @@ def test_every_profile_plans_every_study_once(profile):
 
 def test_the_published_algorithm_keeps_its_schedule(done, tmp_path, monkeypatch, capsys):
     """What only the paper profile has: 160 epochs for one removal, and what they are asked for."""
-    (piece,) = [p for p in headline.plan("paper") if "published_long" in p.what]
-    c = piece.config
+    (c,) = [p.config for p in headline.plan("paper") if "published_long" in p.what]
     assert (c["how"], c["epochs"], c["remove"]) == ("published", 160 * 12, 12)
     schedule = {"lr": 0.1, "schedule": "steps", "weight_decay": 1e-4, "smoothing": 0.0}
     assert c["options"] == schedule
