@@ -387,7 +387,8 @@ def test_what_was_frozen_or_under_no_grad_learns_nothing():
 
 
 ACTIVATIONS = [nn.Mish(), nn.ELU(0.7), nn.SELU(), nn.Tanh(), nn.Softplus(), nn.Hardtanh()]
-ACTIVATIONS += [nn.PReLU(), nn.PReLU(4), Net(lambda net, x: x.mul_(x.sigmoid()))]  # by hand
+ACTIVATIONS += [nn.PReLU(), nn.PReLU(4), Net(lambda net, x: x.mul_(x.sigmoid())),
+                Net(lambda net, x: x * torch.sigmoid(1.702 * x))]  # by hand  # fmt: skip
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS, ids=str)
@@ -407,15 +408,15 @@ def test_any_elementwise_activation_has_its_best_line(act):
     assert tlc.count(model, X)["activations"] == 1
 
 
+QUICK = lambda x: x * torch.sigmoid(1.702 * x)
 INLINE = {  # written where it is used, in as many ways as people do
     "SiLU": [lambda x: x * torch.sigmoid(x), lambda x: x.sigmoid().mul(x)],
     "ReLU": [lambda x: torch.where(x > 0, x, 0.0), lambda x: torch.max(x, torch.tensor(0.0)),
              lambda x: x * (x > 0).float(), lambda x: (x + x.abs()) / 2],
     "Hardswish": [lambda x: x * F.relu6(x + 3) / 6, lambda x: x * F.hardsigmoid(x)],
-    "Mish": [lambda x: x * torch.tanh(F.softplus(x))],
+    "Mish": [lambda x: x * torch.tanh(F.softplus(x))], "QuickGELU": [QUICK],
     "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))],
-    "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)],
-    "PReLU": [None],
+    "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)], "PReLU": [None],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1)],
 }  # fmt: skip
 

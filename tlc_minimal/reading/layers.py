@@ -6,9 +6,18 @@ import math
 import torch
 from torch import Tensor, nn
 
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x): what CLIP has in the place of GELU, and torch.nn has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 ACTIVATION += (nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Tanh, nn.Hardtanh)
+ACTIVATION += (QuickGELU,)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
