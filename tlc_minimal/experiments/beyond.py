@@ -1,10 +1,10 @@
 """Lesson 07's records: networks without batch norm, and other architectures with one.
 
-Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same
-rule, by ``tlc`` with the other rule, and by projection; and tuned on for as long, with nothing
-removed. Halfway and at the end a record also says what the merged network costs, and how much
-faster than the dense one it ran in the same race. The text, the transformers and the network
-without any norm come first.
+Every network is trained from scratch, then collapsed by ``tlc`` and by chance with the same rule,
+by ``tlc`` with the other rule, and by projection; tuned on for as long, with nothing removed; and
+one of the projected shape is trained from scratch for all these epochs. Records say what merged
+networks cost and how fast they are, halfway and at the end, each in a race with the dense one. The
+text, the transformers and the network without any norm come first.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import BasicBlock, simple_cnn
 from ..train import best_device
-from .controls import tuned_on
+from .controls import SHAPE, reset, train, tuned_on
 from .pieces import Piece, trained
 
 
@@ -129,9 +129,7 @@ def plan(profile: str) -> list[Piece]:
     """The two sides of every comparison; the clock on MLPs of several widths; the other rule."""
     size, pieces = PROFILES[profile], []
     for seeds, group in ((size.seeds, WITHOUT_NORM), (size.others, OTHERS)):
-        for name in group:
-            for seed in seeds:
-                pieces += _collapses(profile, name, seed)
+        pieces += [p for name in group for seed in seeds for p in _collapses(profile, name, seed)]
     main = lambda config: ("none", NETWORKS[config["network"]].rules[0])
     compared = [p for p in pieces if p.config["rule"] in main(p.config)]
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
@@ -145,8 +143,7 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
     data = "digits" if profile == "smoke" and network.data == "cifar10" else network.data
     images = size.images if data == "cifar10" or profile == "smoke" else None
     dense, each = network.longer * size.dense, network.longer * size.each
-    first, other = network.rules
-    pieces = []
+    (first, other), pieces = network.rules, []
     for rank, rule in (("tlc", first), ("random", first), ("tlc", other)):
         config = {"study": "beyond", "network": name, "width": width, "method": f"{rank}, {rule}"}
         config |= {"rank": rank, "rule": rule, "remove": remove, "images": images}
@@ -158,15 +155,17 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
         what = f"beyond_{name}_{rank}_{rule}_seed{seed}"
         pieces.append(Piece(what, data, seed, config, _collapse, minutes, images))
     # Of an MLP a matrix is left; between convolutions the multiplications are the target.
-    most = network.projected
-    target = {"remove": min(most, size.most)} if most else {"macs": 0.5}
+    most = min(network.projected or 0, size.most)
+    target = {"remove": most} if most else {"macs": 0.5}
     config = {k: v for k, v in config.items() if k not in ("rank", "remove")}
     config |= {"method": "projected", "rule": "project", "epochs": remove * each, **target}
     what = f"beyond_{name}_project_seed{seed}"
-    pieces.append(Piece(what, data, seed, config, _project, minutes, images))
-    config = {k: v for k, v in config.items() if k not in target}
-    config |= {"method": "tuned on", "rule": "none"}
-    what = f"beyond_{name}_tuned_on_seed{seed}"
+    like = Piece(what, data, seed, config, _project, minutes, images)
+    fresh = config | {"method": SHAPE, "rule": "none", "epochs": dense + remove * each}
+    what, run = what.replace("project", "scratch"), partial(_from_scratch, like)
+    pieces += [like, Piece(what, data, seed, fresh, run, minutes, images)]
+    config = {k: v for k, v in (config | {"rule": "none"}).items() if k not in target}
+    what, config = f"beyond_{name}_tuned_on_seed{seed}", config | {"method": "tuned on"}
     return [*pieces, Piece(what, data, seed, config, _tuned_on, minutes / 3, images)]
 
 
@@ -188,14 +187,28 @@ def _tuned_on(piece: Piece, data: Data, out: Path):
     return tuned_on(piece, dense, data, out, c["tune_lr"], c["batch"])
 
 
-def _project(piece: Piece, data: Data, out: Path):
+def _projected(piece: Piece, data: Data, out: Path):
     model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
     how = {k: c[k] for k in ("remove", "macs") if k in c}
-    run = collapse(
+    return model, collapse(
         model, data, epochs=c["epochs"], method="project", seed=piece.seed, out=folder, resume=True,
         lr=c["tune_lr"], batch=c["batch"], progress=False, **how,
     )  # fmt: skip
-    return _with_clock(run.table.to_dict("records"), model, {1: run.model}, data), c["epochs"]
+
+
+def _project(piece: Piece, data: Data, out: Path):
+    model, run = _projected(piece, data, out)
+    rows = _with_clock(run.table.to_dict("records"), model, {1: run.model}, data)
+    return rows, piece.config["epochs"]
+
+
+def _from_scratch(like: Piece, piece: Piece, data: Data, out: Path):
+    """A network of the shape that the piece ``like`` makes, taught by the dense one."""
+    (dense, run), c = _projected(like, data, out), piece.config
+    torch.manual_seed(piece.seed)
+    model = reset(run.linear, NETWORKS[c["network"]].build(data, c["width"]))
+    removed = int(run.table["removed"].iloc[-1])
+    return train(piece, model, dense, removed, data, out, c["lr"], c["batch"])
 
 
 def _with_clock(rows: list[dict], model: nn.Module, merged: dict[int, nn.Module], data: Data):

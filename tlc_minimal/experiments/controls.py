@@ -34,12 +34,21 @@ def length(control: str, dense: float, tuning: float, share: float) -> float:
 
 
 def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float, batch: int = 128):
-    """The dense network, tuned for the piece's epochs with itself as the teacher, nothing removed;
-    taken up where it was. Returns rows and epochs."""
-    model, epochs = copy.deepcopy(teacher), piece.config["epochs"]
-    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what}
-    fit(model, data, epochs, lr, batch, state=out / f"{piece.what}.state", **how)
-    return [{"removed": 0, "epochs": epochs} | scores(model, data) | count(model, data)], epochs
+    """The dense network, tuned with itself as the teacher, nothing removed: rows and epochs."""
+    return train(piece, copy.deepcopy(teacher), teacher, 0, data, out, lr, batch)
+
+
+def train(
+    piece: Piece, model: nn.Module, teacher: nn.Module | None, removed: int, data: Data, out: Path,
+    lr: float, batch: int = 128,
+) -> tuple[list[dict], float]:  # fmt: skip
+    """A model without ``removed`` activations, trained for the piece's epochs, or taken up where it
+    was: rows and epochs."""
+    epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
+    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
+    fit(model, data, epochs, lr, batch, **how)
+    row = {"removed": removed, "epochs": epochs}
+    return [row | scores(model, data) | count(model, data)], epochs
 
 
 def scores(model: nn.Module, data: Data) -> dict[str, float]:
@@ -47,12 +56,13 @@ def scores(model: nn.Module, data: Data) -> dict[str, float]:
     return {split: evaluate(model, data, split).accuracy for split in ("val", "test")}
 
 
-def reset(network: nn.Module) -> nn.Module:
-    """A copy with fresh weights."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
+def reset(network: nn.Module, like: nn.Module | None = None) -> nn.Module:
+    """A copy with fresh weights: those of ``like``, a fresh network, wherever both have them."""
+    network, there = copy.deepcopy(network), {} if like is None else like.state_dict()
+    for name, module in network.named_modules():
+        if hasattr(module, "reset_parameters") and f"{name}.weight" not in there:
             module.reset_parameters()
+    network.load_state_dict({k: there[k] for k in network.state_dict() if k in there}, strict=False)
     return network
 
 

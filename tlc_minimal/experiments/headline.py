@@ -21,8 +21,8 @@ from ..merge import merge
 from ..methods.published import SCHEDULE
 from ..models import resnet18
 from ..stages import METHODS
-from ..train import best_device, fit
-from .controls import CONTROLS, FRESH_LR, NARROW, length, narrower, reset, scores, trials, tuned_on
+from ..train import best_device
+from .controls import CONTROLS, FRESH_LR, length, narrower, reset, scores, train, trials, tuned_on
 from .pieces import Piece, trained
 from .throughput import throughput
 
@@ -204,12 +204,9 @@ def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path
     teacher = None if "without a teacher" in piece.config["method"] else dense
     torch.manual_seed(piece.seed)
     model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
-    epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
-    how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
-    fit(model, data, epochs, piece.config["lr"], **how)
     left, all_of_them = (count(network, data)["activations"] for network in (small, dense))
-    row = {"removed": all_of_them - left, "epochs": epochs}
-    return [row | scores(model, data) | count(model, data)], epochs
+    lr = piece.config["lr"]
+    return train(piece, model, teacher, all_of_them - left, data, out, lr)
 
 
 def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
@@ -228,7 +225,11 @@ def _clock(like: Piece, piece: Piece, data: Data, out: Path):
     narrow = narrower(linear, piece.config["width"], data).to(device).eval()
     for batch in usual_batches(device):
         x = first_images(data, batch, device)
-        networks = {"dense": model, piece.config["of"]: merge(linear, x), NARROW: narrow}
+        networks = {
+            "dense": model,
+            piece.config["of"]: merge(linear, x),
+            CONTROLS["narrow"]: narrow,
+        }
         times = latency(networks, x).to_dict("records")
         for (network, timed), ms in zip(networks.items(), times, strict=True):
             row = {"network": network, "batch": batch, "threads": torch.get_num_threads()}

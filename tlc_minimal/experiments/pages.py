@@ -3,9 +3,10 @@
 import pandas as pd
 
 from .sized import ladder, predicts, projected, rates, untuned
-from .tables import ablation, chain, fair, headline, speed, zoo
+from .tables import ablation, beyond, chain, fair, headline, speed, zoo
 
-ALL = (headline, projected, untuned, rates, ladder, predicts, ablation, fair, chain, speed, zoo)
+ALL = (headline, projected, untuned, rates, ladder, predicts, ablation, fair, chain, beyond, speed)
+ALL += (zoo,)
 TABLES = {table.__name__: table for table in ALL}
 
 

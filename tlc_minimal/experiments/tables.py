@@ -168,6 +168,39 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Other architectures (lesson 07): a row a network and method, after its last removal and
+    merged, mean over the seeds (and range); ``table`` as in :func:`headline`."""
+    table, rows = study_of(table, "beyond"), []
+    for (network, data), runs in table[table["method"] != "clock"].groupby(["network", "data"]):
+        last = runs.groupby("what").tail(1)
+        dense = (
+            runs[(runs["removed"] == 0) & (runs["method"] != "tuned on")].groupby("seed").head(1)
+        )
+        tuned = last[last["method"] == "tuned on"]
+        share = last["macs_merged"].fillna(last["macs"]) / dense["macs"].mean()
+        last = last.assign(share=100 * share, deep=last["layers_merged"].fillna(last["layers"]))
+        last = last.sort_values("method", key=lambda m: m != "tuned on", kind="stable")
+        for method, at in last.groupby("method", sort=False):
+            faster = {f"times as fast, batch {n}": at[f"speedup_{n}"].mean() for n in (1, 128)}
+            rows.append(
+                {
+                    "network": network,
+                    "data": data,
+                    "method (ranking, rule)": method,
+                    "seeds": len(at),
+                    "removed": spread(at["removed"], 0),
+                    "layers": spread(at["deep"], 0),
+                    "MACs left, %": f"{at['share'].mean():.0f}",
+                    "test accuracy, %": spread(at["test"]),
+                    "against dense": against(at, dense),
+                    "against tuned on": "" if method == "tuned on" else against(at, tuned),
+                }
+                | {name: f"{x:.2f}" if x == x else "" for name, x in faster.items()}
+            )
+    return pd.DataFrame(rows)
+
+
 def zoo(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Other people's networks (tests/zoo_foreign.py): a row a library; ``table`` as in
     :func:`headline`."""
