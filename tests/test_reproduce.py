@@ -136,7 +136,7 @@ def test_the_clock_has_every_network_at_both_batches(done):
     for name, method in {"once01": "ours, all at once", "project_50": "ours, projected"}.items():
         rows = rows_of(done, f"headline_w2_clock_{name}_seed0")
         assert [r["batch"] for r in rows] == [1] * 3 + [128] * 3
-        assert [r["network"] for r in rows] == ["dense", method, headline.NARROW] * 2
+        assert [r["network"] for r in rows] == ["dense", method, headline.CONTROLS["narrow"]] * 2
         assert [r["activations"] for r in rows[:2]] == [5, 5 - rows[1]["removed"]]
         assert rows[0]["removed"] == rows[2]["removed"] == 0 < rows[1]["removed"]
         assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)

@@ -113,12 +113,12 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     for name, method, row in (
         ("dense", "dense", {"removed": 0, "layer": ""}),
         ("project_20", "ours, projected", {"removed": 2, "layer": gone}),
-        ("narrow_20", headline_.NARROW, {"removed": 2, "relu_units": 77}),
+        ("narrow_20", headline_.CONTROLS["narrow"], {"removed": 2, "relu_units": 77}),
     ):
         config = start | {"method": method, "share": 0.2} | {"dense": "headline_w4_dense_seed0"}
         what = f"headline_w4_{name}_seed0"
         tlc.record(what, data, config, 0, [one | row], 1.0, 1, "c", tmp_path)
-    names = ("dense", "ours, projected", headline_.NARROW)
+    names = ("dense", "ours, projected", headline_.CONTROLS["narrow"])
     race = [
         {"network": n, "batch": batch, "removed": 0, "speedup": float(times * batch)}
         for batch in (1, 128) for times, n in enumerate(names, 1)

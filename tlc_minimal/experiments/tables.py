@@ -172,6 +172,8 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Other architectures (lesson 07): a row a network and method, after its last removal and
     merged, mean over the seeds (and range); ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "beyond"), []
+    if table.empty:
+        return pd.DataFrame()
     for (network, data), runs in table[table["method"] != "clock"].groupby(["network", "data"]):
         last = runs.groupby("what").tail(1)
         dense = (
