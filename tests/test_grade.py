@@ -1,5 +1,4 @@
-"""The graded course is made of the lessons: their exercises, their checks, and no solution; and so
-are the copies for a fork."""
+"""Made of the lessons: the graded course, of exercises and checks alone; copies for a fork."""
 
 import ast
 import json

@@ -202,8 +202,7 @@ def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp
 
 @pytest.fixture(scope="module")
 def network(data):
-    model = drawn(residual, dtype=torch.float32)
-    return trace(model, share=True, example=data).eval(), data
+    return trace(drawn(residual, dtype=torch.float32), share=True, example=data).eval(), data
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -45,13 +45,15 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()
     assert test[f"{shape}, as long as the tuning"].mean() < projected.mean()
     assert abs(test["from scratch, a narrower ResNet-18"].mean() - projected.mean()) < 0.3
-    wide = every.query("width == 32").pivot_table("test", "seed", "method", "last")
-    assert (wide["from scratch, the same shape"] > wide["ours, projected"]).all() and len(wide) == 3
+    for start, seeds in (("headline_w32_", 3), ("headline_w64_cpu_", 1)):
+        wide = every[every["what"].str.startswith(start)]
+        wide = wide.pivot_table("test", "seed", "method", "last")
+        assert (wide[shape] > wide["ours, projected"] + 1).all() and len(wide) == seeds
 
 
 def test_what_the_first_page_says_about_width_64_is_what_is_recorded():
     rows = results(ROOT / "data/results")
-    rows = rows[rows["what"].str.match("headline_w64_(?!clock)")].set_index(["method", "seed"])
+    rows = rows[rows["what"].str.match("headline_w64_(?!clock|cpu)")].set_index(["method", "seed"])
     last = rows.groupby(["method", "seed"]).last()
     test, share = last["test"], (last["macs_cut"] / 140_186_624).groupby("method").mean()
     lost = {m: round((test[m] - test["dense"]).mean(), 1) for m in test.index.unique("method")}
@@ -68,10 +70,10 @@ def test_what_the_first_page_says_about_width_64_is_what_is_recorded():
 
 def test_what_the_first_page_says_about_milliseconds_is_what_is_recorded():
     speed, narrow = clocked("headline_w16_clock", "speedup"), "from scratch, a narrower ResNet-18"
-    both = [clocked(f"headline_w{width}_clock_project", "speedup") for width in (16, 32)]
-    for at in both:
-        assert at["ours, projected", 1] > 3 and 2.8 < at["ours, projected", 128] < 3.4
-    assert [at[narrow, n] for at in both for n in (1, 128)] == [1.3, 1.4, 2.6, 2.9]
+    each = [clocked(f"headline_{w}_clock_project", "speedup") for w in ("w16", "w32", "w64_cpu")]
+    for at, least in zip(each, (3, 5, 8)):
+        assert at["ours, projected", 1] > least and 2.7 < at["ours, projected", 128] < 3.4
+    assert [at[narrow, n] for at in each for n in (1, 128)] == [1.3, 1.4, 2.6, 2.9, 5.1, 4.7]
     once = {"ours, all at once": [1.4, 1.5], "thrifty, all at once": [1.3, 1.3]}
     for name, want in (once | {"published": [1.6, 1.5]}).items():
         assert [speed[name, n] for n in (1, 128)] == want

@@ -111,8 +111,7 @@ def _speed(table: pd.DataFrame, row: dict) -> float:
     name = "dense" if name in DENSE else name
     raced = races[races["network"] == name]
     if name != "dense":
-        start = f"headline_w{row['width']:.0f}_"
-        stem = f"{start}clock_{stem.removeprefix(start)}"
+        stem = re.sub(r"^(headline_w\d+(_cpu)?)_", r"\1_clock_", stem)
         raced = raced[raced["what"].isin([f"{stem}_seed0", f"{stem}_gpu_seed0"])]
     return raced["speedup"].mean()
 

@@ -230,7 +230,7 @@ def study_of(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
     table = results() if table is None else table
     table = table[table["study"] == study] if "study" in table else table.iloc[:0]
     cpu = table["what"].str.contains("_cpu_")  # beside a GPU's records of the same seeds
-    data = table["data"].mask(cpu, table["data"] + ", on a CPU")
+    data = table["data"].mask(cpu, table["data"].str.split(",").str[0] + ", on a CPU")
     return table.assign(method=table["method"].replace(FORMER), data=data)
 
 
