@@ -57,9 +57,8 @@ def name_activations(traced: fx.GraphModule) -> None:
     inline = inline_activations(traced)
     for end, (source, _) in inline.items():
         end.args, end.kwargs = (source,), {}
-    for node in reversed(traced.graph.nodes):  # what computed them
-        if not node.users and node.op.startswith("call") and not node.is_impure():
-            traced.graph.erase_node(node)
+    if inline:
+        traced.graph.eliminate_dead_code()  # what computed them
     moving = set()
     for node in traced.graph.nodes:
         if node.op == "placeholder" or moving.intersection(node.all_input_nodes):

@@ -11,14 +11,8 @@ from .inplace import word
 from .layers import ACTIVATION, QuickGELU
 
 KNOWN = [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()]
-KNOWN += [
-    QuickGELU(),
-    nn.Tanh(),
-    nn.Softplus(),
-    nn.ELU(),
-    nn.SELU(),
-    *map(nn.LeakyReLU, (0.01, 0.1, 0.2)),
-]
+KNOWN += [nn.Tanh(), nn.Softplus(), nn.ELU(), nn.SELU(), *map(nn.LeakyReLU, (0.01, 0.1, 0.2))]
+KNOWN += [QuickGELU()]
 
 # What an activation that is written where it is used may be made of: maps of single numbers.
 PARTS = {"add", "sub", "mul", "multiply", "div", "truediv", "neg", "pow", "square", "sqrt"}
