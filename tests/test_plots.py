@@ -5,6 +5,7 @@ import re
 
 import IPython.display
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import drawn
 
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
+from tlc_minimal.lessons import pictures as p
 from tlc_minimal.lessons import plots
 from tlc_minimal.lessons.report import write_report
 
@@ -135,3 +137,27 @@ def test_no_line_is_left_out_however_many_there_are():
         plots.plt.close(figure)
     assert plots.look("ours, all at once", 3) == plots.look("at_once") != plots.look("new", 3)
     assert len({tuple(plots.look(m).values()) for m in plots.METHODS}) == len(plots.METHODS)
+
+
+def test_drawn_pictures_load_as_any_data_do(monkeypatch):
+    monkeypatch.setattr(p, "pictures", lambda n, seed, draw=p.pictures: draw(n // 40, seed))
+    data = tlc.load_data("pictures", root="/nowhere", size=16)
+    assert data.train.images.shape == (180, 3, 16, 16) and data.classes == p.CLASSES
+    assert data.flip and data.crop == 2 and data.test.labels.bincount().tolist() == [5] * 10
+    assert data.sha256 == tlc.load_data("pictures", size=16).sha256
+    model = tlc.load_checkpoint("resnet18_w8_pictures")
+    assert tlc.evaluate(model, tlc.load_data("pictures"), "test")[1] > 90
+    assert not np.array_equal(p.pictures(120, 0)[0], p.pictures(120, 1)[0])
+
+
+@pytest.mark.parametrize("kind", p.KINDS, ids=p.CLASSES)
+def test_no_kind_looks_like_another_at_any_angle(kind):
+    """Of the points that either covers, a tenth tells them apart; and each lies in its circle."""
+    x, y = np.meshgrid(p.GRID * 1.2, p.GRID * 1.2)
+    mine = kind(x, y)
+    assert mine.any() and np.hypot(x, y)[mine].max() < 1.2
+    for other in (k for k in p.KINDS if k is not kind):
+        for angle in np.linspace(0, 2 * np.pi, 24):
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            theirs = other(u, v)
+            assert (mine ^ theirs).sum() > 0.1 * (mine | theirs).sum(), other

@@ -11,6 +11,7 @@ from torchvision.models import mobilenet_v2
 import tlc_minimal as tlc
 from tlc_minimal.experiments.beyond import plan
 from tlc_minimal.experiments.pieces import run_pieces
+from tlc_minimal.experiments.tables import beyond
 from tlc_minimal.gaussian import best_affine
 from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
 from tlc_minimal.statistics import published_statistics
@@ -205,6 +206,10 @@ def test_a_record_is_made_and_taken_up(tmp_path):
     (again,) = run_pieces(*args, only="text_tlc_affine")  # nothing is trained a second time
     same = ["test", "val", "layer", "seconds", "macs_merged"]
     assert tlc.results(tmp_path / "results")[same].equals(table[same])
-    (control,) = run_pieces(*args, only="text_tuned_on")
-    (row,) = json.loads(control.read_text())["rows"]
+    (row,) = json.loads(run_pieces(*args, only="text_tuned_on")[0].read_text())["rows"]
     assert row["activations"] == 2 and row["epochs"] == table["epochs"].sum()
+    (alone,) = json.loads(run_pieces(*args, only="text_scratch")[0].read_text())["rows"]
+    assert alone["activations"] == 0 and alone["layers"] == last["layers_merged"]
+    shown = beyond(tlc.results(tmp_path / "results")).set_index("method (ranking, rule)")
+    want = f"{last['test'] - row['test']:+.2f}", f"{100 * last['macs_merged'] / row['macs']:.0f}"
+    assert tuple(shown.loc["tlc, affine", ["against tuned on", "MACs left, %"]]) == want
