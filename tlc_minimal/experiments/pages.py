@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from .sized import ladder, predicts, projected, rates, untuned
+from .sized import ladder, predicts, projected, rates, untuned, widest
 from .tables import ablation, beyond, chain, fair, headline, speed, zoo
 
 ALL = (headline, projected, untuned, rates, ladder, predicts, ablation, fair, chain, beyond, speed)
-ALL += (zoo,)
+ALL += (zoo, widest)
 TABLES = {table.__name__: table for table in ALL}
 
 

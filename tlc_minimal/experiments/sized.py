@@ -48,6 +48,16 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def widest(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the first page shows of :func:`projected`: the largest width, the columns that count."""
+    shown = projected(table)
+    if shown.empty:
+        return shown
+    width = shown["network"].str.removeprefix("width ").astype(int)
+    most = shown[width == width.max()]
+    return most.drop(columns=["validation before tuning, %", "epochs"])
+
+
 def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The records that :func:`projected` shows, where projections were recorded: rows of
     ``results`` with ``cut``, the MACs when what has become constant is cut out, ``share``, that of
