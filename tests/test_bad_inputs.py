@@ -27,8 +27,8 @@ import tlc_minimal as tlc
 from tlc_minimal.__main__ import main
 from tlc_minimal.data import Split
 from tlc_minimal.files import digest
+from tlc_minimal.methods.published import published_statistics
 from tlc_minimal.recipe import check_recipe
-from tlc_minimal.statistics import published_statistics
 
 DATA = digits(40)
 X = DATA.example
@@ -121,6 +121,8 @@ NO_LOADERS = [
     ([(-ONES, PAIR)], ValueError, "Normalize"), ([(X[:2], PAIR)], ValueError, "Normalize"),
     ([(ONES * NAN, PAIR)], ValueError, "Normalize"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
     ([(ONES, torch.rand(2, 4))], ValueError, "whole"), ([(ONES, -PAIR)], ValueError, "from 0 on"),
+    ([(ONES, 10**9 * PAIR)], ValueError, "from 0 on"), ([(ONES[0], PAIR[0])], ValueError, "batch"),
+    ([(ONES, PAIR), (ONES[..., 1:], PAIR)], ValueError, "of one size, not of {.*8, 7"),
 ]  # fmt: skip
 NO_DATA = {
     "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
@@ -128,6 +130,9 @@ NO_DATA = {
     "label 10": (with_labels(0 * LABELS + 10), ValueError),
     "label -1": (with_labels(0 * LABELS - 1), ValueError),
     "fewer labels": (with_labels(LABELS[1:]), ValueError),
+    "short labels": (with_labels(LABELS.int()), ValueError),
+    "one-hot labels": (with_labels(LABELS[:, None]), ValueError),
+    "another size": (replace(DATA, test=Split(DATA.test.images[..., 1:], LABELS[:8])), ValueError),
     "two classes": (replace(DATA, classes=("a", "b")), ValueError),
 }  # fmt: skip
 conv = lambda channels, flat, classes=10: nn.Sequential(
@@ -181,7 +186,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, do=do: do(spoilt(NAN), DATA), ValueError, "0.weight holds NaN")
       for do in (tlc.statistics, tlc.evaluate)],
     (lambda m: published_statistics(m[:1].append(nn.ReLU())), ValueError, "1 follows no batch no"),
-    (lambda m: tlc.merge(m, X, keep="some"), ValueError, "keep is 'fastest' or"),
+    (lambda m: tlc.merge(m, X, keep="some"), ValueError, "no keep '"),
     (lambda m: tlc.merge(network().train(), X), ValueError, r"training mode: call model\.eval\(\)"),
     (lambda m: tlc.rank(m, DATA, "best"), ValueError, "no ranking rule 'best'; there are: tlc, g"),
     (lambda m: tlc.rank(m, DATA, []), ValueError, r"no ranking rule \[\]; there are: tlc"),
@@ -197,6 +202,9 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.latency({"m": m}, None), TypeError, "floats"),
     *[(lambda m, n=n: tlc.latency({"m": m}, X, n), ValueError, "repeats is 0 or") for n in (-1, 1)],
     *[(lambda m, n=n: tlc.compare({"m": m}, DATA, n), ValueError, "batch is") for n in ([-1], [0])],
+    *[(lambda m, do=do: do(conv(1, 144), m), ValueError, "takes grey images, another coloured")
+      for do in (lambda *two: tlc.compare(dict(zip("ab", two)), DATA),
+                 lambda m, teacher: tlc.fit(m, DATA, 1, teacher=teacher))],
     (lambda m: tlc.load_run(m, "no/such/run", 1), FileNotFoundError, "holds no run"),
     *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
     (lambda m: tlc.load_data("zebra"), ValueError, "No data set 'zebra': give digits, mnist, ci"),
@@ -204,7 +212,8 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
     (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),
     (lambda m: AT_HOME(tlc.load_data)("~/"), FileNotFoundError, "has no .jpg"),
-    (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "one of abc processes, and a coll"),
+    (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "one of abc processes, and a tra"),
+    (lambda m: APART(tlc.fit)(m, DATA, 1), RuntimeError, "one of abc processes, and a training"),
     *[(lambda m, n=n: DATA.subset(n), ValueError, f"1 to 40 images, not {n}") for n in (0, 10**6)],
     *[(lambda m, n=n: DATA.subset(n), TypeError, f"1 to 40 images, not {n!r}") for n in ("3", 2.5)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")
@@ -219,8 +228,8 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.project(m, [], X), ValueError, "no activation is to go: give names"),
 ]  # fmt: skip
 RECIPE = [  # what no training, and so no collapse, can do
-    ("epochs", ValueError, (0, -1, NAN, INF)), ("epochs", TypeError, ("3", None, True)),
-    ("lr", ValueError, (0, -1, NAN)), ("lr", TypeError, ("x", None)),
+    ("epochs", ValueError, (0, -1, NAN, 10.0**12)), ("epochs", TypeError, ("3", None, True)),
+    ("lr", ValueError, (0, -1, INF)), ("lr", TypeError, ("x", None)),
     ("batch", ValueError, (0, 1)), ("batch", TypeError, (1.5,)),
     ("weight_decay", ValueError, (-1,)), ("smoothing", ValueError, (1, -0.1)),
     ("seed", ValueError, (-1, 2**32)), ("seed", TypeError, (None, 1.5, "0", True)),
@@ -238,15 +247,15 @@ OF_COLLAPSE = [
     *[(ValueError, "no method .*; there are: at_on", dict(method=m)) for m in ("best", None, [1])],
     (TypeError, "out is the name of a folder, not 3", dict(out=3)),
     (ValueError, "out is the name of a folder, not ''", dict(out="")),
-    (ValueError, "no ranking rule 'best'; there are: tlc", dict(rank="best")),
+    *[(ValueError, f"no ranking rule {r!r}; there are: tlc", dict(rank=r)) for r in ("best", len)],
     *[(ValueError, f"no rule '{r}'; there are: on_", dict(rule=r)) for r in ("off", "published")],
     (ValueError, "no padding 'last'; there are: first, as", dict(padding="last")),
-    (ValueError, "keep is 'fastest' or", dict(keep="most")),
+    (ValueError, "no keep '", dict(keep="most")),
     (TypeError, "at_once takes no 'rnak'; it takes: rank", dict(rnak="tlc")),
     *[(TypeError, f"at_once takes no '{k}'", {k: None}) for k in ("teacher", "state", "gradual")],
     (TypeError, "random takes no 'rank'; it takes: rule", dict(method="random", rank="tlc")),
     (TypeError, "one_by_one takes no 'again'", dict(method="one_by_one", again=True)),
-    *[(TypeError, f"{k} is True or False", {k: "no"}) for k in ("again", "distil", "progress")],
+    *[(TypeError, f"{k} is True or False", {k: "no"}) for k in ("again", "distil", "resume")],
     *[(ValueError, f"{k} is a", {"method": "project", k: -1}) for k in ("kernel", "ridge")],
     *[(ValueError, f"{k} is a", {"method": "project", k: 0}) for k in ("images", "trial")],
     *[(TypeError, f"{k} is a", {"method": "project", k: "x"}) for k in ("kernel", "ridge")],
@@ -292,16 +301,23 @@ def test_a_wrong_call(do, model, data, kind, words, tmp_path, monkeypatch, capfd
     assert "Error" not in capfd.readouterr().err, "torch's own lines are not for a reader"
 
 
+def test_more_than_one_output_in_training_is_named():
+    run = lambda net, x: (net.a(x), 0) if net.training else net.a(x)
+    with refused(TypeError, "in training mode the output is tuple: make it a tensor"):
+        tlc.fit(Net(run, a=network()), DATA, 1, progress=None)
+
+
 def test_float64_is_trained_and_other_widths_are_timed():
     run = tlc.collapse(network().double(), DATA, 1, 0.1, progress=False)
     assert run.model(X.double()).dtype is torch.float64
     tlc.fit(network(), DATA, 0.1, teacher=network().double(), progress=None)
     kinds = {t: network().to(t) for t in (torch.float64, torch.float16, torch.bfloat16)}
-    assert tlc.compare(kinds, DATA, [1]).notna().all(None)
+    assert tlc.compare(kinds, DATA, [1]).notna().all(axis=None)
 
 
 def test_the_edges_of_a_recipe_are_allowed():
     check_recipe(DATA, epochs=1e-9, lr=1e9, batch=2, weight_decay=0, smoothing=0, seed=2**32 - 1)
+    tlc.collapse(network(), DATA, 1, 0.1, seed=2**32 - 1, progress=False)
     check_recipe(DATA, epochs=np.float32(1), batch=np.int64(64), schedule="steps")
 
 
@@ -333,6 +349,7 @@ COMMANDS |= {
     "collapse --data digits --out FILE": "FILE cannot be written",
     "demo --out FILE/run": "FILE/run cannot be written", "demo --out FILE": "cannot be written",
     "reproduce --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
+    "reproduce --profile smoke --out FILE/run --folder OUT": "FILE/run cannot be written",
     "bench --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
     "bench --profile smoke --only vgg --out OUT": "there is no piece 'vgg'; there are: resnet",
     "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT":
@@ -341,7 +358,7 @@ COMMANDS |= {
     "demo --out ''": "out is the name of a folder, not ''",
 } | dict.fromkeys([f"{COLLAPSE} --epochs 0", f"{COLLAPSE} --dense-epochs 0"] + [
     f"demo --out OUT {option}" for option in ("--epochs 0", "--tune -1", "--tune 0")
-], "epochs is a number above 0, not ") | dict.fromkeys([
+], "epochs is a number above 0, at most 1e9, not ") | dict.fromkeys([
     "collapse --data '' --out OUT", "collapse --data FILE --out OUT", "collapse --out OUT",
     "collapse --data digits", "collapse --data EMPTY --out OUT", "demo --epochs x --out OUT",
     "demo --tune nan --out OUT", "demo zz", "report", "report FILE", "report EMPTY", "table zz",

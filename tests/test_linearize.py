@@ -436,3 +436,32 @@ def test_thrifty_is_as_small_as_on_off_affine_and_errs_less():
         one = tlc.linearize(model, several[0], X, rule)
         errors.append((one(X) - model(X)).square().mean())
     assert macs[0] == macs[1] and errors[0] < errors[1]
+
+
+# ---- what is the same for every input, and sums that spread ----
+FEATURES, TOKENS = nn.Parameter(torch.randn(3, 6)), torch.randn(4, 3, 5, dtype=torch.float64)
+add = lambda size: lambda net, x: net.b(F.relu(net.a(x) + torch.ones(size).double()))
+ODD = {"positions": (lambda net, x: net.b(F.relu(FEATURES.double() + net.a(x))), -1)}
+ODD |= {"stack": (lambda net, x: net.b(F.relu(torch.stack([net.a(x), net.a(-x)]).sum(0))), 1)}
+ODD |= {f"constant {size}": (add(size), 1) for size in ((6, 6, 6), (6, 1, 1), (1,), ())}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_the_channels_of_odd_sums_are_found_and_fold(kind):
+    (run, dim), make = ODD[kind], lambda *of: nn.Linear(*of) if dim < 0 else nn.Conv2d(*of, 3)
+    x = TOKENS if dim < 0 else torch.randn(4, 5, 8, 8, dtype=torch.float64)
+    model = Net(run, a=make(5, 6), b=make(6, 2)).double().eval()
+    g, linear = tlc.statistics(model, x)["relu1"], tlc.linearize(model, "relu1", x, "affine")
+    assert len(g.mean) == tlc.find_layers(model, x)[0].channels == 6
+    want = by_hand(trace(model, example=x), "relu1", g, "affine", dim)(x[:1])
+    for equal in (linear, tlc.fold(linear), tlc.fold(linear, x), tlc.merge(linear, x, "all")):
+        assert relative_error(equal(x[:1]), want) < 1e-12
+
+
+@pytest.mark.parametrize("shortcut", [nn.Conv2d(3, 4, 8), nn.Conv2d(3, 1, 1)])
+def test_a_shortcut_that_a_sum_spreads_keeps_its_branch(shortcut):
+    run = lambda net, x: F.relu(net.s(x) + net.b(F.relu(net.a(x))))
+    model = Net(run, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), s=shortcut).double().eval()
+    model.a.bias.data -= 100
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert tlc.linearize(model, "relu1", x)(x).shape == model(x).shape

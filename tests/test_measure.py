@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import Net, digits, kept, randomize, same
 from torch import nn
 
@@ -156,3 +157,16 @@ def test_attention_is_counted_and_its_fast_path_comes_back():
     macs = tlc.count(net, torch.zeros(2, tokens, d))["macs"]
     assert macs == 4 * tokens * d * d + 2 * tokens * tokens * d
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_squeezes_volumes_and_masks_are_no_obstacle():
+    """Training tries two images, no layout is forced on volumes, and a mask may be infinite."""
+    squeeze = lambda net, x: net.b(F.adaptive_avg_pool2d(F.relu(net.a(x)), 1).squeeze())
+    model = Net(squeeze, a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 10))
+    tlc.fit(model, data := digits(40), 1, progress=None)
+    first = nn.Unflatten(1, (1, -1)), nn.Conv3d(1, 4, 3, padding=1), nn.ReLU()
+    model = nn.Sequential(*first, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 10))
+    tlc.fit(model, data, 1, progress=None)
+    assert tlc.latency({"volumes": model}, data.example)["ms"].notna().all()
+    model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    assert tlc.merge(model.eval(), data.example)

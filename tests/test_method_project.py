@@ -80,11 +80,10 @@ def test_a_residual_network_has_a_stretch_for_each_row_of_whole_blocks(data):
 
 
 SETTING = [[1, 8, 1, 1], [2, 8, 2, 2]]
+BUILDS = (lambda: residual(width=3), lambda: MobileNetV2(10, 0.1, SETTING))
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: residual(width=3), lambda: MobileNetV2(10, 0.1, SETTING)]
-)
+@pytest.mark.parametrize("build", BUILDS)
 def test_all_stretches_fitted_together_are_each_fitted_alone(build, data):
     torch.manual_seed(0)
     network = trace(randomize(build(), dtype=torch.float32)).eval()
@@ -202,7 +201,7 @@ def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp
 
 @pytest.fixture(scope="module")
 def network(data):
-    return trace(drawn(residual, dtype=torch.float32), share=True, example=data).eval(), data
+    return trace(drawn(residual, dtype=torch.float32), share=True, example=data).eval()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -221,33 +220,33 @@ def test_the_choice_is_the_cheapest_of_all(seed):
             assert sum(map(costs.get, blocks.cheapest(found[remove], least))) == cost
 
 
-def test_a_price_is_the_rise_of_the_loss_and_a_constant_takes_both_convolutions(network):
-    model, data = network
-    gaussians = statistics(model, data)
-    brings = blocks.candidates(model, gaussians, data, constants=True)
+def test_a_price_is_the_rise_of_the_loss_and_a_constant_takes_both_convolutions(network, data):
+    gaussians = statistics(network, data)
+    brings = blocks.candidates(network, gaussians, data, constants=True)
     inside = ["3.relu1", "4.relu1"]
     assert [name for name, rule in brings if rule == "constant"] == inside
-    assert not [c for c in blocks.candidates(model, gaussians, data, False) if c[1] == "constant"]
-    price, before = blocks.prices(model, gaussians, list(brings), data), tlc.evaluate(model, data)
+    thrifty = blocks.candidates(network, gaussians, data, constants=False)
+    assert not [name for name, rule in thrifty if rule == "constant"]
+    price = blocks.prices(network, gaussians, list(brings), data)
+    before = tlc.evaluate(network, data)
     for name, rule in brings:
-        without = tlc.linearize(model, name, *blocks.by_rule(gaussians, rule))
+        without = tlc.linearize(network, name, *blocks.by_rule(gaussians, rule))
         rise = tlc.evaluate(without, data).loss - before.loss
         assert price[name, rule] == pytest.approx(rise, abs=1e-4)
-        fewer = tlc.count(model, data)["macs"] - tlc.count(without, data)["macs"]
+        fewer = tlc.count(network, data)["macs"] - tlc.count(without, data)["macs"]
         assert brings[name, rule] == fewer
-    gone = tlc.linearize(model, inside[0], *blocks.by_rule(gaussians, "constant"))
-    assert {"3.conv1", "3.conv2"} <= {n for n, _ in model.named_modules()}
+    gone = tlc.linearize(network, inside[0], *blocks.by_rule(gaussians, "constant"))
+    assert {"3.conv1", "3.conv2"} <= {n for n, _ in network.named_modules()}
     assert not {"3.conv1", "3.conv2"} & {n for n, _ in gone.named_modules()}
 
 
-def test_a_share_is_kept_and_one_that_cannot_be_is_refused(network):
-    model, data = network
+def test_a_share_is_kept_and_one_that_cannot_be_is_refused(network, data):
     how = {"remove": 2, "epochs": 0.5, "method": "blocks", "progress": False}
-    before, free = tlc.collapse(model, data, **how).table.iloc[[0, -1]].to_dict("records")
+    before, free = tlc.collapse(network, data, **how).table.iloc[[0, -1]].to_dict("records")
     share = 0.95 * free["macs"] / before["macs"]
-    last = tlc.collapse(model, data, macs=share, **how).table.iloc[-1]
+    last = tlc.collapse(network, data, macs=share, **how).table.iloc[-1]
     assert last["removed"] == free["removed"] == 2 and last["macs"] <= share * before["macs"]
     with pytest.raises(ValueError, match=r"without 2 activations 0\.\d+ of the MACs can be left, "):
-        tlc.collapse(model, data, macs=0.1, constants=False, **how)
+        tlc.collapse(network, data, macs=0.1, constants=False, **how)
     with pytest.raises(ValueError, match="macs is a share of the MACs, of 0 to 1, not 2"):
-        tlc.collapse(model, data, macs=2, **how)
+        tlc.collapse(network, data, macs=2, **how)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import drawn
 
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
@@ -25,9 +24,7 @@ def closed():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = tlc.load_data("digits", size=16).subset(60)
-    model = drawn(tlc.simple_cnn, width=2, dtype=torch.float32)
+def run(model, data, tmp_path_factory):
     how = dict(rank="random", out=tmp_path_factory.mktemp("run"), progress=False)
     return tlc.collapse(model, data, 1, 0.1, **how)
 
@@ -134,7 +131,6 @@ def test_no_line_is_left_out_however_many_there_are():
                          columns=["method", "removed", "test", "macs"])  # fmt: skip
     for figure in (plots.curves(table), plots.headline(table, methods)):
         assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
-        plots.plt.close(figure)
     assert plots.look("ours, all at once", 3) == plots.look("at_once") != plots.look("new", 3)
     assert len({tuple(plots.look(m).values()) for m in plots.METHODS}) == len(plots.METHODS)
 

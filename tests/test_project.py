@@ -24,6 +24,11 @@ X = torch.randn(60, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().ma
 EXACT = dict(kernel=9, ridge=0)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def layers(model) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear))]
 
@@ -59,7 +64,6 @@ def values(model, *names, x=X):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_is_linear_already_becomes_what_merging_composes(padding, stride):
     """All padding first (or none): then it is one layer, border included."""
-    torch.manual_seed(0)
     first, last = (nn.Conv2d(3, 4, 3, stride, padding), nn.BatchNorm2d(4)), nn.Conv2d(4, 5, 3)
     make = lambda act: randomize(nn.Sequential(*copy.deepcopy(first), act, last, nn.ReLU()))
     model, plain = make(LINEAR()), make(nn.Identity())
@@ -82,7 +86,6 @@ def block(before, channels, stride, first, shortcut, act=LINEAR):
 def test_a_shortcut_is_part_of_the_run_and_everything_is_in_its_place():
     """Strides, dilation, "same" and even kernels: where a linear run cannot notice its padding it
     is one layer, and a layer that is off by a pixel would not be it."""
-    torch.manual_seed(0)
     conv = lambda *of, **options: nn.Conv2d(3, *of, bias=False, **options)
     cases = [
         (3, 1, conv(3, 3, 1, 1), nn.Identity(), 5, (2, 2)),
@@ -131,9 +134,8 @@ def test_the_kernel_has_the_size_that_is_asked_for_or_needed():
 
 
 def test_the_fit_is_the_one_of_numpy():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 1, 1), nn.ReLU())
-    model = randomize(model)
+    convs = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 1, 1)
+    model = randomize(nn.Sequential(*convs, nn.ReLU()))
     (y,) = values(model, "3")
     model_, table = project(model, "1", X, ridge=0)
     (one,) = layers(model_)
@@ -145,7 +147,6 @@ def test_the_fit_is_the_one_of_numpy():
 
 
 def test_the_ridge_is_on_the_kernel_alone_in_units_of_the_variance():
-    torch.manual_seed(0)
     model = randomize(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)))
     x, ridge = 3 + torch.randn(50, 6).double(), 0.7
     (one,) = layers(project(model, "1", x, ridge=ridge).model)
@@ -172,7 +173,6 @@ def test_batches_of_any_size_make_the_same_layer():
 
 
 def test_a_run_is_fitted_to_what_the_collapsed_network_gives_it():
-    torch.manual_seed(0)
     parts = [(nn.Conv2d(3, 3, 3, 1, 1), nn.BatchNorm2d(3), nn.LeakyReLU(0.1)) for _ in range(4)]
     model = randomize(nn.Sequential(*(part for three in parts for part in three)))
     result = project(model, ["2", "8"], X, ridge=0)
@@ -193,7 +193,6 @@ def test_two_branches_are_two_runs_in_any_order():
         return net.head(net.first[3](net.first[2](y)) + z)
 
     mlp = lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU())
-    torch.manual_seed(0)
     model = Net(run, first=mlp(), second=mlp(), head=nn.Linear(5, 2)).double()
     x = torch.randn(40, 5).double()
     model_, table = project(model, ["first.1", "second.1"], x)
@@ -243,7 +242,6 @@ def test_the_norm_left_behind_knows_the_layer_and_changes_nothing():
 
 
 def test_a_depthwise_run_stays_depthwise():
-    torch.manual_seed(0)
     wise = lambda: nn.Conv2d(3, 3, 3, padding=1, groups=3)
     model = randomize(nn.Sequential(wise(), nn.BatchNorm2d(3), nn.ReLU6(), wise(), nn.ReLU()))
     small, table = project(model, "2", X, ridge=0)
@@ -259,7 +257,6 @@ def test_a_depthwise_run_stays_depthwise():
 
 
 def test_the_mlp_of_a_vit_becomes_one_matrix():
-    torch.manual_seed(0)
     model, x = vit(width=16, depth=2), torch.randn(6, 3, 32, 32).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -280,7 +277,6 @@ def test_the_mlp_of_a_vit_becomes_one_matrix():
 
 
 def test_a_shortcut_around_an_mlp_is_in_the_matrix_where_nothing_is_between():
-    torch.manual_seed(0)
     model, x = TextEncoder(8, 5, 3, width=8, depth=1, heads=2).double().eval(), torch.rand(9, 5, 8)
     small = project(model, "blocks.0.mlp.1", x.double()).model
     inside = [str(node.target) for node in small.graph.nodes]
@@ -368,7 +364,7 @@ def test_data_is_read_from_the_training_split_once():
     torch.testing.assert_close(want.table.error.tolist(), got.table.error.tolist())
 
 
-def test_too_few_images_are_said_before_anything_is_done(recwarn):
+def test_too_few_images_are_said_at_once_and_taps_that_follow_from_others_need_a_ridge(recwarn):
     model = nn.Sequential(nn.Linear(50, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()).double()
     x = torch.randn(60, 50).double()
     text = "the input to 3: 51 unknowns take at least 51 images and there are 20"
@@ -383,6 +379,13 @@ def test_too_few_images_are_said_before_anything_is_done(recwarn):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).double()
     with pytest.raises(ValueError, match="76 unknowns take at least 4 images and there are 3"):
         project(model, "1", X[:3], kernel=5, ridge=0)  # 25 pixels each are equations, too
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x = torch.randn(30, 3).double()
+    x[:, 2] = x[:, 1]
+    with pytest.raises(ValueError, match="to the output: some taps follow from others, give a rid"):
+        project(model, "1", x, ridge=0)
+    x = torch.ones(30, 3).double()  # constant: the bias does it all
+    torch.testing.assert_close(project(model, "1", x).model(x), model(x))
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
@@ -397,13 +400,3 @@ def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
     text = "the input to relu2: normal equations of side 32 take 0.3 GiB, and 0.0 are free"
     with pytest.raises(MemoryError, match=text):
         project(model, "relu1", X)
-
-
-def test_taps_that_follow_from_others_need_a_ridge():
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
-    x = torch.randn(30, 3).double()
-    x[:, 2] = x[:, 1]
-    with pytest.raises(ValueError, match="to the output: some taps follow from others, give a rid"):
-        project(model, "1", x, ridge=0)
-    x = torch.ones(30, 3).double()  # constant: the bias does it all
-    torch.testing.assert_close(project(model, "1", x).model(x), model(x))

@@ -1,6 +1,7 @@
 """Whatever a network is written in, what is read is what it computes, in both modes."""
 
 import copy
+import math
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class ByHand(nn.Module):
         return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
 
 
+class OwnClass(ByHand):
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, 0.1, 1e-3)
+
+
 class Held(nn.Sequential):
     def train(self, mode=True):
         return super().train(False)
@@ -85,8 +92,7 @@ def held(net, x):
 
 
 def sequence(*norm):
-    first, last = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 2, 3)
-    return randomize(nn.Sequential(first, *norm, last))
+    return randomize(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), *norm, nn.Conv2d(4, 2, 3)))
 
 
 NORMS = {
@@ -96,6 +102,7 @@ NORMS = {
     "SyncBatchNorm": lambda: (nn.SyncBatchNorm(4), nn.ReLU()),
     "FrozenBatchNorm2d": lambda: (FrozenBatchNorm2d(4), nn.ReLU()),
     "frozen by hand": lambda: (ByHand(4), nn.ReLU()),
+    "a class of its own": lambda: (OwnClass(4), nn.ReLU()),
     "frozen in eval": lambda: (Held(nn.BatchNorm2d(4)), nn.ReLU()),
     "identity between": lambda: (nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
     "dropout between": lambda: (nn.BatchNorm2d(4), nn.Dropout2d(0.5), nn.ReLU()),
@@ -169,6 +176,12 @@ def test_the_mode_is_that_of_the_moment_not_of_the_tracing(kind, mode):
     assert any(not torch.equal(draw, draws[0]) for draw in draws)
 
 
+def test_who_asks_for_the_mode_by_any_word_is_told():
+    for ask in (lambda t: (0, 1)[t], lambda t: t > 0, lambda t: t ^ False, lambda t: True & t):
+        with pytest.warns(UserWarning, match="branches on its mode"):
+            trace(Net(lambda net, x, ask=ask: F.dropout(x, 0.5 * ask(net.training))))
+
+
 class Shapes(nn.Module):
     """Asks what half of all code asks."""
 
@@ -226,33 +239,47 @@ def in_place(net, x):
     return net.b(y + skip) * size * y.shape[2]
 
 
-def under_a_view(net, x):
-    y = net.a(x)
-    y.unsqueeze(0).add_(1)
-    return net.b(y)
+class Minus(torch.autograd.Function):
+    forward, backward = staticmethod(lambda ctx, x: x.view_as(x)), staticmethod(lambda ctx, g: -g)
 
 
+def numbers(net, x):
+    height, width = (x - net.mean).shape[2:]  # a plain tensor
+    size = int(math.sqrt(height * width) * 0.5), sum(divmod(height, 3)) - round(width / 3)
+    return F.interpolate(net.b(net.relu(net.a(x))), size=size)
+
+
+Caching = type("Caching", (Net,), {"cache": {}})
+with warnings.catch_warnings(action="ignore"):
+    APPLY, COMPILED = Minus.apply, torch.jit.trace(lambda x: x * x.sigmoid(), X)
 FORWARDS = {  # or the words that refuse
+    "compiled": lambda n, x: n.b(COMPILED(n.a(x))),
+    "a gradient of its own": lambda n, x: n.b(n.relu(APPLY(n.a(x)) + Minus.apply(n.a(x)) / 3)),
+    "numbers": numbers, "a part": lambda n, x: n.both[1:](n.both[:1](x)),
+    "remembers": lambda n, x: n.b(n.relu(n.a(x)) * n.cache.setdefault(1, x.new_ones(6, 6))),
     "in place": in_place,
     "asks what its input is": lambda n, x: n.b(n.relu(n.a(x)) if torch.is_tensor(x) else n.a(x)),
     "options by position": lambda n, x: n.b(F.softplus(n.a(x), 3.0) + F.elu_(n.a(x), 0.3)),
     "inputs by name": lambda n, x: n.b(n.relu(input=n.code(input=n.a(input=x)))),
-    "a gate": lambda n, x: n.b(F.relu(n.a(x)) * F.relu(n.gate)),
+    "a gate": lambda n, x: n.b(F.relu(n.a(x)) * F.relu(n.gate * n.graph)),
     "classes": lambda n, x: n.b(n.a(x)).argmax(1),
     "masked": lambda n, x: n.b(n.a(x)).tril().masked_fill(n.gate > 0, float("-inf")),
-    "works in place on a view": under_a_view,
+    "works in place on a view": lambda n, x: [y := n.a(x), y.unsqueeze(0).add_(1), n.b(y)][-1],
     "compare self.training": lambda n, x: n.b(n.a(x) if n.training is False else n.relu(n.a(x))),
+    "or branches on it": lambda n, x: n.b(n.a(x) if x.shape[0] == 1 else n.relu(n.a(x))),
     "a number of the batch size": lambda n, x: torch.stack([n.b(n.a(v[None]))[0] for v in x]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORWARDS)
 def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
     layers = {"code": Gain(4), "relu": nn.ReLU(), "hard": nn.Hardsigmoid(inplace=True)}
     torch.manual_seed(0)
-    net = Net(FORWARDS[name], a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 3), **layers).double().eval()
-    net.gate = nn.Parameter(torch.ones(1).double())
-    if list(FORWARDS).index(name) > 6:
+    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+    net = Caching(FORWARDS[name], a=a, b=b, both=nn.Sequential(a, nn.ReLU(), b), **layers)
+    net.gate, net.graph, net.mean = (*map(nn.Parameter, torch.ones(2, 1)), torch.zeros(3, 1, 1))
+    net.double().eval()
+    if list(FORWARDS).index(name) > 11:
         with pytest.raises(ValueError, match=name):
             tlc.merge(net, X, keep="all")
         return
@@ -263,6 +290,9 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
         for batch in (X, X[:1]):
             torch.testing.assert_close(merged(batch), net(batch), rtol=1e-12, atol=1e-12)
             assert torch.equal(again(batch), merged(batch))
+    if name not in ("in place", "classes"):
+        slope = lambda m: torch.autograd.grad(m(X).sum(), m.a.weight)[0]
+        torch.testing.assert_close(slope(net), slope(trace(net, example=[X])))
 
 
 def placed(net, x):
@@ -350,14 +380,10 @@ def test_the_name_of_a_call_is_nobody_elses_and_what_is_in_lists_of_blocks_is_re
     assert [layer.name for layer in tlc.find_layers(linear, X)] == ["relu1.relu1", "relu3"]
 
 
-def raw(net, x):
-    """Layers as functions of parameters that a module of any kind holds."""
-    y = F.conv2d(x, net.w1, net.b1, 2, padding=1)
-    return F.linear(F.relu(net.norm(y)).mean((2, 3)), net.w2)
-
-
-def test_functions_of_parameters_are_layers():
-    model = Net(raw, norm=nn.BatchNorm2d(4))
+def test_functions_of_parameters_that_a_module_of_any_kind_holds_are_layers():
+    conv = lambda net, x: F.conv2d(x, net.w1, net.b1, 2, padding=1)
+    run = lambda net, x: F.linear(F.relu(net.norm(conv(net, x))).mean((2, 3)), net.w2)
+    model = Net(run, norm=nn.BatchNorm2d(4))
     for name, shape in {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (2, 4)}.items():
         model.register_parameter(name, nn.Parameter(torch.randn(shape)))
     model = randomize(model)
@@ -371,11 +397,8 @@ def test_functions_of_parameters_are_layers():
 
 
 def test_what_was_frozen_or_under_no_grad_learns_nothing():
-    def run(net, x):
-        with torch.no_grad():
-            y = F.relu(net.a(x))
-        return net.c(F.relu(net.b(y)))
-
+    frozen = torch.no_grad()(lambda net, x: F.relu(net.a(x)))
+    run = lambda net, x: net.c(F.relu(net.b(frozen(net, x))))
     layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(4, 4, 1), "c": nn.Conv2d(4, 2, 1)}
     model = Net(run, **layers).double().eval()
     model.b.requires_grad_(False)
@@ -417,7 +440,8 @@ INLINE = {  # written where it is used, in as many ways as people do
     "Mish": [lambda x: x * torch.tanh(F.softplus(x))], "QuickGELU": [QUICK],
     "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))],
     "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)], "PReLU": [None],
-    None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1)],
+    None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
+           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05)],
 }  # fmt: skip
 
 
@@ -434,10 +458,7 @@ def test_an_activation_is_what_its_operations_compute(kind):
 
 
 def test_a_relu_that_is_none_has_its_own_line():
-    class Shifted(nn.ReLU):
-        def forward(self, x):
-            return F.relu(x - 1.0)
-
+    Shifted = type("Shifted", (nn.ReLU,), {"forward": lambda self, x: F.relu(x - 1.0)})
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Shifted(), nn.Conv2d(4, 2, 1)).double().eval()
     g = tlc.Gaussian(torch.full((4,), 9.0), torch.ones(4))  # far in the linear part
     linear = tlc.linearize(model, "1", {"1": g}, "affine")
@@ -471,11 +492,12 @@ def test_a_network_that_amplifies_is_compared_with_its_own_rounding():
 
 
 def test_a_model_that_is_random_in_eval_mode_is_merged_and_told():
-    run = lambda net, x: net.b(F.dropout(F.relu(net.n(net.a(x))), 0.5, True))
+    run = lambda net, x: net.b(F.dropout(F.relu(net.n(net.a(x))), 0.5, len(x.shape) > 3))
     net = Net(run, a=nn.Conv2d(3, 4, 3), n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         merged = tlc.merge(randomize(net), X, keep="all")  # the same dice: equal
+        state = torch.get_rng_state()
+        assert trace(net, example=X) and torch.equal(state, torch.get_rng_state())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
 
 

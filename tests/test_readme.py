@@ -51,6 +51,14 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
         assert (wide[shape] > wide["ours, projected"] + 1).all() and len(wide) == seeds
 
 
+def test_what_is_said_of_a_head_start_is_what_is_recorded():
+    rows = results(ROOT / "data/results").query("study == 'ladder' and taught == True")
+    test = rows.pivot_table("test", ["epochs", "seed"], "method")
+    ahead = (test["projected"] - test["projected, fresh weights"]).unstack("epochs")
+    assert list(ahead[[1, 6]].mean().round()) == [8, 2] and (ahead[[1, 6]] > 1).all(axis=None)
+    assert len(ahead) == 3 and ahead[30].min() < 0 < ahead[30].max()
+
+
 def test_what_the_first_page_says_about_width_64_is_what_is_recorded():
     rows = results(ROOT / "data/results")
     rows = rows[rows["what"].str.match("headline_w64_(?!clock|cpu)")].set_index(["method", "seed"])

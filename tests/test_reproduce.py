@@ -115,17 +115,14 @@ def test_projection_takes_a_layer_with_its_activation(done):
     assert [headline.length(c, 10, 6, 0.25) for c in ("short", "alone", "work")] == [6, 16, 46]
 
 
-def test_an_ablation_changes_one_choice(done):
+def test_an_ablation_changes_one_choice_and_with_it_the_network(done):
     usual = {"lr": 0.02, "distil": True}
     for arm, options in headline.ARMS.items():
         record, run = config_of(done, f"headline_w2_ablation_{arm.replace(' ', '_')}_seed0")
         assert record["how"] == run["method"] == "one_by_one" and record["options"] == options
         assert run["options"] == {k: v for k, v in options.items() if k not in usual}
         assert run["tuning"] == usual | {k: v for k, v in options.items() if k in usual}
-
-
-def test_arms_that_differ_in_one_choice_differ(done):
-    """A choice that is written down but not used would leave the network as it was."""
+    # A choice that is written down but not used would leave the network as it was.
     ours = rows_of(done, "headline_w2_curve_seed0")[1]
     for arm in ("on_off", "affine", "identity", "not_distilled", "padding_first"):
         row = rows_of(done, f"headline_w2_ablation_{arm}_seed0")[1]
@@ -173,17 +170,14 @@ def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
     assert run["config"]["tuning"]["lr"] == 0.3 and float(shown["kept"]) == headline.FRESH_LR
 
 
-def test_throughput_is_measured_against_two_ceilings(done):
+def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step(done):
     product, copy, *training = rows_of(done, "headline_w2_throughput_seed0")
     assert product["tflops"] > 0 and copy["gb_per_s"] > 0
     assert [row["batch"] for row in training] == [8, 16]
     for row in training:
         assert row["ms_per_step"] == pytest.approx(1000 * row["batch"] / row["images_per_s"])
         assert row["share"] == pytest.approx(100 * row["tflops"] / product["tflops"])
-
-
-def test_training_flops_by_hand_and_what_bounds_a_step():
-    """A 1x1 convolution 3 -> 5 on 4x4: forward, and once more for the weights' gradient."""
+    # A 1x1 convolution 3 -> 5 on 4x4: forward, and once more for the weights' gradient.
     one = SimpleNamespace(example=torch.zeros(2, 3, 4, 4))
     assert throughput.training_flops(torch.nn.Conv2d(3, 5, 1), one) == 2 * 2 * 3 * 5 * 16
     smallest = {"ms_per_step": 1.0, "share": 1}
@@ -199,10 +193,8 @@ def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path,
     (path,) = reproduce("laptop", **HERE, only=what, out=done[0], folder=lost)
     assert json.loads(path.read_text())["rows"] == rows_of(done, what)
     (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path / "runs", folder=tmp_path)
-    again, before = json.loads(path.read_text())["rows"], rows_of(done, what)
-    timeless = [[{k: v for k, v in r.items() if k not in CLOCK} for r in rows] for rows in
-                (again, before)]  # fmt: skip
-    assert timeless[0] == timeless[1]
+    timeless = lambda rows: [{k: v for k, v in r.items() if k not in CLOCK} for r in rows]
+    assert timeless(json.loads(path.read_text())["rows"]) == timeless(rows_of(done, what))
 
 
 def test_another_seed_is_another_network_and_another_run(done, tmp_path, monkeypatch):

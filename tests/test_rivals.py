@@ -230,8 +230,6 @@ def drifted(network, remove, all_off):
 
 INNER = [f"layer{s}.{b}.relu1" for s in (1, 2, 3, 4) for b in (0, 1)]
 SUMS = [name.replace("relu1", "relu2") for name in INNER]
-
-
 SOME_OFF = ("layer1.0.relu1", "layer2.0.relu1", "layer3.1.relu2")
 NETWORKS = {
     "residual": lambda: tlc.resnet18(width=6),
@@ -339,7 +337,8 @@ def test_egp_budgets_by_hand():
     assert budgets(h, torch.ones(3), left, 100).tolist() == [10, 62, 27]
 
 
-def test_egp_prunes_the_smallest_that_are_left():
+def test_egp_prunes_the_smallest_that_are_left_in_layers_that_one_convolution_feeds(model):
+    assert list(prunable(trace(model))) == ["relu", *INNER]
     weight = torch.tensor([[0.0, -0.1, 3.0], [0.2, -5.0, 0.3]])
     prune(weight, 2)
     assert weight.tolist() == [[0.0, 0.0, 3.0], [0.0, -5.0, pytest.approx(0.3)]]
@@ -377,14 +376,11 @@ def test_egp_tunes_after_each_round_and_keeps_the_zeros(trained, data, monkeypat
     assert sum(left_of(layer) for layer in prunable(small).values()) <= dense / 8 + 3 * 9
 
 
-def test_egp_knows_which_layers_one_convolution_feeds(model, data):
-    assert list(prunable(trace(model))) == ["relu", *INNER]
-
-
 # ---- Layer Folding ----
 
 
-def test_a_slope_leads_from_the_rectifier_to_the_identity():
+def test_a_slope_leads_from_the_rectifier_to_the_identity_and_a_penalty_pushes_it():
+    """d/da of 0.25 |1 - a²|: -0.5 a below 1, +0.5 a above, 0 at 1."""
     slope, z = Slope(), torch.tensor([[-2.0, 3.0]])
     assert slope(z).tolist() == [[0.0, 3.0]]
     slope.slope.data.fill_(0.25)
@@ -394,15 +390,10 @@ def test_a_slope_leads_from_the_rectifier_to_the_identity():
     assert torch.equal(slope(z), z)
     slope.slope.data.fill_(-0.5)  # never below the rectifier
     assert slope(z).tolist() == [[0.0, 3.0]]
-
-
-def test_layer_foldings_penalty_by_hand():
-    """d/da of 0.25 |1 - a²|: -0.5 a below 1, +0.5 a above, 0 at 1."""
     assert penalty(torch.tensor([0.5, 2.0, 1.0])).tolist() == [-0.25, 1.0, 0.0]
-    slope = Slope()
     slope.slope.data.fill_(0.5)
     (handle,) = push(nn.Sequential(slope))
-    slope(torch.tensor([[-2.0, 3.0]])).sum().backward()  # of its own: -2
+    slope(z).sum().backward()  # of its own: -2
     assert slope.slope.grad.item() == pytest.approx(-2.25)
     handle.remove()
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import activation_nodes, trace
-from tlc_minimal.statistics import Welford, from_batch_norm, published_statistics
+from tlc_minimal.methods.published import published_statistics
+from tlc_minimal.statistics import Welford, from_batch_norm
 
 X = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -14,7 +14,7 @@ from tlc_minimal.experiments.pieces import run_pieces
 from tlc_minimal.experiments.tables import beyond
 from tlc_minimal.gaussian import best_affine
 from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
-from tlc_minimal.statistics import published_statistics
+from tlc_minimal.methods.published import published_statistics
 
 TEXT = load_text(length=16, vocabulary=32)
 INPUTS = {"image": torch.randn(3, 3, 32, 32), "text": TEXT.normalize(TEXT.train.images[:3])}

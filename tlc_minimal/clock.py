@@ -70,4 +70,5 @@ def fast_layout(thing):
     """channels_last for what has images in it: how :func:`tlc_minimal.latency` runs models, too."""
     if isinstance(thing, Tensor):
         return thing.contiguous(memory_format=torch.channels_last) if thing.ndim == 4 else thing
-    return copy.deepcopy(thing).to(memory_format=torch.channels_last)
+    volumes = any(p.ndim > 4 for p in thing.parameters())
+    return copy.deepcopy(thing).to(memory_format=None if volumes else torch.channels_last)

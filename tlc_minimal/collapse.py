@@ -20,7 +20,7 @@ from .data import Data
 from .files import digest, load_weights, save_weights, write_json
 from .graph import trace
 from .measure import count
-from .merge import check_keep, merge
+from .merge import merge
 from .nodes import activation_nodes
 from .reading.fits import check_data, check_learns
 from .reading.refuse import check_plain, check_read_once, quoted, there_are
@@ -71,8 +71,8 @@ def collapse(
 
     Columns: removed, layer, off (share of OFF channels), error (relative, the mean of the layers
     that were projected), val_loss, val_before (accuracy in percent before tuning), val, test,
-    activations, layers, macs (per image), macs_cut (the same when what has become constant is cut
-    out exactly), params, epochs, seconds, images_per_s (of the tuning).
+    activations, relu_units, layers, macs (per image), macs_cut (the same when what has become
+    constant is cut out exactly), params, epochs, seconds, images_per_s (of the tuning).
     Everything is checked before anything is trained or written: TypeError, ValueError for arguments
     that are unknown or out of range, for a model that is not finite or does not take the data, for
     what a method cannot do, and if ``out`` holds another run; FileExistsError if it holds a run and
@@ -80,11 +80,11 @@ def collapse(
     processes.
     """
     check_alone()
-    about = checked(model, data, remove, epochs, method, seed, options)
+    about = checked(model, data, remove, epochs, method, seed, options | {"resume": resume})
     task, stages, tuning, config, finish = about
     data, keep = task.data, options.get("keep", "fastest")
     with owned(tempfile.mkdtemp(prefix="tlc-") if out is None else out) as folder:
-        rows = rows_of(folder, config, resume)
+        rows, networks = rows_of(folder, config, resume), [task.model]
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None
         if not rows:
@@ -92,11 +92,10 @@ def collapse(
                 left.unlink()
             rows = [_row(current, data, finish) | {"off": 0.0}]
             write_json(folder / "run.json", {"config": config, "rows": rows})
-        networks = [current]
         for i, stage in enumerate(stages, 1):
             if dense - len(activation_nodes(current)) == remove:
                 break
-            start, names, label = time.perf_counter(), activation_nodes(current), f"{method} {i}"
+            start, names = time.perf_counter(), activation_nodes(current)
             current, decision = _change(current, stage, folder, i)
             networks.append(current)
             weights, state = (folder / f"stage_{i:02d}.{end}" for end in ("safetensors", "state"))
@@ -106,11 +105,12 @@ def collapse(
                 continue
             left = activation_nodes(current)
             gone = [n for n in names if n not in left]
-            label = f"{label}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
+            label = f"{method} {i}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
+            shown = label if task.progress else None
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
-            how = {"seed": 1000 * task.seed + i, "progress": label if task.progress else None}
+            how = {"seed": (1000 * task.seed + i) % 2**32, "progress": shown}
             fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:
@@ -135,7 +135,8 @@ def collapse(
         small = merge(small, data, keep)
     except (RuntimeError, ValueError) as error:  # after hours: what is tuned is not lost
         warnings.warn(f"not merged, the run's model is as it was tuned: {error}", stacklevel=2)
-    return Run(pd.DataFrame(_removals(rows)), small, current, folder)
+    table = pd.DataFrame(_removals(rows)).astype({"error": float})
+    return Run(table, small, current, folder)
 
 
 def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -> fx.GraphModule:
@@ -173,6 +174,7 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     chosen: Method = METHODS[method]
     own = {p.name: p.default for p in list(signature(chosen.stages).parameters.values())[1:]}
     known = own | dict.fromkeys(OF_FIT) | {"distil": True, "keep": "fastest", "progress": True}
+    known |= {"resume": False}
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{method} takes no {quoted(name)}; it takes: {', '.join(known)}.")
@@ -181,7 +183,7 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     of_method = {k: v for k, v in options.items() if k in own}
     of_fit = {k: v for k, v in options.items() if k in (*OF_FIT, "distil")}
     tuning = TUNING | chosen.tuning | of_fit
-    check_keep(options.get("keep", "fastest"))
+    check_known("keep", options.get("keep", "fastest"), ("fastest", "all"))
     check_plain(model)
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
     data = check_data(model, data)
@@ -196,7 +198,9 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
     config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
     config |= {"data": data.sha256, "train": data.train.size}
-    config = json.loads(json.dumps(config, default=lambda n: n.item()))  # as it will be read
+    config = json.loads(
+        json.dumps(config, default=lambda n: getattr(n, "item", n.__repr__)())
+    )  # as it will be read
     asked = (config[k] for k in ("remove", "epochs", "seed"))
     task = Task(_ready(model, best_device(), data), data, *asked, options.get("progress", True))
     stages = chosen.stages(task, **of_method)

@@ -188,7 +188,8 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     shortcut = next(n for n in total.all_input_nodes if n is not last)
     together = set(_sources(traced, shortcut)) & set(_sources(traced, end))
     padded = is_padded(conv) and bool(constant.any())
-    if not together or padded and not keeps_size(conv):
+    shapes = {shape_of(shortcut) or shape_of(total), shape_of(total)}
+    if not together or padded and not keeps_size(conv) or len(shapes) > 1:
         return False  # the sum may spread a smaller shortcut over the branch
     weight = conv.weight.detach()
     taps = torch.einsum("oc...,c->o...", weight, constant.to(weight)).unsqueeze(1)

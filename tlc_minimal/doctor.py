@@ -12,8 +12,8 @@ from pathlib import Path
 
 # A test holds these to pyproject.toml.
 PYTHON = ">=3.11,<3.14"
-CORE = "torch>=2.11 torchvision>=0.26 accelerate>=1.0 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
-CORE += "pandas>=2.2 pillow>=10.4 safetensors>=0.8 tqdm>=4.66 typer>=0.16"
+CORE = "torch>=2.11 torchvision>=0.26 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
+CORE += "pandas>=2.2 pillow>=10.4 psutil>=6.0 safetensors>=0.8 tqdm>=4.66 typer>=0.16"
 COURSE = "ipywidgets>=8.1.3 joblib>=1.2 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 "
 COURSE += "scikit-learn>=1.5"
 MNIST, PARTS = "data/MNIST/raw", ["train/*", "test/*"]
@@ -81,7 +81,7 @@ def disk_and_memory(todo):
         yield f"{folder + '/':13} {free:.1f} GiB free"
         if free < 2:
             todo.append(f"only {free:.1f} GiB is free for {folder}/: make room for 2")
-    m = import_module("psutil").virtual_memory()  # comes with accelerate
+    m = import_module("psutil").virtual_memory()
     yield f"memory        {m.available / 2**30:.1f} GiB free of {m.total / 2**30:.1f}"
     if m.available < 4 * 2**30:
         todo.append("less than 4 GiB of memory is free and the demo may take that: close something")

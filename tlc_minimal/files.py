@@ -45,7 +45,7 @@ def read_json(path: str | Path, fields: dict[str, type]) -> dict:
     """The content of a JSON file; ValueError names it if one of ``fields`` is not of its type."""
     try:
         content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or move it away.") from error
     found = content if isinstance(content, dict) else {}
     if wrong := [k for k, kind in fields.items() if not isinstance(found.get(k), kind)]:

@@ -12,6 +12,7 @@ from .nodes import (
     bypass,
     calls,
     finish,
+    is_fixed,
     is_private,
     is_sum,
     module_of,
@@ -89,11 +90,11 @@ def fold_sums(traced: fx.GraphModule) -> None:
             continue
         private = [n for n in total.all_input_nodes if is_private(traced, n)]
         branch = next((n for n in private if aligned(node, module, module_of(traced, n))), None)
-        if branch is None or only_user(total) is None or module.dim != 1:
+        other = next(n for n in total.all_input_nodes if n is not branch)
+        if branch is None or is_fixed(other) or only_user(total) is None or module.dim != 1:
             continue
         slope, shift = slope_and_shift(module)
         scale(module_of(traced, branch), slope, shift)
-        other = next(n for n in total.all_input_nodes if n is not branch)
         put_module(traced, node.target, ScaledSum(slope.to(module.slope)))
         node.args = (branch, other)
         traced.graph.erase_node(total)

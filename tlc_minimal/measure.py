@@ -15,7 +15,7 @@ from .data import Data
 from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
-from .reading.fits import check_data
+from .reading.fits import check_all
 from .reading.refuse import check_input, check_models
 from .refuse import check_number
 from .train import device_of, dtype_of, evaluate, profile
@@ -88,7 +88,7 @@ def compare(
     The first model is the baseline of the ``speedup`` columns.
     """
     check_models(models)
-    fitting, *_ = [check_data(model, data) for model in models.values()]
+    fitting = check_all(models.values(), data)
     for batch in batches or ():
         check_number("batch", batch, Integral, lambda n: n > 0, "a whole number of at least 1")
     device = device_of(next(iter(models.values())))
@@ -119,7 +119,7 @@ def _ready(model: nn.Module, example) -> nn.Module:
         ready = fold(model, example)
     except ValueError:
         ready = copy.deepcopy(model)
-    return ready.to(memory_format=torch.channels_last)
+    return fast_layout(ready)
 
 
 def _race(runs: list, repeats: int, device) -> pd.DataFrame:

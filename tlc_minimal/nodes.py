@@ -62,8 +62,16 @@ def looked_through(traced: fx.GraphModule, node):
 
 
 def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
-    """Where the channels are that ``node`` takes: :func:`made_dim` of its first input."""
-    return made_dim(traced, node.all_input_nodes[0]) if node.all_input_nodes else 1
+    """Where the channels are that ``node`` takes: :func:`made_dim` of its first input that is made
+    of the network's."""
+    inputs = [n for n in node.all_input_nodes if not is_fixed(n)] or node.all_input_nodes
+    return made_dim(traced, inputs[0]) if inputs else 1
+
+
+def is_fixed(node: fx.Node) -> bool:
+    """Whether a node is the same for every input: a parameter, or made of such by functions."""
+    inputs = node.all_input_nodes if node.op in ("call_function", "call_method") else ()
+    return node.op == "get_attr" or bool(inputs) and all(map(is_fixed, inputs))
 
 
 def made_dim(traced: fx.GraphModule, node: fx.Node) -> int:

@@ -10,13 +10,13 @@ stream blocks later. Here the regression has taps and a bias, and x is the colla
 
 import math
 import warnings
-from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -209,7 +209,7 @@ def free_memory(device: torch.device) -> int:
     """In bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return import_module("psutil").virtual_memory().available  # comes with accelerate
+    return psutil.virtual_memory().available
 
 
 def _size(data, images: int) -> int:

@@ -22,7 +22,7 @@ from .reading.fits import check_data, check_is_data
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known
 from .statistics import firing_rates, last_norm, statistics
-from .train import device_of, evaluate
+from .train import device_of, dtype_of, evaluate
 
 
 def rank(
@@ -66,7 +66,8 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     find_shapes(traced, data)
     for n in names:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
-        lines[n] = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model))
+        line = Affine(*line, channel_dim(traced, nodes[n]))
+        lines[n] = line.to(device_of(model), dtype_of(model))
     found = losses(model, lines, data, progress)
     for n in [n for n, line in lines.items() if not line.slope.any()]:
         found[n] = evaluate(linearize(model, n, data, replacement).eval(), data).loss

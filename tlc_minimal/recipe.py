@@ -34,8 +34,8 @@ def check_recipe(data: Data, **recipe) -> None:
 
 
 _RANGES = {  # kind of number, what is allowed, in words
-    "epochs": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
-    "lr": (Real, lambda v: 0 < v < math.inf, "a number above 0"),
+    "epochs": (Real, lambda v: 0 < v <= 1e9, "a number above 0, at most 1e9"),
+    "lr": (Real, lambda v: 0 < v <= 1e38, "a number above 0, at most 1e38"),
     "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
     "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
     "smoothing": (Real, lambda v: 0 <= v < 1, "a number from 0 to below 1"),

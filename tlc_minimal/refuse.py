@@ -10,7 +10,7 @@ def check_alone() -> None:
     would see its own part of a batch only, and all would write to one folder."""
     if (processes := os.environ.get("WORLD_SIZE", "")) not in ("", "0", "1"):
         raise RuntimeError(
-            f"this is one of {processes[:9]} processes, and a collapse runs in one: start it "
+            f"this is one of {processes[:9]} processes, and a training runs in one: start it "
             "without torchrun or accelerate launch (WORLD_SIZE); several may run side by side, "
             "each with its own folder."
         )

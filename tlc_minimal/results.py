@@ -36,9 +36,9 @@ def record(
     path = Path(folder) / f"{what}.json"
     if path.exists():
         raise FileExistsError(f"{path} is recorded already: move it away, or choose another name.")
-    packages = {n: version(n) for n in ("torch", "torchvision", "accelerate")}
     gpu = torch.cuda.is_available() and {"cuda": torch.version.cuda, "driver": _said(*DRIVER)}
-    versions = {"python": platform.python_version()} | packages | (gpu or {})
+    versions = {n: version(n) for n in ("torch", "torchvision")} | (gpu or {})
+    versions["python"] = platform.python_version()
     content = {"schema": SCHEMA, "what": what, "command": command, "config": config, "seed": seed}
     content |= {"device": _device(), "versions": versions, "data": data.name}
     content |= {"data_sha256": data.sha256, "commit": _said(*COMMIT)}

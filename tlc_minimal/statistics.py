@@ -3,7 +3,7 @@
 A batch norm knows: its output has mean beta and standard deviation |gamma| (TLC, arXiv 2412.15077,
 section 3). After a residual sum, or without a batch norm, nobody knows before measuring; the
 published code takes the second batch norm's beta there, which misses the mean of the shortcut
-(:func:`published_statistics` keeps that choice for comparison).
+(:func:`tlc_minimal.methods.published.published_statistics`).
 """
 
 import torch
@@ -47,17 +47,6 @@ def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
     traced = trace(model, share=True, example=data).eval()
     rates = _measure(traced, list(activation_nodes(traced)), data, lambda z: z > 0)
     return {name: g.mean for name, g in rates.items()}
-
-
-def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
-    """What the published code uses: gamma and beta of the last batch norm before the activation,
-    also behind a residual sum (where it is the branch's, and the shortcut is forgotten).
-
-    {name: Gaussian} as in :func:`statistics`; ValueError for an activation without a batch norm.
-    """
-    traced = trace(model, share=True)
-    nodes = activation_nodes(traced)
-    return {name: from_batch_norm(last_norm(traced, node)) for name, node in nodes.items()}
 
 
 def last_norm(traced: fx.GraphModule, activation: fx.Node) -> nn.Module:

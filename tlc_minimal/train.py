@@ -1,4 +1,4 @@
-"""Fit and evaluate, on one device or many (Accelerate), data on the device, augmentation there."""
+"""Fit and evaluate: one process, one device, where data and augmentation are, too."""
 
 import math
 import os
@@ -8,17 +8,16 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .data import SPLITS, Data
 from .files import digest
-from .reading.fits import check_data, check_learns
+from .reading.fits import check_all, check_data, check_learns
 from .reading.refuse import check_finite, in_eval
 from .reading.taps import hold_idle_taps
 from .recipe import SCHEDULES, check_recipe, steps_of
-from .refuse import check_known, check_number
+from .refuse import check_alone, check_known, check_number
 from .state import keep, take_up
 
 
@@ -56,10 +55,11 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """channels_last, faster on a CPU, too; but not with a strided 1x1 convolution of fewer than 16
-    channels: its gradient is then wrong there, or ends the process (oneDNN, issue 6035)."""
+    """channels_last, faster on a CPU, too; but not of volumes, nor with a strided 1x1 convolution
+    of fewer than 16 channels: its gradient is then wrong, or ends the process (oneDNN, 6035)."""
     narrow = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels < 16]
     broken = any(set(m.kernel_size) == {1} and max(m.stride) > 1 for m in narrow)
+    broken |= any(p.ndim > 4 for p in model.parameters())
     return torch.contiguous_format if broken else torch.channels_last
 
 
@@ -98,15 +98,15 @@ def fit(
     ValueError for arguments out of range, a model that does not take the data
     (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
     FloatingPointError when the loss is no longer finite: the model then holds the weights of the
-    last good epoch.
+    last good epoch; RuntimeError under several processes.
     """
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
+    check_alone()
     check_recipe(data, **recipe)
-    data = [check_data(network, data) for network in (teacher or model, model)][-1]
+    data = check_all((teacher or model, model), data)
     check_learns(model)
-    accelerator = Accelerator(mixed_precision="no")  # its bf16 would replace model.forward for good
-    device, size, like = accelerator.device, data.train.size, dtype_of(model)
+    device, size, like = best_device(), data.train.size, dtype_of(model)
     compute = like if like is torch.float64 else precision(device)
     batch, data = min(batch, size), data.to(device)
     torch.manual_seed(seed := int(seed))
@@ -124,28 +124,25 @@ def fit(
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
         if Path(state).exists():
             done, means = take_up(Path(state), recipe, model, sgd, generator)
-    wrapped, optimizer = accelerator.prepare(model, sgd)
-    handles = hold_idle_taps(model, data.example[:1].to(device, like))
+    handles = hold_idle_taps(model, data.example[:2].to(device, like))
     losses, good = [], _snapshot(model)
-    how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}
-    bar = tqdm(total=steps, initial=done, **how)
+    bar = tqdm(total=steps, initial=done, desc=progress, disable=progress is None, leave=False)
     try:
         for step in range(done, steps):
             model.train()
             if step % per_epoch == 0:
                 order = torch.randperm(size, generator=generator, device=device)
             index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
-            index = index[accelerator.process_index :: accelerator.num_processes]
             for group in sgd.param_groups:
                 group["lr"] = lr * rate(step / steps, steps)
-            optimizer.zero_grad(set_to_none=True)
+            sgd.zero_grad()
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
             x = x.to(like)
             x = x.contiguous(memory_format=layout(model)) if x.ndim == 4 else x
             with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
-                loss = _loss(wrapped(x), y, smoothing, teacher, x)
-            accelerator.backward(loss)
-            optimizer.step()
+                loss = _loss(model(x), y, smoothing, teacher, x)
+            loss.backward()
+            sgd.step()
             losses.append(loss.detach())
             bar.update()
             if step + 1 == steps or (step + 1) % per_epoch == 0:
@@ -154,7 +151,7 @@ def fit(
                 _check_finite([*losses, after], step + 1, model, good)
                 means.append(torch.stack(losses).mean().item())
                 losses, good = [], _snapshot(model)
-                if state is not None and accelerator.is_main_process:
+                if state is not None:
                     keep(Path(state), recipe, model, sgd, generator, step + 1, means)
     finally:
         bar.close()
@@ -197,6 +194,8 @@ def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | No
 
 
 def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> Tensor:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"in training mode the output is {type(out).__name__}: make it a tensor.")
     hard = F.cross_entropy(out.float(), labels, label_smoothing=smoothing)
     if teacher is None:
         return hard

@@ -8,11 +8,11 @@ import gc
 import json
 import time
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import psutil
 import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, vgg16_bn
@@ -162,7 +162,6 @@ def _race(in_two: dict[int, nn.Module], x: torch.Tensor) -> list[dict]:
     networks = {(step, "in two"): network for step, network in in_two.items()}
     networks |= {(step, "merged"): merge(network, x) for step, network in in_two.items()}
     same = {"batch": len(x), "threads": torch.get_num_threads()}
-    psutil = import_module("psutil")  # comes with accelerate
     same["busy"] = psutil.cpu_percent(interval=1)  # by others, for we wait
     times = latency(networks, x).to_dict("records")
     return [

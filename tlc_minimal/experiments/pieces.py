@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from ..data import Data, load_data
-from ..files import load_weights, read_json, save_weights
+from ..files import cannot_write, load_weights, read_json, save_weights
+from ..refuse import check_number
 from ..results import FOLDER, SCHEMA, record, this_command
 from ..train import best_device, fit, layout, precision
 
@@ -39,6 +41,8 @@ def run_pieces(
     ``only``: pieces whose name contains this.
     ValueError if no piece's name does, or if a record that is there has another schema.
     """
+    if budget is not None:
+        check_number("budget", budget, Real, lambda b: b >= 0, "a number of minutes, 0 or above")
     chosen = [p for p in pieces if only in p.what]
     if not chosen:
         raise ValueError(f"there is no piece {only!r}; there are: {_names(pieces)}.")
@@ -57,6 +61,11 @@ def run_pieces(
                 "on with it."
             )
             break
+        for place in (out, folder):  # before an hour is trained
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise cannot_write(place, error) from error
         key = (piece.data, piece.images)
         if loaded[0] != key:
             loaded = (key, _load(piece, paths))
@@ -92,7 +101,7 @@ def trained(
         state = path.with_suffix(".state")
         fit(model, data, epochs, seed=seed, progress=path.stem, state=state, **how)
         save_weights(model, path, recipe=json.dumps(recipe))
-        state.unlink()
+        state.unlink(missing_ok=True)  # or another process was as far
     return model.to(best_device(), memory_format=layout(model)).eval()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..files import read_json
 from ..run_folder import run_of
 from .plots import before_and_after, curves, png
 
@@ -34,7 +35,7 @@ def write_report(folder: str | Path) -> Path:
     config = [f"{k} = {v}" for k, v in config.items() if v is not None]
     parts = [HEAD, f"<p>{html.escape(', '.join(config))}</p>"]
     if (folder / "compare.json").exists():
-        both = pd.read_json(folder / "compare.json", orient="index")
+        both = pd.DataFrame.from_dict(read_json(folder / "compare.json", {}), orient="index")
         parts.append(
             "<h2>Before and after</h2><p>Merged only where the clock preferred it: fewer layers "
             "can mean <em>more</em> MACs (one 5x5 against two 3x3). The removals below are "

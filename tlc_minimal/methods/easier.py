@@ -17,7 +17,8 @@ def easier(task: Task) -> list[Stage]:
     identity (ON or OFF, all channels), and with it all others of entropy 0; then comes the tuning.
 
     As VGCQ/EASIER (main.py), but: entropies are of images as they are, in eval mode (theirs: means
-    over the batches of the last epoch of training); the tuning is everybody's (theirs: 160 epochs).
+    over the batches of the last epoch of training); zero is OFF (utils.py: ON); the tuning is
+    everybody's (theirs: 160 epochs).
     """
 
     def choose(model):

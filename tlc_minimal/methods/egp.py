@@ -28,8 +28,9 @@ def egp(task: Task) -> list[Stage]:
     rounds of 160 epochs and leaves all activations where they are. Here each round takes one out
     (if half of the weights are too few for that, half of the rest goes, too). It prunes the second
     convolution of a residual block as well; but behind the sum the shortcut keeps neurons alive
-    whatever is pruned, so that here only activations fed by one convolution alone take part. It
-    leaves neurons that never change their state out of a layer's mean; here they count, as 0.
+    whatever is pruned, so that here only activations fed by one convolution alone take part. Its
+    entropies are means over batches of augmented images. It leaves neurons that never change their
+    state out of a layer's mean; here they count, as 0.
     """
     there = len(prunable(task.model))
     if task.remove > there:

@@ -21,10 +21,11 @@ def lacoot_without_regulariser(task: Task) -> list[Stage]:
     ValueError without residual blocks, or if whole blocks cannot make up ``remove``.
 
     What VGCQ/LaCoOT (train.py, check_removability.py) does and this does not: it trains from
-    scratch with lambda times the mean distance as a penalty; of a ResNet-18 it drops only the four
-    blocks whose shortcut is the identity, the deepest first whatever the distances, and does not
-    tune afterwards. Here the dense network is everybody's, distances choose, a strided block
-    becomes its 1x1, and the whole budget tunes.
+    scratch with lambda times the mean distance as a penalty; of a ResNet-18 it drops only the
+    second block of each stage (each alone, then the deepest two, three and four, whatever the
+    distances; the first stage's first block, an identity as well, stays), and does not tune
+    afterwards. Here the dense network is everybody's, distances choose, a strided block becomes its
+    1x1, and the whole budget tunes.
     """
 
     def nearest(model):

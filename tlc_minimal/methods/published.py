@@ -25,7 +25,7 @@ from ..nodes import (
     normalizes,
 )
 from ..stages import Stage, Task, as_gaussians, as_tensors
-from ..statistics import from_batch_norm
+from ..statistics import from_batch_norm, last_norm
 from ..train import device_of
 from .easier import still_to_go
 from .lacoot import branch_and_shortcut
@@ -40,9 +40,9 @@ def published(task: Task, set_rule: bool = True) -> list[Stage]:
 
     Each round takes out one activation, or with ``set_rule`` a set (:func:`select`), by the loss on
     128 randomly augmented validation images (:func:`losses`). A channel is OFF where β of the
-    paired batch norm is <= 0 (:func:`pairs`). Nobody teaches. A set is no larger than what is left
-    to remove. The tuning is everybody's: ``**SCHEDULE`` is the code's own, whose momentum is not
-    Nesterov's.
+    paired batch norm is <= 0 (:func:`pairs`); where it is exactly 0 they keep γ (line 590). Nobody
+    teaches. A set is no larger than what is left to remove. The tuning is everybody's:
+    ``**SCHEDULE`` is the code's own, whose momentum is not Nesterov's.
     ValueError for an activation that no batch norm can be paired with.
     """
     pairs(task.model)
@@ -72,6 +72,17 @@ def pairs(traced: fx.GraphModule) -> dict[str, tuple[nn.Module, nn.Module]]:
             )
         found[name] = module_of(traced, end.args[0]), module_of(traced, end)
     return found
+
+
+def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
+    """What the published code uses: gamma and beta of the last batch norm before the activation,
+    also behind a residual sum (where it is the branch's, and the shortcut is forgotten).
+
+    {name: Gaussian} as in :func:`statistics`; ValueError for an activation without a batch norm.
+    """
+    traced = trace(model, share=True)
+    nodes = activation_nodes(traced)
+    return {name: from_batch_norm(last_norm(traced, node)) for name, node in nodes.items()}
 
 
 def assumed(model: fx.GraphModule) -> dict[str, Gaussian]:

@@ -52,7 +52,7 @@ def followed(node: fx.Node, dim: int) -> int | None:
     """Where the axis ``dim`` is behind a node that ran on numbers which differ along it only; None
     if it cannot run, or if they do not differ along one axis of that size."""
     before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
-    if not before or not after or len(node.all_input_nodes) > 1:
+    if not before or not after or {*map(shape_of, node.all_input_nodes)} != {before}:
         return None
     dim, sizes = dim % len(before), [2, *before[1:]]
     sizes[dim] = count = max(2, before[dim])

@@ -19,8 +19,9 @@ def data_for(model: nn.Module, data):
     first = next((m for m in model.modules() if isinstance(m, CONV)), None)
     if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
         return data
-    into = first.weight.shape[1] * getattr(first, "groups", 1)
-    one = data.train.images[0, 0].numel() if isinstance(first, nn.Linear) else 1
+    linear = isinstance(first, nn.Linear)  # its weight is not asked: spectral norm would work on
+    into = first.in_features if linear else first.in_channels
+    one = data.train.images[0, 0].numel() if linear else 1
     return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
 
 
@@ -52,7 +53,7 @@ def check_batched(x: Tensor, model: nn.Module | None) -> Tensor:
         layer = model.get_submodule(node.target) if node.op == "call_module" else None
         if not isinstance(layer, CONV) or node.args[0].op != "placeholder":
             continue
-        if x.ndim == layer.weight.ndim - 1:
+        if x.ndim == 1 + len(getattr(layer, "kernel_size", ())):
             raise ValueError(f"an example is a batch, not one of {tuple(x.shape)}: give x[None].")
     return x
 
@@ -85,6 +86,12 @@ def check_data(model: nn.Module, data: Data) -> Data:
         images, labels = getattr(data, name)
         if len(images) != len(labels):
             raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels.")
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            got = f"{labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(f"{name}'s labels are int64, one an image, not {got}: give numbers.")
+        if images.shape[1:] != data.train.images.shape[1:]:
+            of_train, here = (tuple(x.shape[1:]) for x in (data.train.images, images))
+            raise ValueError(f"{name} has images of {here}, train of {of_train}: give one size.")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             worst = max(int(labels.max()), -int(labels.min()), key=abs)
             raise ValueError(
@@ -107,3 +114,11 @@ def check_data(model: nn.Module, data: Data) -> Data:
             f"with {classes} outputs, or its own data."
         )
     return data
+
+
+def check_all(models, data: Data) -> Data:
+    """:func:`check_data` for several models; ValueError if they take different images."""
+    first, *others = [check_data(model, data) for model in models]
+    if any(len(fit.mean) != len(first.mean) for fit in others):
+        raise ValueError("one model takes grey images, another coloured ones: give models of one.")
+    return first

@@ -1,6 +1,8 @@
 """A model becomes a graph, and the graph must compute what the model computes."""
 
+import copy
 import keyword
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -8,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from ..nodes import finish
 from .activations import name_activations
-from .layers import Frozen
-from .plain import read
+from .layers import ByMode, Frozen
+from .plain import free_name, read
 from .refuse import in_eval, not_accepted, reason, tensors_in, untraceable
 from .tracer import copied
 from .views import flatten_views
@@ -18,30 +20,49 @@ ALIKE = WeakKeyDictionary()  # the code of the copy that was tried against a mod
 TAKEN = {"code", "graph", "meta", *keyword.kwlist}  # a GraphModule has these itself
 
 
+@contextmanager
+def untouched(model: nn.Module):
+    """The random numbers to come, and what the model's classes hold (a cache), stay as they are."""
+    classes = {c for m in model.modules() for c in type(m).__mro__}
+    classes = [c for c in classes if not c.__module__.startswith("torch.")]
+    held = [v for c in classes for v in vars(c).values() if type(v) in (dict, list)]
+    before = [copy.copy(value) for value in held]
+    gpus = {p.device for p in model.parameters() if p.is_cuda}
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        for value, was in zip(held, before):
+            value.clear()
+            value.update(was) if isinstance(value, dict) else value.extend(was)
+
+
 def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphModule:
     """The traced copy of a model. ``x``: an input; with it the forward may ask for shapes, and the
     copy is tried against the model. ``data``: what has or yields such inputs, or None. ValueError
     if the forward cannot be followed, or if the two differ."""
-    for example in (None, x):
-        try:
-            graph, root = read(model, share, example)
-        except Exception as error:
-            if example is None and x is not None:
-                continue
-            refused = "" if x is None else not_accepted(model, x)
-            raise ValueError(refused or untraceable(model, error, x)) from error
-        traced = assemble(model, graph, root, data)
-        why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
-        if x is not None and not why:
-            ALIKE[model] = traced.code
-        if not why:
-            return traced
-        if example is not None:
-            raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
+    with untouched(model):
+        for example in (None, x):
+            try:
+                graph, root = read(model, share, example)
+            except Exception as error:
+                if example is None and x is not None:
+                    continue
+                refused = "" if x is None else not_accepted(model, x)
+                raise ValueError(refused or untraceable(model, error, x)) from error
+            traced = assemble(model, graph, root, data)
+            why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
+            if x is not None and not why:
+                ALIKE[model] = traced.code
+            if not why:
+                return traced
+            if example is not None:
+                raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
 
 
 def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.GraphModule:
     """The graph with its modules, each in the mode it has in the model."""
+    name_functions(graph, root)
     rename_taken(graph, root)
     traced = fx.GraphModule(root, graph, type(model).__name__)
     modes = {name: module.training for name, module in model.named_modules()}
@@ -54,13 +75,24 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.Gra
     return finish(traced)
 
 
+def name_functions(graph: fx.Graph, root: nn.Module) -> None:
+    """Let a module call what has no name by which code could: an autograd.Function's ``apply``."""
+    for node in graph.nodes:
+        kind = getattr(node.target, "__self__", None)
+        if isinstance(kind, type) and issubclass(kind, torch.autograd.Function):
+            name = free_name(root, "", kind.__name__)
+            root.add_module(name, ByMode(node.target, []))
+            node.op, node.target = "call_module", name
+
+
 def rename_taken(graph: fx.Graph, root: nn.Module) -> None:
-    """Give the children whose names a GraphModule needs itself (an autoencoder's ``code``) other
-    ones."""
-    for name in TAKEN.intersection(root._modules):
+    """Give the children, parameters and buffers whose names a GraphModule needs itself (an
+    autoencoder's ``code``) other ones."""
+    holders = root._modules, root._parameters, root._buffers
+    for holder, name in [(h, n) for h in holders for n in TAKEN.intersection(h)]:
         new = lambda path, name=name: f"{name}_{path[len(name) :]}"
         mine = lambda path, name=name: path.split(".")[0] == name
-        root.add_module(f"{name}_", root._modules.pop(name))
+        holder[f"{name}_"] = holder.pop(name)
         for node in graph.nodes:
             if node.op in ("call_module", "get_attr") and mine(node.target):
                 node.target = new(node.target)
@@ -71,12 +103,12 @@ def rename_taken(graph: fx.Graph, root: nn.Module) -> None:
 
 @torch.no_grad()
 def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
-    """How the copy differs from its model in eval mode, on some images and on one more; empty if it
-    does not, or if the model does not take so many, or is random."""
+    """How the copy differs from its model in eval mode, on some images, on one more and on one;
+    empty if it does not, or if the model does not take so many, or is random."""
     if any(tensor.is_meta for tensor in model.parameters()):
         return ""
     twin = copied(model, share=False)
-    for batch in (x, torch.cat([x, x[:1]])):
+    for batch in (x, torch.cat([x, x[:1]]), x[:1]):
         try:
             want = _run(twin, batch)
         except Exception:  # whatever it is that the model cannot
@@ -86,16 +118,19 @@ def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
         except Exception as error:
             got = reason(error)
         shapes = [tuple(t.shape) for t in want]
-        if isinstance(got, str) or [tuple(t.shape) for t in got] != shapes:
-            return (
-                f"for {len(batch)} images its copy does something else than for {len(x)}, the "
-                "forward makes a number of the batch size: use x.shape[0], not len(x) or a loop."
-            )
-        if not _close(got, want) and _close(_run(twin, batch, seed=1), want):
+        fits = not isinstance(got, str) and [tuple(t.shape) for t in got] == shapes
+        if fits and (_close(got, want) or not _close(_run(twin, batch, seed=1), want)):
+            continue
+        if fits and batch is x:
             return (
                 "its copy computes something else; the forward may change a tensor in place, "
                 "compare self.training or ask what its input is: write that another way."
             )
+        return (
+            f"for {len(batch)} images its copy does something else than for {len(x)}, the forward "
+            "makes a number of the batch size or branches on it: use x.shape[0], not len(x), and "
+            "neither loop nor branch."
+        )
     return ""
 
 

@@ -37,12 +37,21 @@ def eps_of(module: nn.Module) -> float | None:
     x = torch.randn(2, len(mean), 3, 3, generator=torch.Generator().manual_seed(0)).to(mean)
     gain = [getattr(module, key, None) for key in ("weight", "bias")]
     try:
-        y = module(x)
+        probes = copied(module, False), copied(module, False)
+        for probe, mode in zip(probes, (True, False)):
+            probe.train(mode)
+        y, other = [probe(x) for probe in probes]
+        if not torch.equal(y, other) or not all(same_tensors(module, p) for p in probes):
+            return None
         for eps in (getattr(module, "eps", 1e-5), 1e-5, 0.0, 1e-3):
             if torch.allclose(F.batch_norm(x, mean, var, *gain, False, 0.0, eps), y, 1e-5, 1e-6):
                 return eps
     except (RuntimeError, TypeError, ValueError, AttributeError):
         return None
+
+
+def same_tensors(a: nn.Module, b: nn.Module) -> bool:
+    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
 def freeze(module: nn.Module) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..readers import Split
+from .refuse import quoted
 
 
 def read_loaders(train, test) -> tuple[str, Split, Split, tuple[str, ...]]:
@@ -23,10 +24,14 @@ def read_loader(loader) -> Split:
             f"a loader yields batches of (images, labels), two tensors, and {type(loader).__name__}"
             " does not: wrap it in one that does."
         )
+    sizes = {tuple(images.shape[1:]) for images, _ in pairs}
+    if len(sizes) > 1 or any(not x.ndim for pair in pairs for x in pair):
+        raise ValueError(f"a loader yields batches of images of one size, not of {quoted(sizes)}.")
     if not sum(len(labels) for _, labels in pairs):
         raise ValueError("the loader yields nothing: give at least one image of each class.")
     images, labels = (torch.cat(part).cpu() for part in zip(*pairs))
-    if labels.is_floating_point() or labels.shape != (len(images),) or labels.min() < 0:
+    numbers = not labels.is_floating_point() and labels.shape == (len(images),)
+    if not (numbers and 0 <= labels.min() <= labels.max() < 2**20):
         raise ValueError(
             f"labels are whole numbers from 0 on, one an image, not {labels.dtype} "
             f"{tuple(labels.shape)}: give the number of each image's class."

@@ -1,33 +1,46 @@
-"""What stands for a value while a forward is read: a proxy that knows it, and a module's mode."""
+"""What stands for a value while a forward is read: a proxy that knows it, and a module's mode; and
+what is replaced meanwhile, because it would not take a proxy."""
 
+import builtins
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor, fx
-from torch.fx.proxy import Attribute
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+from torch.fx.proxy import Attribute, TraceError
+from torch.utils._pytree import tree_leaves
 
 from .inplace import OPERATORS
 
+FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
+INPUT = torch.empty(0)  # what an input is, if there is no example
+ASKS = "bool int float index eq ne gt ge lt le and rand or ror xor rxor add radd sub rsub mul rmul"
 
-class Flag(int):
+
+class Flag:
     """A module's ``training`` while its forward is read: False, and known again in the graph. Who
-    branches on it, compares it or computes with it, has asked."""
+    branches on it, compares it, indexes or computes with it, has asked."""
 
-    def __new__(cls, name: str, asked: set[str]):
-        flag = super().__new__(cls, 0)
-        flag.name, flag.asked = name, asked
-        return flag
+    def __init__(self, name: str, asked: set[str]):
+        self.name, self.asked = name, asked
+
+    def __repr__(self) -> str:
+        return "False"
 
     def __hash__(self) -> int:
-        return 0
+        return hash(False)
 
 
 def _asking(word: str):
     def asking(self, *args):
         self.asked.add(self.name)
-        return getattr(int, word)(self, *args)
+        return getattr(False, word)(*args)
 
     return asking
 
 
-for word in ("bool", "int", "float", "eq", "ne", "add", "radd", "sub", "rsub", "mul", "rmul"):
+for word in ASKS.split():
     setattr(Flag, f"__{word}__", _asking(f"__{word}__"))
 
 
@@ -53,9 +66,17 @@ class Known(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.answer(self, (int, float)))
 
-    @property
-    def __class__(self):
-        return Tensor if isinstance(self.node.meta.get("value"), Tensor) else Known
+    def __int__(self) -> int:
+        return int(self.tracer.answer(self, (int, float)))
+
+    def __round__(self, *digits: int):
+        return round(self.tracer.answer(self, (int, float)), *digits)
+
+    def __divmod__(self, other):
+        return self // other, self % other
+
+    def __rdivmod__(self, other):
+        return other // self, other % self
 
 
 for operator_ in OPERATORS:
@@ -63,3 +84,78 @@ for operator_ in OPERATORS:
         "call_function", f, (self, other), {}
     )
     setattr(Known, f"__{operator_.__name__}__", change)
+
+
+@contextmanager
+def replaced(news: list[tuple[object, str, object]]):
+    """Attributes (whose, its name, its value) for a while."""
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in news]
+    try:
+        for new in news:
+            setattr(*new)
+        yield
+    finally:
+        for owner, name, value in before:
+            delattr(owner, name) if value is None else setattr(owner, name, value)
+
+
+def recorded() -> list[tuple[object, str, object]]:
+    """What takes proxies in the place of what does not: factories (``torch.zeros(n)``), compiled
+    functions, which are read as the Python that they were, foreign autograd.Functions, each one
+    call. And what stands for a tensor is one to Python's ``isinstance``; not by ``__class__``,
+    which C asks, too, and would look for the tensor's memory."""
+    return [
+        (builtins, "isinstance", _is_instance),
+        (torch.jit.ScriptFunction, "__call__", _interpreted),
+        *((torch, name, _factory(getattr(torch, name))) for name in FACTORIES),
+        *((kind, "forward", staticmethod(_one_call(kind))) for kind in _below(Function)),
+    ]
+
+
+def _is_instance(value, kinds, plain=isinstance) -> bool:
+    if plain(value, kinds) or type(value) is not Known:
+        return plain(value, kinds)
+    known = value.node.meta.get("value", INPUT if value.node.op == "placeholder" else None)
+    return plain(known, Tensor) and plain(known, kinds)
+
+
+def _interpreted(function, *args, call=torch.jit.ScriptFunction.__call__, **kwargs):
+    if not _proxies(args, kwargs):
+        return call(function, *args, **kwargs)
+    if (python := getattr(function, "_torchdynamo_inline", None)) is None:
+        raise TraceError(f"it calls {function.name}, which is compiled")
+    return python(*args, **kwargs)
+
+
+def _factory(original):
+    def make(*args, **kwargs):
+        found = _proxies(args, kwargs)
+        if not found:
+            return original(*args, **kwargs)
+        return found[0].tracer.create_proxy("call_function", original, args, kwargs)
+
+    return make
+
+
+def _one_call(kind: type[Function]):
+    original, apply = kind.forward, kind.apply
+
+    def forward(*args, **kwargs):
+        found = _proxies(args, kwargs)
+        if not found:
+            return original(*args, **kwargs)
+        given = args[isinstance(args[0], FunctionCtx) :]
+        with torch.enable_grad():
+            return found[0].tracer.create_proxy("call_function", apply, given, kwargs)
+
+    return forward
+
+
+def _below(kind: type) -> list[type]:
+    """The foreign classes that descend from one."""
+    found = [c for child in kind.__subclasses__() for c in (child, *_below(child))]
+    return [c for c in found if not c.__module__.startswith("torch.")]
+
+
+def _proxies(*values) -> list[fx.Proxy]:
+    return [v for v in tree_leaves(values) if isinstance(v, fx.Proxy)]

@@ -122,9 +122,10 @@ def chooses(module: nn.Module) -> bool:
 def check_finite(model: nn.Module) -> None:
     """ValueError that names a weight or statistic that is NaN or infinite, or not loaded."""
     check_loaded(model)
+    masks = {n for n, _ in model.named_buffers() if "running_" not in n}  # may be infinite
     for name, tensor in model.state_dict().items():
         floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
-        if floats and not tensor.isfinite().all():
+        if floats and (tensor.isnan() if name in masks else ~tensor.isfinite()).any():
             raise ValueError(f"{name} holds NaN or inf: train the model again, or load it anew.")
 
 

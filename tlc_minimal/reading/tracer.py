@@ -9,22 +9,19 @@ depends on the *values* of a tensor is refused still: for another input the answ
 import copy
 import inspect
 import math
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.fx.proxy import ParameterProxy
-from torch.utils._pytree import tree_leaves
 
 from ..modules import LEAVES
 from .inplace import is_in_place
 from .layers import ByMode, Norm, asks_for_mode, differs, is_elementwise, plain_class
-from .proxies import Flag, Known
+from .proxies import Flag, Known, recorded, replaced
 
 COUNTS = {0: "no", 2: "two", 3: "three"}
-FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
 
 
 class Reader(fx.Tracer):
@@ -43,10 +40,13 @@ class Reader(fx.Tracer):
         self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
         for name, module in root.named_modules():
             module.training = Flag(name, self.asked)
-        with torch.enable_grad(), _recorded_factories():
+        with torch.enable_grad(), replaced(recorded()):
             graph = super().trace(root)
+        ask = lambda v: bool(v) if isinstance(v, Flag) else v
         for node in graph.nodes:
             node.meta.pop("value", None)
+            if node.op != "call_function":  # these only become modules, which have a mode
+                node.args, node.kwargs = map_aggregate((node.args, node.kwargs), ask)
         return graph
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
@@ -70,7 +70,10 @@ class Reader(fx.Tracer):
         )
 
     def call_module(self, module, forward, args, kwargs):
-        if self.inside:
+        made = module not in self.submodule_paths and self.names.keys() >= {
+            id(tensor) for tensor in [*module.parameters(), *module.buffers()]
+        }
+        if self.inside or made:  # in the forward: a part of a Sequential, an nn.ReLU()
             return forward(*args, **kwargs)
         return super().call_module(module, forward, args, kwargs)
 
@@ -87,6 +90,8 @@ class Reader(fx.Tracer):
     def create_arg(self, a):
         if isinstance(a, fx.Proxy):  # which says that it is a tensor
             return a.node
+        if isinstance(a, Flag):
+            return a
         if isinstance(a, dict) and is_dataclass(a):  # an output with names, as transformers has it
             named = {key: self.create_arg(value) for key, value in a.items()}
             return self.create_node("call_function", type(a), (), named)
@@ -107,7 +112,8 @@ class Reader(fx.Tracer):
         """What the node makes of the example, in eval mode."""
         if node.op == "placeholder":
             return self.example.clone()
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        known = lambda n: n.meta["value"] if "value" in n.meta else self.value_of(n)
+        args, kwargs = map_arg((node.args, node.kwargs), known)
         if is_in_place(node) and isinstance(args[0], Tensor):  # it may be a weight's or a buffer's
             args = (args[0].clone(), *args[1:])
         args, kwargs = map_aggregate((args, kwargs), lambda v: False if isinstance(v, Flag) else v)
@@ -186,26 +192,3 @@ def _held(value) -> list:
     inner = value.values() if isinstance(value, dict) else value
     held = [_held(v) if isinstance(v, dict | list) else [v] for v in inner if v is not None]
     return [v for several in held for v in several if not isinstance(v, nn.Module)]
-
-
-@contextmanager
-def _recorded_factories():
-    """``torch.zeros(n)`` and the like take a shape that is a proxy, too."""
-
-    def recorded(original):
-        def make(*args, **kwargs):
-            found = [a for a in tree_leaves((args, kwargs)) if isinstance(a, fx.Proxy)]
-            if not found:
-                return original(*args, **kwargs)
-            return found[0].tracer.create_proxy("call_function", original, args, kwargs)
-
-        return make
-
-    before = {name: getattr(torch, name) for name in FACTORIES}
-    try:
-        for name, original in before.items():
-            setattr(torch, name, recorded(original))
-        yield
-    finally:
-        for name, original in before.items():
-            setattr(torch, name, original)
