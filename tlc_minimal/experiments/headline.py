@@ -47,9 +47,9 @@ class Size(NamedTuple):
 
 SHARES = (0.22, 0.28, 0.5)  # the first one as a convolution a stage, the second as all at once has
 LAPTOP = Size(
-    16, None, 10, 0.5, (0, 1, 2), (0,), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500
+    16, None, 10, 0.5, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500
 )
-FULL = {"width": 64, "dense": 30, "each": 2.5, "ablation_seeds": (0, 1, 2), "strong": (64, None)}
+FULL = {"width": 64, "dense": 30, "each": 2.5, "strong": (64, None)}
 PROFILES = {
     "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
     "laptop": LAPTOP,
