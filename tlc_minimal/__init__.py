@@ -2,7 +2,7 @@
 
 import sys
 
-if getattr(sys, "orig_argv", [])[-3:] == ["-m", "tlc_minimal", "doctor"]:  # it runs where nothing is installed yet
+if getattr(sys, "orig_argv", [])[-3:] == ["-m", "tlc_minimal", "doctor"]:  # with nothing installed
     from .doctor import report
 
     print(report())
