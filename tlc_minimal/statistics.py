@@ -100,7 +100,7 @@ def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, 
     hooks = [traced.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
     parameter = next(traced.parameters(), torch.empty(0))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng([]):
             for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if names else ():
                 traced(batch.to(parameter.device, parameter.dtype))
     finally:
