@@ -355,7 +355,7 @@ COMMANDS |= {
     "bench --profile smoke --data digits --only w4_clock --out OUT --folder OUT":
         "bench --only resnet18_w4_train` first",
     "report OUT": "holds no run", "collapse --data digits --out ''": "name of a folder, not ''",
-    "demo --out ''": "out is the name of a folder, not ''",
+    "demo --out ''": "not ''", "reproduce --budget -1": "budget is a number of minutes, 0 or above",
 } | dict.fromkeys([f"{COLLAPSE} --epochs 0", f"{COLLAPSE} --dense-epochs 0"] + [
     f"demo --out OUT {option}" for option in ("--epochs 0", "--tune -1", "--tune 0")
 ], "epochs is a number above 0, at most 1e9, not ") | dict.fromkeys([

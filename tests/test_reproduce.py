@@ -19,7 +19,7 @@ collapsing, merging, throughput = (importlib.import_module(f"tlc_minimal.{n}") f
 HERE = {"data": "digits", "mnist": "digits"}
 TINY = headline.PROFILES["laptop"]._replace(
     shares=(0.5,),
-    width=2, images=60, dense=0.5, each=0.5, seeds=(0,), ablation_seeds=(0,), remove=2,
+    width=2, images=60, dense=0.5, each=0.5, seeds=(0,), remove=2,
     depth=1, depths=(2,), strong=(2, 60), left=0.99,
 )  # fmt: skip
 

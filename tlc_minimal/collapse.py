@@ -198,9 +198,8 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
     config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
     config |= {"data": data.sha256, "train": data.train.size}
-    config = json.loads(
-        json.dumps(config, default=lambda n: getattr(n, "item", n.__repr__)())
-    )  # as it will be read
+    plain = lambda n: getattr(n, "item", n.__repr__)()  # a number of NumPy's
+    config = json.loads(json.dumps(config, default=plain))  # as it will be read
     asked = (config[k] for k in ("remove", "epochs", "seed"))
     task = Task(_ready(model, best_device(), data), data, *asked, options.get("progress", True))
     stages = chosen.stages(task, **of_method)

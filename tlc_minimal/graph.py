@@ -81,7 +81,7 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
     parameter = next(traced.parameters(), x)
     mode = traced.training
     try:
-        with torch.no_grad(), redirect_stderr(StringIO()), torch.random.fork_rng([]):  # it prints
+        with torch.no_grad(), redirect_stderr(StringIO()), torch.random.fork_rng([]):  # its errors
             ShapeProp(traced.eval()).propagate(x.to(parameter.device, parameter.dtype))
     except RuntimeError as error:
         raise ValueError(

@@ -118,7 +118,7 @@ def _ready(model: nn.Module, example) -> nn.Module:
     try:
         ready = fold(model, example)
     except ValueError:
-        ready = copy.deepcopy(model)
+        ready = model
     return fast_layout(ready)
 
 

@@ -126,7 +126,8 @@ def fit(
             done, means = take_up(Path(state), recipe, model, sgd, generator)
     handles = hold_idle_taps(model, data.example[:2].to(device, like))
     losses, good = [], _snapshot(model)
-    bar = tqdm(total=steps, initial=done, desc=progress, disable=progress is None, leave=False)
+    how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}
+    bar = tqdm(total=steps, initial=done, **how)
     try:
         for step in range(done, steps):
             model.train()

@@ -35,7 +35,6 @@ class Size(NamedTuple):
     dense: float  # epochs
     each: float  # epochs of tuning for each removal
     seeds: tuple[int, ...]
-    ablation_seeds: tuple[int, ...]
     remove: int  # one at a time
     depth: int  # removals of the comparison and of the ablation
     depths: tuple[int, ...]  # others, all at once
@@ -46,12 +45,10 @@ class Size(NamedTuple):
 
 
 SHARES = (0.22, 0.28, 0.5)  # the first one as a convolution a stage, the second as all at once has
-LAPTOP = Size(
-    16, None, 10, 0.5, (0, 1, 2), (0, 1, 2), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500
-)
+LAPTOP = Size(16, None, 10, 0.5, (0, 1, 2), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500)
 FULL = {"width": 64, "dense": 30, "each": 2.5, "strong": (64, None)}
 PROFILES = {
-    "smoke": Size(4, 300, 0.5, 0.34, (0,), (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
+    "smoke": Size(4, 300, 0.5, 0.34, (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
     "laptop": LAPTOP,
     "half": LAPTOP._replace(width=32, dense=12, each=1, strong=(32, None), speed=600),
     "paper": LAPTOP._replace(**FULL, speed=8_000),
@@ -150,7 +147,7 @@ def plan(profile: str) -> list[Piece]:
         collapses("published_one", seed, "published, one by one", "published", options=options)
     for seed in s.seeds:
         collapses("curve", seed, "ours, one by one", "one_by_one", s.remove)
-    for seed in s.ablation_seeds:
+    for seed in s.seeds:
         for arm, options in ARMS.items():
             name = f"ablation_{arm.replace(' ', '_')}"
             collapses(name, seed, arm, "one_by_one", options=options)
