@@ -12,6 +12,7 @@ from helpers import residual
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import pieces
+from tlc_minimal.run_folder import run_of, write_run
 
 bench = importlib.import_module("tlc_minimal.experiments.bench")
 BATCHES = (1, 3)
@@ -77,10 +78,9 @@ def test_a_lost_record_is_clocked_again_and_nothing_is_trained(done, tmp_path, m
     monkeypatch.setattr(pieces, "fit", forbid)
     monkeypatch.setattr(bench, "collapse", forbid)
     shutil.copytree(done[0], out := tmp_path / "runs")
-    content = json.loads((path := out / "resnet18_w2/run.json").read_text())
-    for row, test in zip(content["rows"], (11.0, 22.0), strict=True):
-        row["test"] = test
-    path.write_text(json.dumps(content))
+    config, rows = run_of(out / "resnet18_w2").values()
+    rows = [row | {"test": test} for row, test in zip(rows, (11.0, 22.0), strict=True)]
+    write_run(out / "resnet18_w2", config, rows)
     seen, merge = [], bench.merge
     monkeypatch.setattr(bench, "merge", lambda model, x: seen.append(len(x)) or merge(model, x))
     written = bench.bench("smoke", "digits", "resnet18_w2", out, tmp_path)
@@ -109,8 +109,8 @@ def test_the_clock_needs_a_finished_run(done, tmp_path):
     with pytest.raises(FileNotFoundError, match=words):
         bench.bench("smoke", "digits", "resnet18_w2_clock", tmp_path, tmp_path)
     shutil.copytree(done[0], out := tmp_path / "runs")
-    content = json.loads((path := out / "resnet18_w2/run.json").read_text())
-    path.write_text(json.dumps(content | {"rows": content["rows"][:1]}))  # one removal is missing
+    config, rows = run_of(out / "resnet18_w2").values()
+    write_run(out / "resnet18_w2", config, rows[:1])  # one removal is missing
     with pytest.raises(FileNotFoundError, match=words):
         bench.bench("smoke", "digits", "resnet18_w2_clock", out, tmp_path)
 

@@ -115,11 +115,11 @@ def test_there_is_a_moment_wherever_something_is_lost(full):
 
 @pytest.mark.parametrize("method", ASK)
 def test_random_kills_cost_nothing_but_time(method, full, data, tmp_path):
-    """Ten each, with a new seed every time: what fails says which one."""
+    """25 each, with a new seed every time: what fails says which one."""
     seed, kills = random.SystemRandom().randrange(2**32), 0
     print(f"random kills of {method}: seed {seed}")
     dice, folders = random.Random(seed), 0
-    while kills < 10:
+    while kills < 25:
         folders, told, again = folders + 1, [], None
         while again is None:
             moment = Moment(dice.randint(1, full[method][1]), stop)
@@ -144,7 +144,7 @@ def killed(at, out):
 def test_what_kill_9_leaves_behind_is_taken_up(full, data, tmp_path):
     """Two processes that the system ends, one of them within a write: nothing is cleaned up."""
     finished, there = full["at_once"]
-    for i, at in enumerate((random.randint(1, there), 3)):  # half of the first file is written
+    for i, at in enumerate((random.randint(1, there), 5)):  # half of the first file is written
         (child := apart(killed, at, tmp_path / f"{i}")).join()
         assert child.exitcode == -signal.SIGKILL
         assert i == 0 or list((tmp_path / "1").glob("*.part")), "the remains of a write"

@@ -178,13 +178,6 @@ def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     assert not (tmp_path / "README.md").exists()
 
 
-def test_help_names_every_command_and_doctor_says_what_to_do():
-    done = run("--help")
-    for word in ("doctor", "demo", "collapse", "report", "reproduce", "bench", "table"):
-        assert word in done.output
-    assert "WHAT TO DO" in run("doctor").output
-
-
 @pytest.fixture(scope="module")
 def digits():
     return tlc.load_data("digits", size=8)

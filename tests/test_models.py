@@ -64,7 +64,7 @@ def test_a_checkpoint_comes_back_as_it_was_kept(project):
     assert path.stat().st_size < 2.5 * sum(p.numel() for p in model.parameters()) + 20_000
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "width", "network", "not safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "width", "network", "options", "text"])
 def test_a_checkpoint_that_cannot_be_used_is_named(damage, project):
     path = project / "data/checkpoints/small.safetensors"
     tlc.save_checkpoint(tlc.simple_cnn(width=2), "small", "simple_cnn", width=2)
@@ -78,6 +78,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named(damage, project):
         save_weights(tlc.simple_cnn(width=3), path, network="simple_cnn", options='{"width": 2}')
     elif damage == "network":
         save_weights(tlc.simple_cnn(width=2), path)
+    elif damage == "options":
+        save_weights(tlc.simple_cnn(2), path, network="simple_cnn", options='{"wide": 2}')
     else:
         path.write_text("small")
     said = r"is damaged .*: delete it|holds the weights of another network|is no checkpoint .*: see"

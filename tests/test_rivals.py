@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from helpers import digits, drawn, perceptron, randomize, relative_error, same
 from torch import fx, nn
+from torch.nn.utils import prune as pruning
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
@@ -185,35 +187,47 @@ PAIRS = {"relu": ("conv1", "bn1"), "layer1.0.relu1": ("layer1.0.conv1", "layer1.
 PAIRS |= {"layer2.0.relu2": ("layer2.0.conv2", "layer2.0.bn2")}
 
 
-def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained, data):
-    """Three activations of the kinds there are; tuned with much momentum and decay, so that what
-    can move moves."""
-    found = pairs(trace(trained, share=True))
-    on = {n: found[n][1].bias.detach() > 0 for n in PAIRS}
-    assert all(0 < keep.sum() < len(keep) for keep in on.values())
-    small = mask(trained, states(on))
-    handles = hold(small)
-    sum(p.sum() for p in small.parameters()).backward()  # no gradient reaches what is masked
+def by_torch(model: nn.Module, on) -> nn.Module:
+    """What the released code makes of these activations (lines 562 to 597), with torch's pruning:
+    its filters are a weight times a mask, of whose gradient nobody takes care."""
+    model = copy.deepcopy(model)
     for name, keep in on.items():
-        conv, norm = (small.get_submodule(n) for n in PAIRS[name])
-        shape = conv.weight.shape
-        assert torch.equal(conv.weight.grad, keep.float().reshape(-1, 1, 1, 1).expand(shape))
-        assert torch.equal(norm.weight.grad, keep.float()) and norm.bias.grad.all()
-    tlc.fit(small, data, 4, 0.1, weight_decay=0.01, progress=None)
-    for handle in handles:
-        handle.remove()
+        conv, norm = (model.get_submodule(n) for n in PAIRS[name])
+        pruning.custom_from_mask(conv, "weight", keep.view(-1, 1, 1, 1).expand(conv.weight.shape))
+        norm.weight.data[~keep] = norm.bias.data[~keep] = 0
+        model.set_submodule(name, nn.Identity())
+    return model
+
+
+def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained, data):
+    """And the weights are those that torch's own pruning has, after each of 20 steps with much
+    momentum and decay, so that what can move moves."""
+    on = {n: pairs(trace(trained, share=True))[n][1].bias.detach() > 0 for n in PAIRS}
+    assert all(0 < keep.sum() < len(keep) for keep in on.values())
+    small = mask(trained, states(on)).double()
+    twins, _ = (by_torch(trained, on).double(), small), hold(small)
+    steps = [torch.optim.SGD(m.parameters(), 0.1, 0.9, weight_decay=0.01) for m in twins]
+    for x, y in zip(data.train.images[:160].split(8), data.train.labels.split(8)):
+        for twin, step in zip(twins, steps):
+            step.zero_grad()
+            F.cross_entropy(twin.train()(data.normalize(x).double()), y).backward()
+            step.step()
+        theirs, ours = (twin.state_dict() for twin in twins)
+        assert all(torch.allclose(v, theirs[k], atol=1e-9) for k, v in ours.items() if k in theirs)
+    x = data.example.double()
+    assert relative_error(small.eval()(x), twins[0].eval()(x)) < 1e-9
     run = fx.Interpreter(small, garbage_collect_values=False)
-    run.run(data.normalize(data.train.images[:64]))
+    run.run(x)
     out = {node.target: value for node, value in run.env.items() if node.op == "call_module"}
     for name, keep in on.items():
+        theirs, off = twins[0].get_submodule(PAIRS[name][0]), ~keep
         conv, norm = (small.get_submodule(n) for n in PAIRS[name])
-        off = ~keep
+        assert torch.allclose(theirs.weight_orig * theirs.weight_mask, conv.weight, atol=1e-9)
         assert not conv.weight[off].any() and not norm.weight[off].any()
         assert norm.bias[off].all(), "β drifts"
         assert not from_batch_norm(norm).std[off].any()
         here = out[PAIRS[name][1]][:, off]
         assert torch.equal(here, norm.bias.detach()[off].reshape(1, -1, 1, 1).expand_as(here))
-        assert (conv.weight[keep] != 0).any() and (norm.weight[keep] != 0).all()
 
 
 def drifted(network, remove, all_off):

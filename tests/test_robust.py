@@ -205,9 +205,3 @@ def test_sensitivity_has_a_row_a_value_and_layer(records):
     assert (base["same"] == 100).all()  # the base agrees with itself
     other = rows[rows["value"] == 0.005]
     assert other["same"].between(0, 100).all() and other["off"].between(0, 100).all()
-
-
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_every_factor_has_its_base_value(profile):
-    base = study.BASE | {"epochs": study.sizes(profile)["epochs"]}
-    assert all(value in study.values(profile, factor) for factor, value in base.items())

@@ -132,7 +132,7 @@ def test_a_fit_killed_at_any_step_ends_in_the_same_and_when_finished_is_kept(dat
         with interrupted(step) as steps:
             with pytest.raises(KeyboardInterrupt):
                 tlc.fit(model, data, **how, teacher=teacher)
-            assert not model.training and how["state"].exists() == (step > 4)
+            assert not model.training and how["state"].exists()
             again = dropped()
             assert tlc.fit(again, data, **how, teacher=teacher) == losses
             assert len(steps) == step + 10 - (step - 1) // 4 * 4, "an epoch at most is repeated"

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from .data import Data
-from .files import digest, load_weights, save_weights, write_json
+from .files import digest, load_weights, save_weights
 from .graph import trace
 from .measure import count
 from .merge import merge
@@ -25,7 +25,7 @@ from .nodes import activation_nodes
 from .reading.fits import check_data, check_learns
 from .reading.refuse import check_plain, check_read_once, quoted, there_are
 from .refuse import check_alone, check_known, check_number
-from .run_folder import owned, rows_of, run_of
+from .run_folder import owned, rows_of, run_of, write_run
 from .stages import METHODS, Method, Stage, Task, off_share
 from .train import best_device, check_recipe, device_of, evaluate, fit, layout
 
@@ -91,12 +91,13 @@ def collapse(
             for left in folder.glob("stage_[0-9][0-9]*.*"):  # of a run whose table is gone
                 left.unlink()
             rows = [_row(current, data, finish) | {"off": 0.0}]
-            write_json(folder / "run.json", {"config": config, "rows": rows})
         for i, stage in enumerate(stages, 1):
             if dense - len(activation_nodes(current)) == remove:
                 break
             start, names = time.perf_counter(), activation_nodes(current)
             current, decision = _change(current, stage, folder, i)
+            if len(rows) == 1:  # what a method cannot do leaves no run behind
+                write_run(folder, config, rows)
             networks.append(current)
             weights, state = (folder / f"stage_{i:02d}.{end}" for end in ("safetensors", "state"))
             if i < len(rows) and weights.exists():
@@ -122,12 +123,12 @@ def collapse(
             row["images_per_s"] = length * data.train.size / tuned if new else None
             rows[i : i + 1] = [row]
             save_weights(current, weights)
-            write_json(folder / "run.json", {"config": config, "rows": rows})
+            write_run(folder, config, rows)
             state.unlink(missing_ok=True)
         for row, network in zip(rows, networks):
             if row["test"] is None:
                 row["test"] = evaluate(network, data, "test").accuracy
-        write_json(folder / "run.json", {"config": config, "rows": rows})
+        write_run(folder, config, rows)
     if out is None:
         atexit.register(rmtree, folder, ignore_errors=True)
     small = finish(current).eval()

@@ -4,7 +4,7 @@ import torch
 from torch import fx, nn
 
 from .channels import absorb, aligned, scale, slope_and_shift
-from .graph import find_shapes, trace
+from .graph import editable, find_shapes
 from .modules import Affine, Ones, ScaledSum
 from .nodes import (
     CONV,
@@ -23,7 +23,6 @@ from .nodes import (
     resize,
 )
 from .piece import extract, obstacle, read
-from .reading.refuse import check_plain, check_read_once
 
 
 def fold(model: nn.Module, example=None) -> fx.GraphModule:
@@ -34,9 +33,7 @@ def fold(model: nn.Module, example=None) -> fx.GraphModule:
     ValueError for a batch norm in training mode or without running statistics, and for what
     :func:`reading.refuse.check_plain` refuses.
     """
-    check_plain(model)
-    traced = trace(model, example=example)
-    check_read_once(traced)
+    traced = editable(model, example)
     if example is not None:
         find_shapes(traced, example)
     fold_maps(traced)

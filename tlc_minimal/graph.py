@@ -19,7 +19,7 @@ from .data import Data
 from .nodes import NORM, activation_nodes, channel_dim, is_sum, looked_through, module_of
 from .reading.fits import example_of
 from .reading.follow import follow
-from .reading.refuse import check_model, quoted, reason
+from .reading.refuse import check_model, check_plain, check_read_once, quoted, reason
 from .reading.tracer import first_input
 
 
@@ -56,6 +56,15 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
                 raise
     x, like = example_of(example, model)[:2], next(model.parameters(), None)
     return follow(model, share, x if like is None else x.to(like), example)
+
+
+def editable(model: nn.Module, example=None) -> fx.GraphModule:
+    """:func:`trace` for those who change layers; ValueError also for what
+    :func:`reading.refuse.check_plain` refuses, and for weights that are read twice."""
+    check_plain(model)
+    traced = trace(model, example=example)
+    check_read_once(traced)
+    return traced
 
 
 def find_layers(model: nn.Module, example) -> list[Layer]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from .channels import absorb
 from .cut import cut, cut_branch, is_cuttable, producer
 from .gaussian import Gaussian, best_affine
-from .graph import example_of, find_node, find_shapes, trace
+from .graph import editable, example_of, find_node, find_shapes
 from .modules import Affine
 from .nodes import (
     ACTIVATION,
@@ -27,7 +27,7 @@ from .nodes import (
     put_module,
 )
 from .padding import move_padding
-from .reading.refuse import check_names, check_plain, check_read_once
+from .reading.refuse import check_names
 from .refuse import check_known
 from .statistics import statistics
 
@@ -84,9 +84,7 @@ def linearize(
     """
     check_rule(rule, padding)
     names = check_names(names)
-    check_plain(model)
-    traced = trace(model, example=None if isinstance(data, dict) else data)
-    check_read_once(traced)
+    traced = editable(model, None if isinstance(data, dict) else data)
     nodes = {name: find_node(traced, name) for name in names}
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]

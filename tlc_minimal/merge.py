@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_map
 
 from .clock import fast_layout, race
 from .fold import fold, fold_maps, fold_sums
-from .graph import example_of, find_shapes, trace
+from .graph import editable, example_of, find_shapes, trace
 from .linearize import linearize
 from .nodes import alone, finish, replace, shape_of
 from .piece import Piece, extract, grow, obstacle, read
-from .reading.refuse import check_model, check_plain, check_read_once, tensors_in
+from .reading.refuse import check_model, tensors_in
 from .refuse import check_known
 from .table import APART, MERGED, describe, macs_of, table
 
@@ -41,16 +41,12 @@ def merge(
     check_known("keep", keep, ("fastest", "all"))
     check_model(model)
     layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
-    training = [name for name, module in layers if module.training]
-    if training:
-        where = training[0] or "the model"
+    if training := [name or "the model" for name, module in layers if module.training]:
         raise ValueError(
-            f"merging needs fixed batch-norm statistics, and {where} is in training mode: call "
-            "model.eval() first."
+            f"merging needs fixed batch-norm statistics, and {training[0]} is in training mode: "
+            "call model.eval() first."
         )
-    check_plain(model)
-    traced = trace(model, example=example)
-    check_read_once(traced)
+    traced = editable(model, example)
     find_shapes(traced, example)
     fold_maps(traced)
     rows = merge_pieces(traced, keep)

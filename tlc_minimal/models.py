@@ -105,8 +105,10 @@ def load_checkpoint(name: str) -> nn.Module:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
         raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
     _, made = load_weights(path)
-    if made.get("network") not in NETWORKS:
-        raise ValueError(f"{path} is no checkpoint (it names no network): see save_checkpoint.")
-    model = NETWORKS[made["network"]](**json.loads(made["options"]))
+    try:
+        model = NETWORKS[made["network"]](**json.loads(made["options"]))
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no checkpoint ({why}): see save_checkpoint.") from error
     load_weights(path, into=model)  # half precision becomes single again
     return model.eval()

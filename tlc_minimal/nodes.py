@@ -96,12 +96,8 @@ def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:
 
 def is_padded(conv: nn.Module) -> bool:
     """Whether a convolution puts zeros around its input."""
-    padding = getattr(conv, "padding", 0)
-    if getattr(conv, "padding_mode", "zeros") != "zeros":
-        return False
-    if isinstance(padding, str):
-        return padding == "same" and any(k > 1 for k in conv.kernel_size)
-    return padding != 0 and any(padding)
+    zeros = getattr(conv, "padding_mode", "") == "zeros"
+    return zeros and any(width(conv) if conv.padding == "same" else left_padding(conv))
 
 
 def keeps_size(conv: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from .data import Data
 from .graph import trace
 from .nodes import activation_nodes
-from .train import device_of
+from .train import device_of, dtype_of
 
 
 class Swap(NamedTuple):
@@ -65,10 +65,9 @@ def swapped_losses(
     """{key: mean cross-entropy in nats on the first ``images`` of the validation split with that
     swap made}, and under "" that of the network itself; it is in eval mode."""
     run, device = Without(traced, swaps), device_of(traced)
-    dtype = next((p.dtype for p in traced.parameters()), torch.float32)
     total, (xs, ys) = {}, (part[:images].split(250) for part in data.val)
     for x, y in tqdm(list(zip(xs, ys)), title, disable=not progress, leave=False):
-        run.outputs[""] = run.run(data.normalize(x.to(device)).to(dtype))
+        run.outputs[""] = run.run(data.normalize(x.to(device)).to(dtype_of(traced)))
         for key, out in run.outputs.items():
             loss = F.cross_entropy(out.float(), y.to(device), reduction="sum")
             total[key] = total.get(key, 0.0) + loss

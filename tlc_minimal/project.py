@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
-from .graph import example_of, find_node, find_shapes, trace
+from .graph import editable, example_of, find_node, find_shapes, trace
 from .nodes import finish, put_module
 from .reading.fits import data_for
-from .reading.refuse import check_names, check_plain, check_read_once
+from .reading.refuse import check_names
 from .refuse import check_number
 from .runs import Run, find_runs
 
@@ -61,9 +61,7 @@ def project(
     for name, value in (("kernel", kernel), ("images", images)):
         check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
     check_number("ridge", ridge, Real, lambda r: 0 <= r < math.inf, "a number, 0 or above")
-    check_plain(model)
-    dense, traced = trace(model, True, data).eval(), trace(model, example=data).eval()
-    check_read_once(traced)
+    traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
     gone = {find_node(traced, n) for n in check_names(names)}
     like = next(traced.parameters(), torch.empty(0))

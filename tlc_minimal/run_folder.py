@@ -1,5 +1,6 @@
 """A run's folder: one process at a time, every file whole, and what is there is taken up."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import cannot_write, read_json
+from .files import cannot_write, digest, read_json, write_json
 from .refuse import check_number
 
-FIELDS = {"config": dict, "rows": list}  # of run.json, and what these two hold at least
-CONFIG = {"method", "remove", "epochs", "seed", "options", "tuning", "model"}
-ROW = {"removed", "layer", "test", "epochs", "seconds"}
+FIELDS = {"config": dict, "rows": list, "sha256": str}  # of run.json
 
 
 @contextmanager
@@ -61,8 +60,7 @@ def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
     if not resume:
         raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
     saved = run_of(folder)
-    differing = [k for k in config if saved["config"].get(k) != config[k]]
-    if differing:
+    if differing := [k for k in config if saved["config"].get(k) != config[k]]:
         raise ValueError(
             f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; "
             "choose another folder, or the same model, data and settings."
@@ -77,7 +75,12 @@ def run_of(folder: str | Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: choose the folder that collapse wrote to.")
     saved = read_json(path, FIELDS)
-    whole = [isinstance(row, dict) and row.keys() >= ROW for row in saved["rows"]]
-    if not (whole and all(whole) and saved["config"].keys() >= CONFIG):
-        raise ValueError(f"{path} is damaged (fields are missing): restore it, or move it away.")
+    if saved.pop("sha256") != digest({}, {"run": json.dumps(saved)}):
+        raise ValueError(f"{path} is damaged (wrong SHA-256): restore it, or move it away.")
     return saved
+
+
+def write_run(folder: Path, config: dict, rows: list[dict]) -> None:
+    """Keep a run's config and rows as the folder's run.json, with a SHA-256 inside."""
+    run = {"config": config, "rows": rows}
+    write_json(folder / "run.json", run | {"sha256": digest({}, {"run": json.dumps(run)})})

@@ -35,8 +35,7 @@ def take_up(
     """
     tensors, about = load_weights(path)
     saved = json.loads(about.get("recipe", "{}"))
-    differing = [k for k in recipe if saved.get(k) != recipe[k]]
-    if differing:
+    if differing := [k for k in recipe if saved.get(k) != recipe[k]]:
         raise ValueError(
             f"{path} holds the state of a training with another {', '.join(differing)}: nothing "
             "was changed; delete it, or train as it was begun."

@@ -124,6 +124,8 @@ def fit(
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
         if Path(state).exists():
             done, means = take_up(Path(state), recipe, model, sgd, generator)
+        else:  # a file that cannot be written is said before an epoch is trained
+            keep(Path(state), recipe, model, sgd, generator, 0, [])
     handles = hold_idle_taps(model, data.example[:2].to(device, like))
     losses, good = [], _snapshot(model)
     how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}

@@ -3,10 +3,17 @@
 from torch import Tensor, fx
 
 from ..linearize import check_rule, linearize
+from ..nodes import activation_nodes
 from ..rank import check_ranking
 from ..rank import rank as rank_layers
 from ..stages import Stage, Task, as_gaussians, as_tensors
-from ..statistics import statistics
+from ..statistics import last_norm, statistics
+from .published import pairs
+
+NEEDS = {  # rankings that read batch norms: ValueError where one is missing
+    "magnitude": lambda traced: [last_norm(traced, n) for n in activation_nodes(traced).values()],
+    "reference": pairs,
+}
 
 
 def at_once(
@@ -42,8 +49,11 @@ def removal(
     task: Task, seeds: list[int], together: int, rank: str, rule: str, padding: str = "as_trained"
 ) -> Stage:
     """A stage that ranks once for each of ``seeds`` and takes out the first ``together`` each time,
-    by ``rule`` and ``padding`` as in :func:`linearize`. ValueError for an unknown rank or rule."""
+    by ``rule`` and ``padding`` as in :func:`linearize`. ValueError for an unknown rank or rule, or
+    a rank that reads batch norms that are not there."""
     check_ranking(rank)
+    if rank in NEEDS:
+        NEEDS[rank](task.model)
     check_rule(rule, padding)
 
     def choose(network: fx.GraphModule) -> dict[str, Tensor]:
