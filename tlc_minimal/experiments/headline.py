@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -147,14 +148,14 @@ def plan(profile: str) -> list[Piece]:
         collapses("published_one", seed, "published, one by one", "published", options=options)
     for seed in s.seeds:
         collapses("curve", seed, "ours, one by one", "one_by_one", s.remove)
+        add("float32", seed, "dense, in float32", _wide, s.dense, stem="paper", precision="float32")
     for seed in s.seeds:
         for arm, options in ARMS.items():
             name = f"ablation_{arm.replace(' ', '_')}"
             collapses(name, seed, arm, "one_by_one", options=options)
-    width, images = s.strong
-    sizes = {"width": width, "images": images}
+    sizes = dict(zip(("width", "images"), s.strong))
     add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
-    strong = {"dense": f"{prefix(profile, width)}_strong", **sizes}
+    strong = {"dense": f"{prefix(profile, s.strong[0])}_strong", **sizes}
     collapses("strong_curve", 0, "ours, one by one, strong stem", "one_by_one", s.remove, **strong)
     for like in [p for p in pieces if p.config["method"] in CLOCKED and p.seed == 0]:
         of = like.what.removeprefix(f"{start}_").removesuffix("_seed0")
@@ -174,6 +175,11 @@ def _dense(piece: Piece, data: Data, out: Path):
     row = {"removed": 0, **scores(model, data), **count(model, data)}
     row |= {"images_per_s": epochs * data.train.size / seconds} if fresh else {}
     return [row], epochs
+
+
+def _wide(piece: Piece, data: Data, out: Path):
+    with patch("tlc_minimal.train.precision", return_value=torch.float32):  # fit has no such option
+        return _dense(piece, data, out)
 
 
 def _collapse(piece: Piece, data: Data, out: Path):

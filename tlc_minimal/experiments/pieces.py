@@ -72,7 +72,7 @@ def run_pieces(
         start = time.perf_counter()
         rows, epochs = piece.run(piece, loaded[1], out)
         seconds = time.perf_counter() - start
-        config = piece.config | {"precision": str(precision()).removeprefix("torch.")}
+        config = {"precision": str(precision()).removeprefix("torch.")} | piece.config
         about = (piece.what, loaded[1], config, piece.seed)
         written.append(record(*about, rows, seconds, epochs, this_command(), folder))
         print(f"{written[-1].name}: {seconds:.0f} s", flush=True)

@@ -6,7 +6,7 @@ from ..results import results
 from .headline import AT_ONCE, BLOCKS
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
-CURVES = ("dense", "tuned on", "ours, all at once", "published")
+CURVES = ("dense", "dense, in float32", "tuned on", "ours, all at once", "published")
 CURVES += ("ours, projected per activation",)
 CURVES += (*AT_ONCE, *BLOCKS.values(), "published, one by one")
 CURVES += ("ours, one by one", "published, its epochs")
