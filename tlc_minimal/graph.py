@@ -79,7 +79,7 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     for node in activation_nodes(traced).values():
         before, kind = looked_through(traced, node.args[0]), type(module_of(traced, node)).__name__
         norm = before.target if isinstance(module_of(traced, before), NORM) else None
-        channels = shapes[node][channel_dim(traced, node)]
+        channels = shapes[node][channel_dim(traced, node)] if len(shapes[node]) > 1 else 1
         layers.append(Layer(node.target, kind, channels, norm, after_sum=is_sum(before)))
     return layers
 

@@ -14,7 +14,7 @@ from .gaussian import Gaussian
 from .graph import find_shapes, trace
 from .nodes import NORM, activation_nodes, channel_dim, looked_through, module_of
 from .reading.fits import data_for
-from .reading.refuse import check_finite
+from .reading.refuse import check_finite, reason
 
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
@@ -28,24 +28,21 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     traced = trace(model, share=True, example=data).eval()
     check_finite(traced)
     nodes = activation_nodes(traced)
-    made_by = {name: looked_through(traced, node.args[0]) for name, node in nodes.items()}
-    known = {name: module_of(traced, node) for name, node in made_by.items()}
+    known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
-    measured = _measure(traced, [name for name in nodes if name not in known], data)
+    measured = _measure(traced, data, [name for name in nodes if name not in known])
     return {n: from_batch_norm(known[n]) if n in known else measured[n] for n in nodes}
 
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """The same, but measured everywhere: the yardstick for what BN claims."""
-    traced = trace(model, share=True, example=data).eval()
-    return _measure(traced, list(activation_nodes(traced)), data)
+    return _measure(trace(model, share=True, example=data).eval(), data)
 
 
 def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
     """{name: share of the pre-activations that are positive, (channels,)}, measured everywhere: the
     probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.18949)."""
-    traced = trace(model, share=True, example=data).eval()
-    rates = _measure(traced, list(activation_nodes(traced)), data, lambda z: z > 0)
+    rates = _measure(trace(model, share=True, example=data).eval(), data, see=lambda z: z > 0)
     return {name: g.mean for name, g in rates.items()}
 
 
@@ -84,28 +81,31 @@ class Welford:
         count, mean = x.shape[1], x.mean(1)
         total, delta = self.count + count, mean - self.mean
         self.squares += ((x - mean[:, None]) ** 2).sum(1) + delta**2 * self.count * count / total
-        self.mean = self.mean + delta * count / total
-        self.count = total
+        self.count, self.mean = total, self.mean + delta * count / total
 
     def result(self) -> Gaussian:
         """Mean and (population) standard deviation, float32, shape (channels,)."""
         return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float())
 
 
-def _measure(traced: fx.GraphModule, names, data, see=lambda z: z) -> dict[str, Gaussian]:
-    find_shapes(traced, data)  # refuses what is no example, though none may be needed
-    nodes = activation_nodes(traced)
-    tally = {name: Welford(channel_dim(traced, nodes[name])) for name in names}
-    watch = lambda name: lambda _, inputs: tally[name].update(see(inputs[0]))
-    hooks = [traced.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
-    parameter = next(traced.parameters(), torch.empty(0))
-    try:
-        with torch.no_grad(), torch.random.fork_rng([]):
-            for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if names else ():
-                traced(batch.to(parameter.device, parameter.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _measure(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
+    """Of the activations ``names`` (default: all); ``traced`` is a copy, and keeps the hooks."""
+    shapes = find_shapes(traced, data)  # refuses what is no example, though none may be needed
+    nodes, tally = activation_nodes(traced), {}
+    for name in nodes if names is None else names:
+        if len(shapes[nodes[name]]) < 2:
+            raise ValueError(f"{name} has no channels: a number an image is all that it takes.")
+        tally[name] = Welford(channel_dim(traced, nodes[name]))
+        see_in = lambda _, inputs, name=name: tally[name].update(see(inputs[0]))
+        traced.get_submodule(name).register_forward_pre_hook(see_in)
+    like = next(traced.parameters(), torch.empty(0))
+    with torch.no_grad(), torch.random.fork_rng([]):
+        for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if tally else ():
+            try:
+                traced(batch.to(like.device, like.dtype))
+            except RuntimeError as error:
+                what = f"the model does not accept a batch of shape {tuple(batch.shape)}"
+                raise ValueError(f"{what}: {reason(error)}") from error
     found = {name: t.result() for name, t in tally.items()}
     if broken := [n for n, g in found.items() if not (g.mean + g.std).isfinite().all()]:
         raise ValueError(f"the input of {broken[0]} is not finite: the model or the data hold NaN.")

@@ -1,5 +1,6 @@
 """The layers that others write by hand, as plain ones; and what kinds of layers there are."""
 
+import dis
 import inspect
 import math
 
@@ -109,6 +110,16 @@ def asks_for_mode(module: nn.Module) -> bool:
     asks = code is not None and "training" in code.co_names
     bare = not module._modules and not module._parameters and not module._buffers
     return asks and bare and type(module).__mro__[1] is nn.Module
+
+
+def asks_by_is(module: nn.Module) -> bool:
+    """Whether a foreign forward says ``self.training is True``, which no :class:`Flag` hears."""
+    if type(module).__module__.startswith("torch."):
+        return False
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    steps = [*dis.get_instructions(code)] if code else []
+    asked = [i for i, step in enumerate(steps) if step.argval == "training"]
+    return any(step.opname == "IS_OP" for i in asked for step in steps[i : i + 4])
 
 
 def is_elementwise(module: nn.Module) -> bool:

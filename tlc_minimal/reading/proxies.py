@@ -10,6 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointFunction
 
 from .inplace import OPERATORS
 
@@ -109,6 +110,7 @@ def recorded() -> list[tuple[object, str, object]]:
         (torch.jit.ScriptFunction, "__call__", _interpreted),
         *((torch, name, _factory(getattr(torch, name))) for name in FACTORIES),
         *((kind, "forward", staticmethod(_one_call(kind))) for kind in _below(Function)),
+        (CheckpointFunction, "forward", staticmethod(_checkpointed)),
     ]
 
 
@@ -149,6 +151,11 @@ def _one_call(kind: type[Function]):
             return found[0].tracer.create_proxy("call_function", apply, given, kwargs)
 
     return forward
+
+
+@torch.enable_grad()
+def _checkpointed(_, function, preserve, *args):
+    return function(*args)
 
 
 def _below(kind: type) -> list[type]:
