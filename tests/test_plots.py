@@ -1,6 +1,5 @@
 """Figures show the numbers that they are given, and none goes without alt text."""
 
-import json
 import re
 
 import IPython.display
@@ -15,6 +14,7 @@ from tlc_minimal import gaussian as g
 from tlc_minimal.lessons import pictures as p
 from tlc_minimal.lessons import plots
 from tlc_minimal.lessons.report import write_report
+from tlc_minimal.run_folder import run_of, write_run
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,9 @@ def test_layers_draws_off_shares_and_entropies():
         "b": tlc.Gaussian(torch.zeros(2), torch.ones(2)),
     }
     (ax,) = plots.layers(stats).axes
-    assert [bar.get_height() for bar in ax.patches] == [75, 100]
-    entropy = 100 * stats["a"].entropy.item()
-    assert list(ax.lines[0].get_ydata()) == pytest.approx([entropy, 100])
+    assert [bar.get_height() for bar in ax.patches] == [0.75, 1]
+    entropy = stats["a"].entropy.item()
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([entropy, 1])
 
 
 def test_curves_draws_mean_and_range_over_the_seeds():
@@ -117,10 +117,8 @@ def test_without_a_finished_run_there_is_no_report(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
-    content = json.loads((run.folder / "run.json").read_text())
-    for row in content["rows"]:  # as a killed one leaves it
-        row["test"] = None
-    (tmp_path / "run.json").write_text(json.dumps(content))
+    config, rows = run_of(run.folder).values()
+    write_run(tmp_path, config, [row | {"test": None} for row in rows])  # as a killed one leaves it
     with pytest.raises(FileNotFoundError, match="no finished run|not finished"):
         write_report(tmp_path)
 

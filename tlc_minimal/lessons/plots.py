@@ -90,13 +90,13 @@ def costs(limit: float = 4.0) -> Figure:
 
 def layers(stats: dict[str, Gaussian]) -> Figure:
     """One bar a layer: its share of OFF channels, with the layer's entropy in bits as dots."""
-    off = [100 * float((~s.on).float().mean()) for s in stats.values()]
+    off = [float((~s.on).float().mean()) for s in stats.values()]
     figure, ax = plt.subplots(figsize=(max(5, 0.5 * len(stats)), 3.4))
-    ax.bar(range(len(off)), off, color=OFF, alpha=0.5, hatch="//", label="OFF channels, %")
-    entropy = [100 * float(s.entropy) for s in stats.values()]
-    ax.plot(range(len(off)), entropy, "D", color=ON, label="entropy, hundredths of a bit")
+    ax.bar(range(len(off)), off, color=OFF, alpha=0.5, hatch="//", label="share of OFF channels")
+    entropy = [float(s.entropy) for s in stats.values()]
+    ax.plot(range(len(off)), entropy, "D", color=ON, label="entropy, bits")
     ax.set_xticks(range(len(off)), list(stats), rotation=60, ha="right", fontsize=8)
-    ax.set_ylim(0, 105)
+    ax.set_ylim(0, 1.05)
     ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.17))
     return figure
 
