@@ -91,7 +91,7 @@ def clocked(start, column):
     """Times as fast as the dense network, of the races of a width: {(network, batch): speed}."""
     rows = results(ROOT / "data/results")
     raced = rows[(rows["method"] == "milliseconds") & rows["what"].str.startswith(start)]
-    return raced.set_index(["network", "batch"])[column].round(1)
+    return raced.set_index(["network", "batch"])[column].round(1).to_dict()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)

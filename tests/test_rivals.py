@@ -74,8 +74,8 @@ def same_function(a, b, x) -> bool:
 
 def chain() -> nn.Sequential:
     """conv [2, -1], γ [1, 3], β [0.5, -1]; conv [1, 4], γ 2, β -1; batch statistics 0 and 1."""
-    first = nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0), nn.ReLU()
-    last = nn.Conv2d(2, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0), nn.ReLU()
+    first = nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=1e-12), nn.ReLU()
+    last = nn.Conv2d(2, 1, 1, bias=False), nn.BatchNorm2d(1, eps=1e-12), nn.ReLU()
     model, values = nn.Sequential(*first, *last), ([2, -1], [1, 3], [0.5, -1], [1, 4], [2], [-1])
     for parameter, value in zip(model.parameters(), values):
         parameter.data = torch.tensor(value).float().reshape(parameter.shape)

@@ -13,7 +13,7 @@ from pathlib import Path
 # A test holds these to pyproject.toml.
 PYTHON = ">=3.11,<3.14"
 CORE = "torch>=2.11 torchvision>=0.26 filelock>=3.16 matplotlib>=3.9 numpy>=1.26 "
-CORE += "pandas>=2.2 pillow>=10.4 psutil>=6.0 safetensors>=0.8 tqdm>=4.66 typer>=0.16"
+CORE += "pandas>=2.2 pillow>=10.4 psutil>=6.0 safetensors>=0.8 tqdm>=4.66 typer>=0.17"
 COURSE = "ipywidgets>=8.1.3 joblib>=1.2 jupyterlab>=4.2 nbconvert>=7.16 nbval>=0.11 "
 COURSE += "scikit-learn>=1.5"
 MNIST, PARTS = "data/MNIST/raw", ["train/*", "test/*"]

@@ -65,6 +65,7 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.Gra
     name_functions(graph, root)
     rename_taken(graph, root)
     traced = fx.GraphModule(root, graph, type(model).__name__)
+    traced._non_persistent_buffers_set |= root._non_persistent_buffers_set  # torch 2.11 forgets
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in traced.named_modules():
         while name not in modes:
