@@ -177,6 +177,7 @@ def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step
     for row in training:
         assert row["ms_per_step"] == pytest.approx(1000 * row["batch"] / row["images_per_s"])
         assert row["share"] == pytest.approx(100 * row["tflops"] / product["tflops"])
+        assert row["of_bare"] > 1
     # A 1x1 convolution 3 -> 5 on 4x4: forward, and once more for the weights' gradient.
     one = SimpleNamespace(example=torch.zeros(2, 3, 4, 4))
     assert throughput.training_flops(torch.nn.Conv2d(3, 5, 1), one) == 2 * 2 * 3 * 5 * 16

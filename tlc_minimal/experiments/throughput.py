@@ -3,20 +3,21 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..clock import middle, now
 from ..data import Data
 from ..models import resnet18
-from ..train import best_device, fit, precision, steps_of
+from ..train import best_device, fit, layout, precision, steps_of
 
 BATCHES = (128, 512, 1024)
 
 
 def throughput(piece, data: Data, out: Path):
     """Rows: a large matrix product (TFLOP/s), a copy on the device (GB/s), then training at
-    several batch sizes: images/s, ms a step, TFLOP/s, its share of the first ceiling in percent,
-    peak memory (on CUDA), and what bounds it."""
+    several batch sizes: images/s, in percent of a bare step's, ms a step, TFLOP/s, its share of the
+    first ceiling in percent, peak memory (on CUDA), and what bounds it."""
     rows = ceilings(best_device())
     flops = training_flops(resnet18(len(data.classes), piece.config["width"]), data)
     slowest = None
@@ -26,6 +27,8 @@ def throughput(piece, data: Data, out: Path):
         row = {"measured": "training", "batch": batch} | speed_of_fit(
             piece.config["width"], data, batch
         )
+        bare = batch / bare_step(piece.config["width"], data, batch)
+        row["of_bare"] = 100 * row["images_per_s"] / bare
         row["tflops"] = row["images_per_s"] * flops / 1e12
         row["share"] = 100 * row["tflops"] / rows[0]["tflops"]
         row["bound"] = bound(row, slowest)
@@ -77,6 +80,24 @@ def speed_of_fit(width: int, data: Data, batch: int, epochs: float = 1.0) -> dic
     if device.type == "cuda":
         row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return row
+
+
+def bare_step(width: int, data: Data, batch: int, repeats: int = 15) -> float:
+    """Seconds of forward, backward and SGD on one batch that lies ready, as ``fit`` does them."""
+    model, device = resnet18(len(data.classes), width).train(), best_device()
+    model = model.to(device, memory_format=layout(model))
+    sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4, nesterov=True)
+    x, y = data.normalize(data.train.images[:batch]), data.train.labels[:batch].to(device)
+    x, half = x.to(device, memory_format=layout(model)), precision(device) is torch.bfloat16
+
+    def step():
+        sgd.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = F.cross_entropy(model(x).float(), y, label_smoothing=0.05)
+        loss.backward()
+        sgd.step()
+
+    return _seconds(step, device, repeats)
 
 
 def bound(row: dict, smallest: dict | None) -> str:
