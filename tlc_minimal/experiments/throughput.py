@@ -24,11 +24,13 @@ def throughput(piece, data: Data, out: Path):
     for batch in BATCHES:
         if batch > data.train.size:
             break
-        row = {"measured": "training", "batch": batch} | speed_of_fit(
-            piece.config["width"], data, batch
-        )
-        bare = batch / bare_step(piece.config["width"], data, batch)
-        row["of_bare"] = 100 * row["images_per_s"] / bare
+        tried = []
+        for _ in range(3):  # a busy machine slows both: the middle one counts
+            row = speed_of_fit(piece.config["width"], data, batch)
+            bare = batch / bare_step(piece.config["width"], data, batch)
+            tried.append(row | {"of_bare": 100 * row["images_per_s"] / bare})
+        row = sorted(tried, key=lambda row: row["of_bare"])[1]
+        row |= {"measured": "training", "batch": batch, "epochs": 3 * row["epochs"]}
         row["tflops"] = row["images_per_s"] * flops / 1e12
         row["share"] = 100 * row["tflops"] / rows[0]["tflops"]
         row["bound"] = bound(row, slowest)
@@ -67,7 +69,7 @@ def speed_of_fit(width: int, data: Data, batch: int, epochs: float = 1.0) -> dic
     device = best_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    epochs = min(epochs, 20_000 / data.train.size) if device.type == "cpu" else 4 * epochs
+    epochs = min(epochs, 20_000 / data.train.size) if device.type == "cpu" else epochs
     seconds = []
     for length in (epochs, 2 * epochs):
         model = resnet18(len(data.classes), width)
