@@ -219,8 +219,7 @@ def test_notebook_names_no_machine_and_stays_small(path):
     for _, output in outputs(path):
         texts += ["".join(output.get("text", ""))]
         texts += ["".join(v) for k, v in output.get("data", {}).items() if k.startswith("text/")]
-    for text in texts:
-        assert not MACHINE_PATH.search(text), text[:2000]
+    assert not (found := [text[:2000] for text in texts if MACHINE_PATH.search(text)]), found
 
 
 @each_lesson
@@ -228,6 +227,7 @@ def test_notebook_has_the_skeleton_of_a_lesson_short_cells_and_folded_solutions(
     lengths = [len(cell["source"].strip().splitlines()) for cell in cells(path)]
     assert max(lengths) <= 25 and statistics.median(lengths) <= 8, f"lines of cells: {lengths}"
     prose = "\n".join(cell["source"] for cell in cells(path, "markdown"))
+    assert len(prose.split()) <= 2600, "shorten the prose"
     headings = " | ".join(re.findall(r"^#{1,4} +(.*)$", prose, flags=re.MULTILINE)).lower()
     missing = [heading for heading in HEADINGS if heading not in headings]
     assert not missing, f"headings missing: {missing}; there are: {headings}"
