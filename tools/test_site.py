@@ -67,6 +67,7 @@ def test_page(address, page, name):
             page.look(width, scheme=scheme)
             wide = page.ask("document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, f"{wide} pixels too wide at {width}: {page.ask(WIDEST)}"
+        page.wait(f"document.documentElement.dataset.theme == '{scheme}'", seconds=9)
         backgrounds.add(page.ask("getComputedStyle(document.body).backgroundColor"))
     assert len(backgrounds) == 2, "light and dark look the same"
 
