@@ -1,6 +1,7 @@
 """A network as what an image meets in it, a bar a layer; and what networks of a size are worth."""
 
 import math
+import re
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -51,7 +52,7 @@ def trade(rows: pd.DataFrame) -> Figure:
     prices |= {"relu_units": (1e3, "thousand ReLU units"), "speed": (1, "times as fast as dense")}
     prices = {name: price for name, price in prices.items() if rows[name].notna().any()}
     widths = sorted(rows["width"].unique(), reverse=True)
-    size = (3 * len(prices), 0.9 + 2.7 * len(widths))
+    size = (2.4 * len(prices), 1.1 + 2.2 * len(widths))
     figure, axes = plt.subplots(len(widths), len(prices), sharey="row", figsize=size, squeeze=False)
     styles = {}
     for method, runs in rows.sort_values("order").groupby("method", sort=False):
@@ -65,9 +66,9 @@ def trade(rows: pd.DataFrame) -> Figure:
                 ax.scatter(runs[price] / unit, runs["test"], 40, **style)
             if price == "speed":  # each width's own machine
                 device = rows.loc[rows["width"] == width, "device"].iloc[0]
-                label += f" ({' '.join(device.split(',')[0].split()[:2])})"
+                label += f" ({re.split('[ ,]', device.removeprefix('NVIDIA '))[0]})"
             ax.set(xlabel=label if width == widths[-1] or price == "speed" else None)
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=unit == 1 and price != "speed"))
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=unit == 1 and price != "speed"))
             if price != "speed":
                 ax.invert_xaxis()
         line[0].set(ylabel=f"width {width:.0f}: test, %")
