@@ -53,9 +53,10 @@ def test_gaussian_finds_the_layer_that_is_safe_to_remove(model, data):
         assert next(iter(tlc.rank(planted, data, "gaussian", replacement))) == "relu4"
     assert next(iter(tlc.rank(planted, data, "gaussian", "identity"))) != "relu4"
     norm.bias.data = -norm.weight.data.abs()  # all is OFF, and a channel is kept
-    loss = lambda network: tlc.evaluate(network, data).loss
-    worse = loss(tlc.linearize(planted, "relu4", data)) - loss(planted)
-    assert tlc.rank(planted, data)["relu4"] == pytest.approx(worse, rel=1e-4)
+    worse = tlc.evaluate(tlc.linearize(planted, "relu4", data), data).loss
+    worse = pytest.approx(worse - tlc.evaluate(planted, data).loss, rel=1e-4)
+    assert (scores := tlc.rank(planted, data))["relu4"] == worse and list(scores)[-1] != "relu4"
+    assert list(tlc.rank(planted, data, "spare"))[-1] == "relu4"
 
 
 def test_gaussian_needs_no_labels_and_no_batch_norm(model, data):
