@@ -130,13 +130,15 @@ def chain(table: pd.DataFrame | None = None) -> pd.DataFrame:
     table = results() if table is None else table
     table, rows = table[(table["data"] == "mnist") & (table["method"] != "clock")], []
     for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
-        last = runs[runs["removed"] == runs["removed"].max()]
+        most = runs["removed"].max()
+        last, before = (runs[runs["removed"] == n] for n in (most, most - 1))
         rows.append(
             {
                 "data": data,
                 "network": f"width {width:.0f}",
                 "method (ranking, rule)": method,
                 "seeds": len(last),
+                "with one more left, %": spread(before["test"]) if len(before) else "",
                 "activations left": f"{last['activations'].mean():.0f}",
                 "test accuracy, %": spread(last["test"]),
                 "million MACs": f"{last['macs'].mean() / 1e6:.2f}",
