@@ -63,9 +63,9 @@ def linearize(
     """A copy of ``model`` in which the activations ``names`` (one or several) are linear.
 
     ``data``: inputs to measure statistics on (tensor, DataLoader or Data), or ready statistics as
-    ``{name: Gaussian}`` (they do not tell as many tokens from features: a BatchNorm1d behind a
-    Linear is then on features). ``rule``: a name in ``RULES``, or ``"thrifty"``: ``on_off_affine``
-    where OFF channels can be cut and ``affine`` where they cannot.
+    ``{name: Gaussian}`` (they tell no shapes: a BatchNorm1d behind a Linear is then on features,
+    and what a sum adds is of one size). ``rule``: a name in ``RULES``, or ``"thrifty"``:
+    ``on_off_affine`` where OFF channels can be cut and ``affine`` where they cannot.
 
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
     of each activation and nothing else changed, border included. ``"first"``: all padding of a
