@@ -23,7 +23,8 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """{name: Gaussian(mean, std)} of every activation's input, in forward order, eval mode.
 
     ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
-    ValueError if the model cannot be traced or a weight or measured value is not finite.
+    ValueError if the model cannot be traced or does not accept a batch, an activation has no
+    channels, or a weight or measured value is not finite.
     """
     traced = trace(model, share=True, example=data).eval()
     check_finite(traced)
@@ -89,7 +90,6 @@ class Welford:
 
 
 def _measure(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
-    """Of the activations ``names`` (default: all); ``traced`` is a copy, and keeps the hooks."""
     shapes = find_shapes(traced, data)  # refuses what is no example, though none may be needed
     nodes, tally = activation_nodes(traced), {}
     for name in nodes if names is None else names:
@@ -97,7 +97,7 @@ def _measure(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[
             raise ValueError(f"{name} has no channels: a number an image is all that it takes.")
         tally[name] = Welford(channel_dim(traced, nodes[name]))
         see_in = lambda _, inputs, name=name: tally[name].update(see(inputs[0]))
-        traced.get_submodule(name).register_forward_pre_hook(see_in)
+        traced.get_submodule(name).register_forward_pre_hook(see_in)  # of a copy: it stays
     like = next(traced.parameters(), torch.empty(0))
     with torch.no_grad(), torch.random.fork_rng([]):
         for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if tally else ():
