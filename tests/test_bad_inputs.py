@@ -213,8 +213,8 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
     (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),
     (lambda m: AT_HOME(tlc.load_data)("~/"), FileNotFoundError, "has no .jpg"),
-    (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "one of abc processes, and a tra"),
-    (lambda m: APART(tlc.fit)(m, DATA, 1), RuntimeError, "one of abc processes, and a training"),
+    (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "'abc', but the processes do n"),
+    (lambda m: APART(tlc.fit)(m, DATA, 1), RuntimeError, "is 'abc', but the processes do not mee"),
     *[(lambda m, n=n: DATA.subset(n), ValueError, f"1 to 40 images, not {n}") for n in (0, 10**6)],
     *[(lambda m, n=n: DATA.subset(n), TypeError, f"1 to 40 images, not {n!r}") for n in ("3", 2.5)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")

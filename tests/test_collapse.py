@@ -168,12 +168,3 @@ def test_a_folder_that_cannot_be_is_refused(out, model, data, tmp_path, asked):
     with pytest.raises(OSError, match=words) as caught:
         tlc.collapse(model, data, 1, rank="random", out=tmp_path / out)
     assert len(str(caught.value)) < 300 and files(tmp_path) == {"file": b"mine"} and not asked
-
-
-def test_several_processes_are_refused_in_one_sentence(model, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with refused(RuntimeError, "one of 2 processes, .* runs in one", tmp_path):
-        tlc.collapse(model, data, 1, out=tmp_path / "run")
-    for alone in ("1", ""):
-        monkeypatch.setenv("WORLD_SIZE", alone)
-        tlc.collapse(model, data, 1, out=tmp_path / f"run{alone}", rank="random", **HOW)

@@ -20,10 +20,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import tlc_minimal as tlc
-from tlc_minimal import download as fetching
-from tlc_minimal import readers
 from tlc_minimal.data import Data, channel_statistics, input_batches, load_data
 from tlc_minimal.files import load_weights
+from tlc_minimal.reading import download as fetching
+from tlc_minimal.reading import images as readers
 
 PAYLOAD = bytes(range(256)) * 2000
 DEAD = "http://127.0.0.1:9/"

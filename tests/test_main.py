@@ -87,12 +87,6 @@ def again(collapsed, images, tmp_path):
     return ["collapse", "--data", images, "--out", out, "--resume", *TINY]
 
 
-@pytest.fixture
-def nothing_trained():
-    with untrained():
-        yield
-
-
 def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
     out, text = collapsed
     assert (out / "report.html").exists() and f"report: {out / 'report.html'}" in text
@@ -110,14 +104,12 @@ def test_collapse_makes_a_run_and_a_report_and_says_where(collapsed):
     assert run("report", out).exit_code == 0 and (out / "report.html").read_text() == page
 
 
-def test_collapse_does_not_overwrite_a_run(collapsed, images, monkeypatch, nothing_trained):
-    out, _ = collapsed
+def test_collapse_does_not_overwrite_a_run_and_goes_on_where_it_was(again, collapsed, monkeypatch):
     words = "already holds a run: add --resume, or choose another folder"
-    check_mistake(words, out, monkeypatch, "collapse", "--data", images, "--out", out, *TINY)
-
-
-def test_collapse_goes_on_where_it_was(again, collapsed, nothing_trained):
-    done = run(*again)
+    anew = [word for word in again if word != "--resume"]
+    with untrained():
+        check_mistake(words, again[4], monkeypatch, *anew)
+        done = run(*again)
     assert done.exit_code == 0, done.output
     before, after = files(collapsed[0]), files(again[4])
     assert all(after[k] == before[k] for k in before if k.startswith(("run", "stage", "dense")))
@@ -138,8 +130,7 @@ def test_a_kill_in_the_dense_training_costs_an_epoch_at_most(
         assert run(*ask, "--resume").exit_code == 130
         done = run(*ask, "--resume")
     assert done.exit_code == 0, done.output
-    names = ("dense.safetensors", "stage_01.safetensors", "stage_01.choice")
-    for name in names:
+    for name in ("dense.safetensors", "stage_01.safetensors", "stage_01.choice"):
         assert equal(tmp_path / "run" / name, collapsed[0] / name), name
     assert not list((tmp_path / "run").glob("*.state"))
 
@@ -178,11 +169,6 @@ def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     assert not (tmp_path / "README.md").exists()
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return tlc.load_data("digits", size=8)
-
-
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -194,10 +180,9 @@ def digits():
     ],
     ids=lambda v: str(v)[:40],
 )  # fmt: skip
-def test_a_run_with_other_settings_is_not_resumed(
-    option, words, again, monkeypatch, nothing_trained
-):
-    check_mistake(words, again[4], monkeypatch, *again, *option)
+def test_a_run_with_other_settings_is_not_resumed(option, words, again, monkeypatch):
+    with untrained():
+        check_mistake(words, again[4], monkeypatch, *again, *option)
 
 
 @pytest.mark.parametrize("name", ["dense.safetensors", "stage_01.safetensors", "stage_01.choice"])
@@ -213,9 +198,9 @@ def test_damaged_weights_are_named_and_heal_when_they_are_deleted(
 
 
 @pytest.fixture
-def demo(digits, monkeypatch, tmp_path):
+def demo(data, monkeypatch, tmp_path):
     """The demo, with a network and digits that take a moment."""
-    small, load, real = digits.subset(20), tlc.load_data, command._collapse
+    small, load, real = data.subset(20), tlc.load_data, command._collapse
     monkeypatch.setattr(tlc, "load_data", lambda name: small if name == "digits" else load(name))
 
     def tiny(network, width, data, *args, **how):

@@ -18,7 +18,7 @@ from tlc_minimal.lessons.transformers import vit
 from tlc_minimal.methods.project import milliseconds
 from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
 from tlc_minimal.prefix import Swap, swapped_losses
-from tlc_minimal.readers import Split
+from tlc_minimal.reading.images import Split
 from tlc_minimal.statistics import statistics
 
 blocks = importlib.import_module("tlc_minimal.methods.blocks")

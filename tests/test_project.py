@@ -342,26 +342,20 @@ def test_of_random_networks_only_what_was_named_goes():
         assert (folded - want).norm() <= 1e-10 * want.norm()
 
 
-def test_the_given_model_is_what_it_was():
-    model = tlc.simple_cnn(width=4).double().train()
-    before = kept(model)
-    small = project(model, ["relu1", "relu3"], X).model
-    assert same(model, before)
-    assert model.training and model.bn1.training and not small.training
-    ours = {v.data_ptr() for v in small.state_dict().values() if v.numel()}
-    assert not ours & {v.data_ptr() for v in model.state_dict().values()}
-
-
-def test_data_is_read_from_the_training_split_once():
+def test_data_is_read_from_the_training_split_once_and_the_given_model_is_what_it_was():
     data = tlc.load_data("digits").subset(60)
-    model = tlc.simple_cnn(width=2).eval()
-    seen = []
+    model = tlc.simple_cnn(width=2).double().train()
+    seen, before = [], kept(model)
     watch = lambda x: seen.append(len(x)) or torch.stack(x)
     loader = DataLoader(data.normalize(data.train.images), 20, collate_fn=watch)
     want = project(model, ["relu1", "relu3"], data)
     got = project(model, ["relu1", "relu3"], loader, images=60)
     assert seen == [20] * 4  # one more for the shapes
     torch.testing.assert_close(want.table.error.tolist(), got.table.error.tolist())
+    assert same(model, before)
+    assert model.training and model.bn1.training and not got.model.training
+    ours = {v.data_ptr() for v in got.model.state_dict().values() if v.numel()}
+    assert not ours & {v.data_ptr() for v in model.state_dict().values()}
 
 
 def test_too_few_images_are_said_at_once_and_taps_that_follow_from_others_need_a_ridge(recwarn):

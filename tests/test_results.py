@@ -13,11 +13,6 @@ from tlc_minimal.results import COLUMNS, FIELDS, _said, find_folder, this_comman
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 
 
-@pytest.fixture(scope="module")
-def data():
-    return tlc.load_data("digits", size=16).subset(20)
-
-
 def make(data, folder, what="first", seconds=12.5, seed=3, **config):
     config = {"width": 4, "rule": "affine", "options": [1]} | config
     return tlc.record(what, data, config, seed, ROWS, seconds, 2, "python -m tlc", folder=folder)

@@ -21,7 +21,7 @@ from tlc_minimal.methods.egp import budgets, choose, empty, left_of, prunable, p
 from tlc_minimal.methods.layer_folding import Slope, fold, largest, penalty, push, with_slopes
 from tlc_minimal.methods.published import assumed, hold, losses, mask, masked, pairs, select
 from tlc_minimal.nodes import activation_nodes
-from tlc_minimal.readers import Split
+from tlc_minimal.reading.images import Split
 from tlc_minimal.stages import Task, off_share
 from tlc_minimal.statistics import from_batch_norm
 
@@ -288,10 +288,7 @@ def test_published_takes_out_what_it_is_asked_for(data, set_rule):
     assert sum(epochs for _, epochs in told) == pytest.approx(1.5)
     assert len(told) == 3 or set_rule
     assert list(masked(small)), "masked, and still there"
-    shipped = cut_constants(small)
-    assert same_function(shipped, small, data.example)
-    dense, masked_, cut = (count(m, data)["macs"] for m in (task.model, small, shipped))
-    assert dense == masked_ > cut
+    assert count(small, data)["macs"] == count(task.model, data)["macs"]
     first, again = (stages[0].choose(task.model) for _ in range(2))
     assert 0 < off_share(first) < 1
     assert same(first, again)
@@ -331,7 +328,6 @@ def test_easier_takes_all_layers_of_entropy_0_that_are_wanted(data):
         assert len(stages) == remove and len(stages[0].choose(task.model)) == gone
     told, _ = play(task, stages)
     assert [names for names, _ in told] == [{"4", "6"}, {"2"}]
-    assert sum(epochs for _, epochs in told) == pytest.approx(0.5)
 
 
 # ---- EGP ----

@@ -65,13 +65,16 @@ def test_gamma_and_beta_are_exact_over_a_training_batch():
     torch.testing.assert_close(claimed.std.double(), out.std(1, unbiased=False), rtol=1e-4, atol=0)
 
 
-def test_behind_a_sum_they_are_measured(model, stats):
-    seen = pre_activations(model, X)
-    for name in ("layer1.0.relu2", "layer3.1.relu2", "layer4.1.relu2"):
+def test_behind_a_sum_they_are_measured_and_measured_statistics_measure_everywhere(model, stats):
+    seen, measured = pre_activations(model, X), tlc.measured_statistics(model, X)
+    assert list(measured) == list(stats)
+    assert not torch.allclose(measured["layer2.0.relu1"].mean, stats["layer2.0.relu1"].mean)
+    sums = dict.fromkeys(("layer1.0.relu2", "layer3.1.relu2", "layer4.1.relu2"), stats)
+    for name, found in (sums | {"layer2.0.relu1": measured}).items():
         z = seen[name].transpose(0, 1).flatten(1).double()
-        torch.testing.assert_close(stats[name].mean.double(), z.mean(1), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(stats[name].std.double(), z.std(1, unbiased=False),
-                                   rtol=1e-5, atol=1e-5)  # fmt: skip
+        want = z.mean(1), z.std(1, unbiased=False)
+        got = found[name].mean.double(), found[name].std.double()
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_batch_norm_that_knows_they_are_measured():
@@ -87,14 +90,6 @@ def test_without_a_batch_norm_that_knows_they_are_measured():
         (g,) = tlc.statistics(nn.Sequential(*layers, nn.ReLU()), x).values()
         torch.testing.assert_close(g.mean, mean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(g.std, std, rtol=2e-3, atol=1e-3)
-
-
-def test_measured_statistics_measure_behind_batch_norms_too(model, stats):
-    seen = pre_activations(model, X)["layer2.0.relu1"].transpose(0, 1).flatten(1)
-    measured = tlc.measured_statistics(model, X)
-    torch.testing.assert_close(measured["layer2.0.relu1"].mean, seen.mean(1), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(measured["layer2.0.relu1"].mean, stats["layer2.0.relu1"].mean)
-    assert list(measured) == list(stats)
 
 
 def test_the_published_statistics_forget_the_mean_of_the_shortcut(model):

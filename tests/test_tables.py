@@ -11,11 +11,6 @@ from tlc_minimal.experiments.sized import predicts, priced, projected, untuned
 from tlc_minimal.experiments.tables import ablation, chain, fair, headline, total_epochs
 
 
-@pytest.fixture(scope="module")
-def data():
-    return tlc.load_data("digits", size=8).subset(10)
-
-
 def rows(*tests, each=0.5, macs=2e6):
     return [
         {"removed": i, "test": t, "val": t - 1, "val_before": t - 11, "macs": macs - 1e5 * i,
@@ -25,32 +20,33 @@ def rows(*tests, each=0.5, macs=2e6):
     ]  # fmt: skip
 
 
+def record(at, what, method, content, epochs=1, seed=0, **config):
+    """``at``: the folder that the record goes to, and the data that it is of."""
+    folder, data = at
+    config = {"study": "headline", "width": 4, "method": method} | config
+    tlc.record(what, data, config, seed, content, 60.0, epochs, "c", folder)
+
+
 @pytest.fixture(scope="module")
 def table(data, tmp_path_factory):
     """Two seeds: a curve over eight removals, eight at once, the dense one tuned on; an arm, the
     clock."""
-    folder = tmp_path_factory.mktemp("records")
-
-    def record(what, seed, method, content, epochs, **config):
-        config = {"study": "headline", "width": 4, "method": method} | config
-        tlc.record(what, data, config, seed, content, 60.0, epochs, "c", folder)
-
+    at = tmp_path_factory.mktemp("records"), data
     for seed, top in ((0, 80.0), (1, 90.0)):
-        dense = f"headline_w4_dense_seed{seed}"
-        record(dense, seed, "dense", rows(top), 10)
-        curve = f"headline_w4_curve_seed{seed}"
-        record(curve, seed, "ours", rows(*(top - i for i in range(9))), 4, dense=dense)
+        of = {"seed": seed, "dense": f"headline_w4_dense_seed{seed}"}
+        record(at, of["dense"], "dense", rows(top), 10, seed)
+        curve = rows(*(top - i for i in range(9)))
+        record(at, f"headline_w4_curve_seed{seed}", "ours", curve, 4, **of)
         end = {"removed": 8, "test": top - 2, "macs": 1e6, "layers": 6, "epochs": 7}
-        once = f"headline_w4_once08_seed{seed}"
-        record(once, seed, "ours, all at once", [*rows(top), end], 7, dense=dense)
+        once = [*rows(top), end]
+        record(at, f"headline_w4_once08_seed{seed}", "ours, all at once", once, 7, **of)
         on = [{"removed": 0, "test": top + 1, "macs": 2e6, "layers": 18, "epochs": 5}]
-        tuned = f"headline_w4_tuned_on_seed{seed}"
-        record(tuned, seed, "dense, tuned on", on, 5, dense=dense)
+        record(at, f"headline_w4_tuned_on_seed{seed}", "dense, tuned on", on, 5, **of)
     what = "headline_w4_ablation_affine_seed0"
     content = rows(80, *(70.0 - i for i in range(8)), macs=3e6)
-    record(what, 0, "affine", content, 4, dense="headline_w4_dense_seed0")
-    record("headline_w4_clock_seed0", 0, "clock", [{"removed": 8, "batch": 1, "ms": 1.0}], 0)
-    return tlc.results(folder)
+    record(at, what, "affine", content, 4, dense="headline_w4_dense_seed0")
+    record(at, "headline_w4_clock_seed0", "clock", [{"removed": 8, "batch": 1, "ms": 1.0}], 0)
+    return tlc.results(at[0])
 
 
 def test_the_headline_by_hand(table):
@@ -72,11 +68,9 @@ def test_the_headline_by_hand(table):
 
 def test_data_sets_are_not_mixed(table, data, tmp_path):
     """The same method on other data: rows of their own, compared with their own dense network."""
-    other = tlc.Data(**{**vars(data), "name": "other"})
-    config = {"study": "headline", "width": 4}
-    for what, content in (("dense", rows(50)), ("ours, all at once", rows(50, *[40.0] * 8))):
-        about = config | {"method": what} | ({"dense": "dense"} if "," in what else {})
-        tlc.record(what, other, about, 0, content, 1.0, 10, "c", tmp_path)
+    other = tmp_path, tlc.Data(**{**vars(data), "name": "other"})
+    record(other, "dense", "dense", rows(50), 10)
+    record(other, "once", "ours, all at once", rows(50, *[40.0] * 8), 10, dense="dense")
     both = pd.concat([table, tlc.results(tmp_path)])
     shown = headline(both).set_index(["data", "method", "removed of 17"])
     assert shown.loc[("other", "ours, all at once", "8"), "against dense"] == "-10.00"
@@ -87,13 +81,12 @@ def test_data_sets_are_not_mixed(table, data, tmp_path):
 def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_path):
     end = {"removed": 12, "macs": 5e5, "layers": 6, "activations": 5, "val_before": 60.0}
     for seed in (0, 1):
-        dense = {"study": "headline", "width": 4, "dense": f"headline_w4_dense_seed{seed}"}
+        of = {"seed": seed, "dense": f"headline_w4_dense_seed{seed}", "share": 0.25}
         for method, content, epochs in (
             ("ours, projected", [*rows(80), end | {"test": 75.0 + seed, "epochs": 7}], 7),
             ("from scratch, the same shape", [end | {"test": 70.0, "epochs": 17}], 17),
         ):
-            config = dense | {"method": method, "share": 0.25}
-            tlc.record(f"{method}{seed}", data, config, seed, content, 1.0, epochs, "c", tmp_path)
+            record((tmp_path, data), f"{method}{seed}", method, content, epochs, **of)
     shown = projected(pd.concat([table, tlc.results(tmp_path)])).set_index("method")
     assert list(shown.index)[:2] == ["dense", "tuned on"]
     assert list(shown.index)[2:] == ["ours, projected", "from scratch, the same shape"]
@@ -106,7 +99,7 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
 
 def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     """The units of an old record are counted from what went; the control is in the same race."""
-    start = {"study": "headline", "width": 4}
+    at, of = (tmp_path, data), {"share": 0.2, "dense": "headline_w4_dense_seed0"}
     whole = tlc.count(tlc.resnet18(width=4), torch.zeros(1, 3, 32, 32))["relu_units"]
     one = {"test": 80.0, "val_before": 60.0, "macs": 5e5, "macs_cut": 5e5, "layers": 6}
     gone = "layer1.0.relu1, layer4.1.relu2"  # 4 x 16 x 16 and 32 x 2 x 2 units
@@ -115,19 +108,16 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
         ("project_20", "ours, projected", {"removed": 2, "layer": gone}),
         ("narrow_20", headline_.CONTROLS["narrow"], {"removed": 2, "relu_units": 77}),
     ):
-        config = start | {"method": method, "share": 0.2} | {"dense": "headline_w4_dense_seed0"}
-        what = f"headline_w4_{name}_seed0"
-        tlc.record(what, data, config, 0, [one | row], 1.0, 1, "c", tmp_path)
+        record(at, f"headline_w4_{name}_seed0", method, [one | row], **of)
     names = ("dense", "ours, projected", headline_.CONTROLS["narrow"])
     race = [
         {"network": n, "batch": batch, "removed": 0, "speedup": float(times * batch)}
         for batch in (1, 128) for times, n in enumerate(names, 1)
     ]  # fmt: skip
-    what, config = "headline_w4_clock_project_20_seed0", start | {"method": "milliseconds"}
-    tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
+    record(at, "headline_w4_clock_project_20_seed0", "milliseconds", race, 0)
     monkeypatch.setitem(tlc.record.__globals__, "_device", lambda: "NVIDIA H100")
-    what, race = what.replace("_seed0", "_gpu_seed0"), [row | {"speedup": 0.1} for row in race]
-    tlc.record(what, data, config, 0, race, 1.0, 0, "c", tmp_path)
+    race = [row | {"speedup": 0.1} for row in race]
+    record(at, "headline_w4_clock_project_20_gpu_seed0", "milliseconds", race, 0)
     shown = priced(tlc.results(tmp_path)).set_index("method")
     assert list(shown.loc[list(names), "relu_units"]) == [whole, whole - 1024 - 128, 77]
     assert list(shown.loc[list(names), "speed"]) == [1.0, 2.0, 3.0]
@@ -139,9 +129,8 @@ def test_every_trial_before_tuning_has_a_row(data, tmp_path):
         one | {"rule": "projected", "error": 0.5} | more
         for more in ({"images": 500}, {"ridge": 1.0}, {"kernel": 1}, {"augmented": True})
     ]
-    config = {"study": "headline", "width": 4, "method": "untuned"}
     for seed in (0, 1):
-        tlc.record(f"untuned{seed}", data, config, seed, trials, 1.0, 0, "c", tmp_path)
+        record((tmp_path, data), f"untuned{seed}", "untuned", trials, 0, seed)
     shown = untuned(tlc.results(tmp_path))
     assert list(shown["rule"]) == [
         "affine", "projected, images 500", "projected, ridge 1", "projected, kernel 1",
@@ -158,8 +147,7 @@ def test_what_predicts_is_a_rank_correlation(data, tmp_path):
          "val": after[i], "macs": macs[i]}
         for i in range(3)
     ]  # fmt: skip
-    config = {"study": "predicts", "width": 4, "method": "predicts"}
-    tlc.record("predicts_w4_seed0", data, config, 0, content, 1.0, 1, "c", tmp_path)
+    record((tmp_path, data), "predicts_w4_seed0", "predicts", content, study="predicts")
     (row,) = predicts(tlc.results(tmp_path)).to_dict("records")
     assert [row[k] for k in ("loss before tuning", "accuracy before tuning", "MACs")] == [
         "1.00", "-1.00", "0.50"
@@ -178,8 +166,7 @@ def test_the_ablation_compares_the_same_seeds(table):
 def test_the_fair_table_leaves_empty_what_a_method_cannot(data, tmp_path):
     known = {"tlc": rows(80, 79, 78), "dense": rows(80), "egp": rows(80, 60)}
     for method, content in known.items():
-        config = {"study": "fair", "set": "methods", "width": 4, "method": method}
-        tlc.record(method, data, config, 0, content, 1.0, 1, "c", tmp_path)
+        record((tmp_path, data), method, method, content, study="fair", set="methods")
     shown = fair(tlc.results(tmp_path), (1, 2)).set_index("method")
     assert list(shown.index) == ["dense", "egp, tuned once a removal", "tlc"]
     assert list(shown["test accuracy, % (2 removed)"]) == ["80.00", "", "78.00"]
@@ -188,12 +175,10 @@ def test_the_fair_table_leaves_empty_what_a_method_cannot(data, tmp_path):
 
 
 def test_a_chain_is_shown_after_its_last_removal(data, tmp_path):
-    mnist = tlc.Data(**{**vars(data), "name": "mnist"})
+    at = tmp_path, tlc.Data(**{**vars(data), "name": "mnist"})
     for seed, test in ((0, 80.0), (1, 90.0)):
-        content = rows(99.0, test)
-        config = {"width": 4, "method": "tlc, affine"}
-        tlc.record(f"run{seed}", mnist, config, seed, content, 60.0, 2, "c", tmp_path)
-    tlc.record("clock", mnist, {"width": 4, "method": "clock"}, 0, rows(1.0), 1.0, 0, "c", tmp_path)
+        record(at, f"run{seed}", "tlc, affine", rows(99.0, test), 2, seed, study="mnist")
+    record(at, "clock", "clock", rows(1.0), 0, study="mnist")
     (row,) = chain(tlc.results(tmp_path)).to_dict("records")
     assert row == {
         "data": "mnist", "network": "width 4", "method (ranking, rule)": "tlc, affine", "seeds": 2,

@@ -1,6 +1,8 @@
 """Command line: doctor, demo, collapse, report, reproduce, bench, table."""
 
+import io
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +19,8 @@ from .experiments.pieces import trained
 from .experiments.reproduce import reproduce
 from .files import write_whole
 from .models import NETWORKS
-from .refuse import check_alone, check_known
+from .parallel import from_main, is_main
+from .refuse import check_known
 from .results import find_folder
 from .run_folder import owned, rows_of
 from .train import check_recipe
@@ -63,7 +66,8 @@ def collapse(
     choices = {k: v for k, v in choices.items() if v is not None}
     remove = 12 if remove is None and macs is speedup is None else remove
     how = {"remove": remove, "epochs": epochs, "method": method, "seed": seed}
-    _collapse(network, width, tlc.load_data(data), dense_epochs, out, resume, **how, **choices)
+    images = from_main(lambda: tlc.load_data(data))
+    _collapse(network, width, images, dense_epochs, out, resume, **how, **choices)
 
 
 @app.command()
@@ -113,6 +117,8 @@ def _collapse(
         model = trained(path, build, data, dense_epochs, seed)
         how = (remove, epochs, method, seed, folder)
         run = tlc.collapse(model, data, *how, resume=True, **choices)
+        if not is_main():
+            return
         both = tlc.compare({"dense": model, "collapsed": run.model}, data)
         both.to_json(folder / "compare.json", orient="index", indent=1)
         from .lessons.drawings import towers  # only here: matplotlib is slow to load
@@ -131,8 +137,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that knows ASCII only
     try:
-        check_alone()
-        app()
+        with redirect_stdout(sys.stdout if is_main() else io.StringIO()):
+            app()
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         notes = "\n".join(getattr(error, "__notes__", []))
         raise SystemExit(f"tlc_minimal: {error}\n{notes}".rstrip()) from None

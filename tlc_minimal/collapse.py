@@ -22,9 +22,10 @@ from .graph import trace
 from .measure import count
 from .merge import merge
 from .nodes import activation_nodes
+from .parallel import from_main, is_main
 from .reading.fits import check_data, check_learns
 from .reading.refuse import check_plain, check_read_once, quoted, there_are
-from .refuse import check_alone, check_known, check_number
+from .refuse import check_known, check_number
 from .run_folder import owned, rows_of, run_of, write_run
 from .stages import METHODS, Method, Stage, Task, off_share
 from .train import best_device, check_recipe, device_of, evaluate, fit, layout
@@ -76,14 +77,14 @@ def collapse(
     Everything is checked before anything is trained or written: TypeError, ValueError for arguments
     that are unknown or out of range, for a model that is not finite or does not take the data, for
     what a method cannot do, and if ``out`` holds another run; FileExistsError if it holds a run and
-    ``resume`` is False; BlockingIOError if another process works there; RuntimeError under several
-    processes.
+    ``resume`` is False; BlockingIOError if another process works there.
     """
-    check_alone()
     about = checked(model, data, remove, epochs, method, seed, options | {"resume": resume})
     task, stages, tuning, config, finish = about
     data, keep = task.data, options.get("keep", "fastest")
-    with owned(tempfile.mkdtemp(prefix="tlc-") if out is None else out) as folder:
+    with owned(
+        from_main(lambda: tempfile.mkdtemp(prefix="tlc-")) if out is None else out
+    ) as folder:
         rows, networks = rows_of(folder, config, resume), [task.model]
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None
@@ -133,7 +134,7 @@ def collapse(
         atexit.register(rmtree, folder, ignore_errors=True)
     small = finish(current).eval()
     try:
-        small = merge(small, data, keep)
+        small = merge(small, data, keep) if is_main() else small  # one at a time: it is clocked
     except (RuntimeError, ValueError) as error:  # after hours: what is tuned is not lost
         warnings.warn(f"not merged, the run's model is as it was tuned: {error}", stacklevel=2)
     table = pd.DataFrame(_removals(rows)).astype({"error": float})
@@ -216,7 +217,7 @@ def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
     once, then kept in the folder."""
     path, device = folder / f"stage_{i:02d}.choice", device_of(current)
     if not path.exists():
-        save_weights(stage.choose(current), path)
+        save_weights(from_main(lambda: stage.choose(current)), path)
     decision = {k: v.to(device) for k, v in load_weights(path)[0].items()}
     changed = stage.change(current, decision)
     return changed.to(memory_format=layout(changed)), decision

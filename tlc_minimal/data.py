@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .readers import Split, read_cifar10, read_digits, read_folder, read_mnist
+from .reading.images import Split, read_cifar10, read_digits, read_folder, read_mnist
 from .reading.loaders import read_loaders
 from .reading.refuse import check_input, quoted
 from .refuse import check_number

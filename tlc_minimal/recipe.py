@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 
 from .data import Data
+from .parallel import processes
 from .reading.fits import check_is_data
 from .refuse import check_known, check_number
 
@@ -29,8 +30,8 @@ def check_recipe(data: Data, **recipe) -> None:
             check_known(name, value, SCHEDULES)
         elif name in _RANGES:
             check_number(name, value, *_RANGES[name])
-    if min(recipe.get("batch", 128), data.train.size) < 2:
-        raise ValueError("batch norm needs batches of at least two images.")
+    if min(recipe.get("batch", 128), data.train.size) < max(2, processes()):
+        raise ValueError("batch norm needs batches of at least two images, and each process one.")
 
 
 _RANGES = {  # kind of number, what is allowed, in words

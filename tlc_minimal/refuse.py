@@ -1,19 +1,6 @@
 """What is refused before anything is done: in one sentence, with the way out."""
 
-import os
-
 from .reading.refuse import quoted
-
-
-def check_alone() -> None:
-    """RuntimeError under several processes (torchrun, accelerate launch): the batch norms of each
-    would see its own part of a batch only, and all would write to one folder."""
-    if (processes := os.environ.get("WORLD_SIZE", "")) not in ("", "0", "1"):
-        raise RuntimeError(
-            f"this is one of {processes[:9]} processes, and a training runs in one: start it "
-            "without torchrun or accelerate launch (WORLD_SIZE); several may run side by side, "
-            "each with its own folder."
-        )
 
 
 def check_number(name: str, value, kind, allowed, words: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .files import cannot_write, digest, read_json, write_json
+from .parallel import is_main, own
 from .refuse import check_number
 
 FIELDS = {"config": dict, "rows": list, "sha256": str}  # of run.json
@@ -16,7 +17,8 @@ FIELDS = {"config": dict, "rows": list, "sha256": str}  # of run.json
 
 @contextmanager
 def owned(folder: str | Path) -> Iterator[Path]:
-    """The folder (~ is the home), made if it is missing, for this process alone inside the block.
+    """The folder (~ is the home), made if it is missing, for this process alone inside the block;
+    of several that train together the main one has it, the others a copy.
 
     The system frees the lock when its owner dies, however it dies. TypeError, ValueError if it has
     no name, OSError if it cannot be written; BlockingIOError, naming the owner, if another process
@@ -24,6 +26,9 @@ def owned(folder: str | Path) -> Iterator[Path]:
     """
     check_number("out", folder, (str, Path), str, "the name of a folder")
     folder = Path(folder).expanduser()
+    if not is_main():
+        yield own(folder)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # this process may re-enter
@@ -40,7 +45,7 @@ def owned(folder: str | Path) -> Iterator[Path]:
             (folder / ".owner").write_text(str(os.getpid()))
             for left in folder.glob("*.????????.part"):  # of a process killed while it wrote
                 left.unlink()
-        yield folder
+        yield own(folder)
     except (KeyboardInterrupt, OSError) as error:
         if lock.lock_counter == 1 and not isinstance(error, FileExistsError):  # said once
             error.add_note(f"What is finished is kept in {folder}: resume=True goes on from there.")

@@ -1,4 +1,4 @@
-"""Fit and evaluate: one process, one device, where data and augmentation are, too."""
+"""Fit and evaluate: on one device, where data and augmentation are, too."""
 
 import math
 import os
@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 
 from .data import SPLITS, Data
 from .files import digest
+from .parallel import average, is_main, own, part_of, processes, summed, together
 from .reading.fits import check_all, check_data, check_learns
 from .reading.refuse import check_finite, in_eval
 from .reading.taps import hold_idle_taps
 from .recipe import SCHEDULES, check_recipe, steps_of
-from .refuse import check_alone, check_known, check_number
+from .refuse import check_known, check_number
 from .state import keep, take_up
 
 
@@ -39,7 +40,8 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def best_device() -> torch.device:
-    """CUDA if there is one, else the CPU."""
+    """CUDA if there is one (of several this process's own), else the CPU."""
+    processes()  # where they have met, each has its GPU
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -92,23 +94,22 @@ def fit(
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
     1503.02531). In the layout of :func:`layout`, autocast to what :func:`precision` says. The same
-    seed gives the same weights on a CPU.
+    seed gives the same weights on a CPU. Several processes: :mod:`tlc_minimal.parallel`.
     ``state``: a file in which every epoch leaves what it takes to go on, and which the same call
     takes up, to the same weights: a killed training loses an epoch at most. Delete it at the end.
     ValueError for arguments out of range, a model that does not take the data
     (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
     FloatingPointError when the loss is no longer finite: the model then holds the weights of the
-    last good epoch; RuntimeError under several processes.
+    last good epoch.
     """
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
-    check_alone()
     check_recipe(data, **recipe)
     data = check_all((teacher or model, model), data)
     check_learns(model)
     device, size, like = best_device(), data.train.size, dtype_of(model)
     compute = like if like is torch.float64 else precision(device)
-    batch, data = min(batch, size), data.to(device)
+    batch, data, many = min(batch, size), data.to(device), processes()
     torch.manual_seed(seed := int(seed))
     generator = torch.Generator(device).manual_seed(seed)
     for network in (teacher or model, model):
@@ -122,14 +123,15 @@ def fit(
         recipe |= {"data": data.sha256, "images": size, "precision": str(compute)}
         recipe |= {"start": digest(model.state_dict())}
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
-        if Path(state).exists():
-            done, means = take_up(Path(state), recipe, model, sgd, generator)
+        state = own(Path(state))
+        if state.exists():
+            done, means = take_up(state, recipe, model, sgd, generator)
         else:  # a file that cannot be written is said before an epoch is trained
-            keep(Path(state), recipe, model, sgd, generator, 0, [])
+            keep(state, recipe, model, sgd, generator, 0, [])
     handles = hold_idle_taps(model, data.example[:2].to(device, like))
     losses, good = [], _snapshot(model)
-    how = {"desc": progress, "disable": progress is None, "leave": False, "mininterval": 0.5}
-    bar = tqdm(total=steps, initial=done, **how)
+    how = {"desc": progress, "disable": progress is None or not is_main(), "leave": False}
+    bar = tqdm(total=steps, initial=done, mininterval=0.5, **how)
     try:
         for step in range(done, steps):
             model.train()
@@ -140,13 +142,16 @@ def fit(
                 group["lr"] = lr * rate(step / steps, steps)
             sgd.zero_grad()
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
-            x = x.to(like)
+            x, y = part_of(x.to(like)), part_of(y)
             x = x.contiguous(memory_format=layout(model)) if x.ndim == 4 else x
-            with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
-                loss = _loss(model(x), y, smoothing, teacher, x)
-            loss.backward()
+            with together():
+                with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
+                    loss = _loss(model(x), y, smoothing, teacher, x)
+                loss = loss * (len(y) * many / batch)  # the mean of all is that of the batch
+                loss.backward()
+            average([p.grad for p in learning if p.grad is not None])
             sgd.step()
-            losses.append(loss.detach())
+            losses.append(summed(loss.detach()) / many)
             bar.update()
             if step + 1 == steps or (step + 1) % per_epoch == 0:
                 # The loss was taken before the step: look at what the step has left, too.
@@ -155,7 +160,7 @@ def fit(
                 means.append(torch.stack(losses).mean().item())
                 losses, good = [], _snapshot(model)
                 if state is not None:
-                    keep(Path(state), recipe, model, sgd, generator, step + 1, means)
+                    keep(state, recipe, model, sgd, generator, step + 1, means)
     finally:
         bar.close()
         model.eval()

@@ -23,6 +23,7 @@ from ..fold import fold
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
+from ..parallel import check_alone
 from ..results import FOLDER, record, this_command
 from ..run_folder import run_of
 from ..train import best_device
@@ -74,6 +75,7 @@ def bench(
     pieces whose name contains it: a network, train, clock. Out: where weights and runs live.
     Folder: where the records go.
     """
+    check_alone()
     plans = PROFILES.get(profile := profile or default_profile())
     if plans is None:
         raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(PROFILES)}.")

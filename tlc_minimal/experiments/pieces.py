@@ -12,6 +12,7 @@ from torch import nn
 
 from ..data import Data, load_data
 from ..files import cannot_write, load_weights, read_json, save_weights
+from ..parallel import check_alone
 from ..refuse import check_number
 from ..results import FOLDER, SCHEMA, record, this_command
 from ..train import best_device, fit, layout, precision
@@ -43,6 +44,7 @@ def run_pieces(
     """
     if budget is not None:
         check_number("budget", budget, Real, lambda b: b >= 0, "a number of minutes, 0 or above")
+    check_alone()
     chosen = [p for p in pieces if only in p.what]
     if not chosen:
         raise ValueError(f"there is no piece {only!r}; there are: {_names(pieces)}.")

@@ -20,7 +20,7 @@ from ..linearize import RULES, function_of, linearize
 from ..merge import merge
 from ..models import BasicBlock
 from ..nodes import NORM
-from ..readers import Split
+from ..reading.images import Split
 from ..statistics import measured_statistics
 
 NAMES = ["3.relu1", "4.relu1", "4.relu2"]  # of the five activations of _network

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..readers import Split, resize
+from ..reading.images import Split, resize
 
 SIDE, FINE = 32, 64  # pixels, and points at which a shape is asked for
 GRID = (np.arange(FINE, dtype=np.float32) + 0.5) / FINE * 2 - 1  # -1 to 1

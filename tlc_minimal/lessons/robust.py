@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..gaussian import Gaussian
-from ..readers import read_digits, resize
+from ..reading.images import read_digits, resize
 from ..train import device_of
 from .corruptions import CORRUPTIONS, corrupt
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from ..data import Data
-from ..readers import Split
+from ..reading.images import Split
 
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "unittest", "xml")
 

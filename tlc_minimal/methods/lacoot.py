@@ -7,7 +7,7 @@ from ..data import Data, input_batches
 from ..graph import trace
 from ..nodes import activation_nodes, bypass, finish, is_sum
 from ..stages import Stage, Task
-from ..train import device_of
+from ..train import device_of, dtype_of
 
 IMAGES, DIRECTIONS = 512, 64
 
@@ -59,7 +59,8 @@ def distances(model: nn.Module, data: Data, seed: int) -> dict[str, tuple[float,
         )
     run = fx.Interpreter(traced, garbage_collect_values=False)
     with torch.no_grad():
-        run.run(torch.cat(list(input_batches(data, IMAGES))).to(device_of(model)))
+        x = torch.cat(list(input_batches(data, IMAGES)))
+        run.run(x.to(device_of(model), dtype_of(model)))
     there, values = len(activation_nodes(traced)), {}
     for name, (node, shortcut) in found.items():
         far = max_sliced(run.env[shortcut], run.env[node], seed)

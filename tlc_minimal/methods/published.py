@@ -26,7 +26,7 @@ from ..nodes import (
 )
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import from_batch_norm, last_norm
-from ..train import device_of
+from ..train import device_of, dtype_of
 from .easier import still_to_go
 from .lacoot import branch_and_shortcut
 
@@ -119,7 +119,8 @@ def losses(
     @torch.no_grad()
     def loss(names: list[str]) -> float:
         candidate = mask(model, {name: known[name] for name in names}).eval()
-        return float(F.cross_entropy(candidate(data.augment(images, generator)).float(), labels))
+        x = data.augment(images, generator).to(dtype_of(model))
+        return float(F.cross_entropy(candidate(x).float(), labels))
 
     return loss
 

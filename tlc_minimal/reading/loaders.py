@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..readers import Split
+from .images import Split
 from .refuse import quoted
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.special import ndtr
 
 from ... import Data, evaluate, find_layers, linearize, simple_cnn
-from ...readers import Split
+from ...reading.images import Split
 from .exercise import exercise
 
 

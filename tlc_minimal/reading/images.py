@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+from ..files import load_weights, save_weights, write_whole
 from .download import download, is_whole
-from .files import load_weights, save_weights, write_whole
 
 IMAGE_TYPES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 TESTS = ("test", "val", "valid")

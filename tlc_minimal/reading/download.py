@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 from torch.hub import download_url_to_file
 
-from .files import cannot_write
+from ..files import cannot_write
 
 SOURCES = {  # the first of each is torchvision's own; the others serve the same bytes
     "mnist": (

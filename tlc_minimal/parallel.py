@@ -1,0 +1,156 @@
+"""Several processes, one training: each takes a part of every batch, and all hold the same network.
+
+They are started from outside, by torchrun or accelerate launch, and all run the same program. Only
+the main one chooses, writes and prints. A process that was not started so is alone: the main one.
+"""
+
+import atexit
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+def processes() -> int:
+    """How many processes train together. RuntimeError if they were announced and do not meet."""
+    many = os.environ.get("WORLD_SIZE", "")
+    return 1 if many in ("", "0", "1") else _joined(many).size()
+
+
+@cache
+def _joined(many: str) -> dist.ProcessGroup:
+    """Join the others; returns the group in which objects travel, on the CPU."""
+    gpu, patience = torch.cuda.is_available(), timedelta(days=7)  # while the main one chooses
+    try:
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"WORLD_SIZE is {many[:9]!r}, but the processes do not meet ({str(error)[:150]}): "
+            "start them with torchrun or accelerate launch, or unset WORLD_SIZE."
+        ) from error
+    return dist.new_group(backend="gloo", timeout=patience)
+
+
+def is_main() -> bool:
+    """Is this the process that chooses, writes and prints?"""
+    return processes() == 1 or dist.get_rank() == 0
+
+
+def check_alone() -> None:
+    """RuntimeError under several processes: a record is made, and a clock looked at, by one."""
+    if processes() > 1:
+        raise RuntimeError(
+            "records are made by one process each: start it without torchrun or accelerate launch; "
+            "several may run side by side, each with other pieces (--only)."
+        )
+
+
+def from_main(make: Callable):
+    """What ``make()`` gives on the main process, for all; the others wait, and do not call it."""
+    if processes() == 1:
+        return make()
+    box = [make() if is_main() else None]
+    _talk(dist.broadcast_object_list, box, 0, _joined(os.environ["WORLD_SIZE"]), "cpu")
+    return box[0]
+
+
+def _talk(together: Callable, *what) -> None:
+    try:
+        together(*what)
+    except RuntimeError as error:
+        raise ConnectionError("another process has stopped: start all of them again.") from error
+
+
+def own(path: Path) -> Path:
+    """The path itself on the main process; on another one a copy of the file or folder that the
+    main one has there, if it has: what it writes is in nobody's way, and goes when Python ends."""
+    if processes() == 1:
+        return path
+    name = lambda file: str(file.relative_to(path.parent))
+    read = lambda: {name(f): f.read_bytes() for f in (path, *path.glob("*")) if f.is_file()}
+    files = from_main(read)
+    if is_main():
+        return path
+    home = Path(mkdtemp(prefix="tlc-"))
+    atexit.register(rmtree, home, ignore_errors=True)
+    for name, content in files.items():
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_bytes(content)
+    return home / path.name
+
+
+def part_of(batch: Tensor) -> Tensor:
+    """The part of a whole batch that this process computes."""
+    return batch if processes() == 1 else batch.tensor_split(processes())[dist.get_rank()]
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of all processes' ``x``; its gradient is the sum of theirs."""
+    return x if processes() == 1 else _Sum.apply(x)
+
+
+def average(gradients: list[Tensor]) -> None:
+    """Put the mean of all processes' in the place of each gradient; they travel as one."""
+    if processes() > 1 and gradients:
+        total = summed(torch.cat([g.flatten() for g in gradients])) / processes()
+        for g, mean in zip(gradients, total.split([g.numel() for g in gradients])):
+            g.copy_(mean.view(g.shape))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        _talk(dist.all_reduce, x)
+        return x
+
+    backward = forward  # every sum is made of every part
+
+
+def together() -> AbstractContextManager:
+    """Inside this block batch norms in training mode see the whole batch, all processes' parts."""
+    return nullcontext() if processes() == 1 else _Together()
+
+
+class _Together(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.batch_norm:
+            x, weight, bias, mean, var, training, momentum, eps = args[:8]
+            return batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+        func = batch_norm if func is F.batch_norm else func
+        return func(*args, **(kwargs or {}))
+
+
+def batch_norm(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """As :func:`torch.nn.functional.batch_norm`, in training mode over all processes' parts
+    (torch's SyncBatchNorm needs GPUs). Ioffe and Szegedy, arXiv 1502.03167, algorithm 1."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    z, axes = x if x.dtype is torch.float64 else x.float(), [0, *range(2, x.ndim)]
+    per_channel = lambda v: v.view(-1, *[1] * (x.ndim - 2))
+    sums = summed(torch.cat([z.sum(axes), z.new_tensor([z[:, 0].numel()])]))
+    n, mean = sums[-1].detach(), sums[:-1] / sums[-1]
+    z = z - per_channel(mean)
+    var = summed(z.square().sum(axes)) / n
+    if running_mean is not None:
+        running_mean.lerp_(mean.detach().to(running_mean), momentum)
+        running_var.lerp_((var.detach() * n / (n - 1)).to(running_var), momentum)
+    z = z * per_channel((var + eps).rsqrt())
+    z = z if weight is None else z * per_channel(weight)
+    return (z if bias is None else z + per_channel(bias)).to(x.dtype)
