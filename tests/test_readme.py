@@ -49,6 +49,10 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
         wide = every[every["what"].str.startswith(start)]
         wide = wide.pivot_table("test", "seed", "method", "last")
         assert (wide[shape] > wide["ours, projected"] + 1).all() and len(wide) == seeds
+        if seeds == 3:
+            few = wide["from scratch, a narrower ResNet-18"] - wide["ours, projected"]
+            few = [few, *(wide["thrifty, all at once"] - wide[m] for m in ("dense", "tuned on"))]
+            assert [round(d.mean(), 1) for d in few] == [0.3, 0.1, -1.4] and (few[0] > 0).sum() == 2
 
 
 def test_what_is_said_of_a_head_start_is_what_is_recorded():
