@@ -47,18 +47,18 @@ class Size(NamedTuple):
 
 SHARES = (0.22, 0.28, 0.5)  # the first one as a convolution a stage, the second as all at once has
 LAPTOP = Size(16, None, 10, 0.5, (0, 1, 2), 16, 12, (8, 14, 16), SHARES, 0.28, (8, 20_000), 2_500)
-FULL = {"width": 64, "dense": 30, "each": 2.5, "strong": (64, None)}
 PROFILES = {
     "smoke": Size(4, 300, 0.5, 0.34, (0,), 3, 2, (3,), (0.5,), 0.98, (4, 300), 300),
     "laptop": LAPTOP,
     "half": LAPTOP._replace(width=32, dense=12, each=1, strong=(32, None), speed=600),
-    "paper": LAPTOP._replace(**FULL, speed=8_000),
+    "paper": LAPTOP._replace(width=64, dense=30, each=2.5, strong=(64, None), speed=8_000),
 }
 AT_ONCE = {  # what else goes all at once: how many times as long, and what is chosen otherwise
     "twice as long, all at once": (2, {}),
     "ranked again, all at once": (1, {"again": True}),
     "thrifty, all at once": (1, {"rule": "thrifty"}),
     "random ranking, all at once": (1, {"rank": "random"}),
+    "spare ranking, all at once": (1, {"rank": "spare"}),
 }
 BLOCKS = {  # chosen for multiplications, and the control that may not drop a branch
     "blocks": "lines or blocks, all at once",
