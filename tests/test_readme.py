@@ -45,6 +45,9 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()
     assert test[f"{shape}, as long as the tuning"].mean() < projected.mean()
     assert abs(test["from scratch, a narrower ResNet-18"].mean() - projected.mean()) < 0.3
+    once = every[every["what"].str.match("headline_w16_once(?:12|_spare|_thrifty)")]
+    ours, spare, thrifty = once.pivot_table("test", "method", "seed", "last").sort_index().values
+    assert (thrifty > spare).all() and max(spare) - min(spare) < 0.3 and max(ours) - min(ours) > 3
     for start, seeds in (("headline_w32_", 3), ("headline_w64_cpu_", 1)):
         wide = every[every["what"].str.startswith(start)]
         wide = wide.pivot_table("test", "seed", "method", "last")
