@@ -20,7 +20,7 @@ HOW = {"batch": 25, "lr": 0.05, "keep": "all", "progress": False, "resume": True
 
 
 def collapse(out: Path, method: str):
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("RANK", 0)))  # all begin with the first one's weights
     model, data = residual().double(), digits(75, 16)
     run = tlc.collapse(model, data, 2, 4.0, method, out=out / "run", **HOW)
     about = {"table": run.table.to_dict("records"), "wrote": str(run.folder)}

@@ -39,7 +39,7 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     rows = every[every["what"].str.match("headline_w16_(?!once(?!12)|.*_(?:28|50)_)")]
     test, shape = rows.groupby(["method", "seed"]).last()["test"], "from scratch, the same shape"
     scratch, projected = test[shape], test["ours, projected"]
-    assert (scratch - projected > 0).all() and len(scratch) == len(projected) == 3
+    assert [*(scratch > projected), round((scratch - projected).mean(), 1)] == [True] * 3 + [1.7]
     assert (test[f"{shape}, without a teacher"] > projected).all()
     work = test[f"{shape}, without a teacher, for as many multiplications"]
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()
@@ -48,10 +48,11 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     once = every[every["what"].str.match("headline_w16_once(?:12|_spare|_thrifty)")]
     ours, spare, thrifty = once.pivot_table("test", "method", "seed", "last").sort_index().values
     assert (thrifty > spare).all() and max(spare) - min(spare) < 0.3 and max(ours) - min(ours) > 3
-    for start, seeds in (("headline_w32_", 3), ("headline_w64_cpu_", 1)):
+    for start, seeds, points in (("headline_w32_", 3, 1.5), ("headline_w64_cpu_", 1, 1.0)):
         wide = every[every["what"].str.startswith(start)]
         wide = wide.pivot_table("test", "seed", "method", "last")
-        assert (wide[shape] > wide["ours, projected"] + 1).all() and len(wide) == seeds
+        more = wide[shape] - wide["ours, projected"]
+        assert (more > 1).all() and [len(more), round(more.mean(), 1)] == [seeds, points]
         if seeds == 3:
             few = wide["from scratch, a narrower ResNet-18"] - wide["ours, projected"]
             few = [few, *(wide["thrifty, all at once"] - wide[m] for m in ("dense", "tuned on"))]

@@ -22,7 +22,7 @@ from .graph import trace
 from .measure import count
 from .merge import merge
 from .nodes import activation_nodes
-from .parallel import from_main, is_main
+from .parallel import from_main, is_main, share
 from .reading.fits import check_data, check_learns
 from .reading.refuse import check_plain, check_read_once, quoted, there_are
 from .refuse import check_known, check_number
@@ -82,6 +82,8 @@ def collapse(
     about = checked(model, data, remove, epochs, method, seed, options | {"resume": resume})
     task, stages, tuning, config, finish = about
     data, keep = task.data, options.get("keep", "fastest")
+    share(task.model)
+    config = from_main(lambda: config)
     with owned(
         from_main(lambda: tempfile.mkdtemp(prefix="tlc-")) if out is None else out
     ) as folder:

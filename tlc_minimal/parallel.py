@@ -17,7 +17,7 @@ from tempfile import mkdtemp
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -89,6 +89,13 @@ def own(path: Path) -> Path:
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).write_bytes(content)
     return home / path.name
+
+
+def share(model: nn.Module) -> None:
+    """Let all processes' ``model`` have the main one's weights and buffers."""
+    if processes() > 1:
+        weights = from_main(lambda: {k: v.cpu() for k, v in model.state_dict().items()})
+        model.load_state_dict(weights)
 
 
 def part_of(batch: Tensor) -> Tensor:

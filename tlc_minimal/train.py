@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .data import SPLITS, Data
 from .files import digest
-from .parallel import average, is_main, own, part_of, processes, summed, together
+from .parallel import average, is_main, own, part_of, processes, share, summed, together
 from .reading.fits import check_all, check_data, check_learns
 from .reading.refuse import check_finite, in_eval
 from .reading.taps import hold_idle_taps
@@ -114,6 +114,7 @@ def fit(
     generator = torch.Generator(device).manual_seed(seed)
     for network in (teacher or model, model):
         network.to(device, memory_format=layout(model))
+        share(network)
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
     learning = [p for p in model.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(learning, lr, 0.9, weight_decay=weight_decay, nesterov=True)
