@@ -33,7 +33,7 @@ def _joined(many: str) -> dist.ProcessGroup:
     gpu, patience = torch.cuda.is_available(), timedelta(days=7)  # while the main one chooses
     try:
         if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
     except (KeyError, ValueError, RuntimeError) as error:
         raise RuntimeError(
