@@ -130,8 +130,8 @@ def plan(profile: str) -> list[Piece]:
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
     for seed in s.seeds:
-        name = f"project{s.depth:02d}"
-        collapses(name, seed, "ours, projected per activation", "project")
+        for n in dict.fromkeys((s.depth, max(1, s.depth // 3), *s.depths)):
+            collapses(f"project{n:02d}", seed, "ours, projected per activation", "project", n)
         like = next(p for p in pieces if p.config["method"] == "ours, projected" and p.seed == seed)
         config = {"dense": f"{start}_dense_seed{seed}", "share": like.config["share"]}
         add("untuned", seed, "untuned", partial(_untuned, like), 2, **config)
