@@ -57,7 +57,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 47
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 49
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
