@@ -66,7 +66,7 @@ def test_what_is_said_of_a_head_start_is_what_is_recorded():
     assert list(ahead[[1, 6]].mean().round()) == [8, 2] and (ahead[[1, 6]] > 1).all(axis=None)
     assert len(ahead) == 3 and ahead[30].min() < 0 < ahead[30].max()
     lines = test.sub(test["projected"], axis=0).groupby("epochs").mean().loc[1]
-    assert [*lines[["thrifty", "on_off", "on_off_affine"]].round()] == [1, -3, -5]
+    assert [*lines[["affine", "thrifty", "on_off", "on_off_affine"]].round()] == [5, 1, -3, -5]
 
 
 def test_what_the_first_page_says_about_width_64_is_what_is_recorded():
