@@ -89,8 +89,7 @@ def test_the_command_line_by_torchrun(tmp_path):
     ask = "collapse --data digits --network simple_cnn --width 2 --dense-epochs 0.3 --remove 2"
     ask = ["-m", "tlc_minimal", *ask.split(), "--epochs", "0.3", "--out", str(tmp_path / "run")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    how = dict(capture_output=True, text=True, timeout=120)
-    how["env"] = os.environ | {"TMPDIR": str(tmp_path)}
+    how = dict(capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)})
     done = subprocess.run([*launch, *ask], **how)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == done.stdout.count("accuracy, %") == 1

@@ -47,6 +47,8 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert abs(test["from scratch, a narrower ResNet-18"].mean() - projected.mean()) < 0.3
     once = every[every["what"].str.match("headline_w16_once(?:12|_spare|_thrifty)")]
     ours, spare, thrifty = once.pivot_table("test", "method", "seed", "last").sort_index().values
+    four = every[every["what"].str.contains("w16_project04")].groupby("seed")["val_before"]
+    assert (four.max() - four.min()).max() < 1 and four.ngroups == 3
     assert (thrifty > spare).all() and max(spare) - min(spare) < 0.3 and max(ours) - min(ours) > 3
     for start, seeds, points in (("headline_w32_", 3, 1.5), ("headline_w64_cpu_", 1, 1.0)):
         wide = every[every["what"].str.startswith(start)]

@@ -149,15 +149,38 @@ def batch_norm(
     (torch's SyncBatchNorm needs GPUs). Ioffe and Szegedy, arXiv 1502.03167, algorithm 1."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    z, axes = x if x.dtype is torch.float64 else x.float(), [0, *range(2, x.ndim)]
-    per_channel = lambda v: v.view(-1, *[1] * (x.ndim - 2))
-    sums = summed(torch.cat([z.sum(axes), z.new_tensor([z[:, 0].numel()])]))
-    n, mean = sums[-1].detach(), sums[:-1] / sums[-1]
-    z = z - per_channel(mean)
-    var = summed(z.square().sum(axes)) / n
-    if running_mean is not None:
-        running_mean.lerp_(mean.detach().to(running_mean), momentum)
-        running_var.lerp_((var.detach() * n / (n - 1)).to(running_var), momentum)
-    z = z * per_channel((var + eps).rsqrt())
-    z = z if weight is None else z * per_channel(weight)
-    return (z if bias is None else z + per_channel(bias)).to(x.dtype)
+    like = torch.promote_types(x.dtype, torch.float32)
+    weight = x.new_ones(x.shape[1], dtype=like) if weight is None else weight
+    bias = torch.zeros_like(weight) if bias is None else bias
+    with torch.no_grad():
+        _, mean, rstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        few = x.new_full((1,), x[:, 0].numel(), dtype=mean.dtype)
+        sums = summed(torch.cat([few * mean, few]))
+        n, centre = sums[-1], sums[:-1] / sums[-1]
+        var = summed(few * (rstd**-2 - eps + (mean - centre) ** 2)) / n
+        if running_mean is not None:
+            running_mean.lerp_(centre.to(running_mean), momentum)
+            running_var.lerp_((var * n / (n - 1)).to(running_var), momentum)
+    return _BatchNorm.apply(x, weight, bias, centre, var, n, eps)
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, n, eps):
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), n)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, rstd, n = ctx.saved_tensors
+        of_part = torch.ops.aten.native_batch_norm_backward
+        about = (weight, None, None, mean, rstd, True, ctx.eps, [True] * 3)
+        dx, dweight, dbias = of_part(gradient, x, *about)
+        # It takes away the part's means of the gradient and of its product with x; here all's.
+        sums = torch.cat([dbias, dweight])
+        flat, steep = (summed(sums) / n - sums / x[:, 0].numel()).chunk(2)
+        per_channel = lambda v: v.view(-1, *[1] * (x.ndim - 2)).to(x)
+        steep = steep * rstd
+        dx = torch.addcmul(dx, x, per_channel(-weight * rstd * steep))
+        return dx - per_channel(weight * rstd * (flat - mean * steep)), dweight, dbias, *[None] * 4
