@@ -154,14 +154,14 @@ def batch_norm(
     bias = torch.zeros_like(weight) if bias is None else bias
     with torch.no_grad():
         _, mean, rstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        few = x.new_full((1,), x[:, 0].numel(), dtype=mean.dtype)
-        sums = summed(torch.cat([few * mean, few]))
-        n, centre = sums[-1], sums[:-1] / sums[-1]
-        var = summed(few * (rstd**-2 - eps + (mean - centre) ** 2)) / n
+        m, r = mean.double(), rstd.double()  # else the difference of squares would lose digits
+        moments = torch.stack([torch.ones_like(m), m, r**-2 - eps + m**2])
+        n, m, square = summed(x[:, 0].numel() * moments)
+        n, mean, var = n[0].to(mean), (m / n).to(mean), (square / n - (m / n) ** 2).to(mean)
         if running_mean is not None:
-            running_mean.lerp_(centre.to(running_mean), momentum)
+            running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_((var * n / (n - 1)).to(running_var), momentum)
-    return _BatchNorm.apply(x, weight, bias, centre, var, n, eps)
+    return _BatchNorm.apply(x, weight, bias, mean, var, n, eps)
 
 
 class _BatchNorm(torch.autograd.Function):
