@@ -104,8 +104,12 @@ def part_of(batch: Tensor) -> Tensor:
 
 
 def summed(x: Tensor) -> Tensor:
-    """The sum of all processes' ``x``; its gradient is the sum of theirs."""
-    return x if processes() == 1 else _Sum.apply(x)
+    """The sum of all processes' ``x``, of any shape; no gradient goes through it. ConnectionError
+    if another process has stopped."""
+    if processes() > 1:
+        x = x.clone(memory_format=torch.contiguous_format)
+        _talk(dist.all_reduce, x)
+    return x
 
 
 def average(gradients: list[Tensor]) -> None:
@@ -114,16 +118,6 @@ def average(gradients: list[Tensor]) -> None:
         total = summed(torch.cat([g.flatten() for g in gradients])) / processes()
         for g, mean in zip(gradients, total.split([g.numel() for g in gradients])):
             g.copy_(mean.view(g.shape))
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        _talk(dist.all_reduce, x)
-        return x
-
-    backward = forward  # every sum is made of every part
 
 
 def together() -> AbstractContextManager:
@@ -146,7 +140,7 @@ def batch_norm(
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     """As :func:`torch.nn.functional.batch_norm`, in training mode over all processes' parts
-    (torch's SyncBatchNorm needs GPUs). Ioffe and Szegedy, arXiv 1502.03167, algorithm 1."""
+    (torch's SyncBatchNorm refuses CPUs): ``x`` (N, C, ...), all else (C,). arXiv 1502.03167."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     like = torch.promote_types(x.dtype, torch.float32)
