@@ -88,8 +88,7 @@ def test_projections_stand_beside_the_controls_of_their_size(table, data, tmp_pa
         ):
             record((tmp_path, data), f"{method}{seed}", method, content, epochs, **of)
     shown = projected(pd.concat([table, tlc.results(tmp_path)])).set_index("method")
-    assert list(shown.index)[:2] == ["dense", "tuned on"]
-    assert list(shown.index)[2:] == ["ours, projected", "from scratch, the same shape"]
+    assert [*shown.index][1:] == ["tuned on", "ours, projected", "from scratch, the same shape"]
     assert list(shown["epochs"]) == ["10", "15", "17", "17"], "a control has no dense part"
     assert list(shown["test accuracy, %"])[1:3] == ["86.00 (81.00–91.00)", "75.50 (75.00–76.00)"]
     assert list(shown["against dense"]) == ["+0.00", "+1.00", "-4.50", "-15.00"], "its own parent"
@@ -106,6 +105,7 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     for name, method, row in (
         ("dense", "dense", {"removed": 0, "layer": ""}),
         ("project_20", "ours, projected", {"removed": 2, "layer": gone}),
+        ("longer_20", headline_.LONGER, {"removed": 2, "layer": gone}),
         ("narrow_20", headline_.CONTROLS["narrow"], {"removed": 2, "relu_units": 77}),
     ):
         record(at, f"headline_w4_{name}_seed0", method, [one | row], **of)
@@ -119,8 +119,9 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     race = [row | {"speedup": 0.1} for row in race]
     record(at, "headline_w4_clock_project_20_gpu_seed0", "milliseconds", race, 0)
     shown = priced(tlc.results(tmp_path)).set_index("method")
-    assert list(shown.loc[list(names), "relu_units"]) == [whole, whole - 1024 - 128, 77]
-    assert list(shown.loc[list(names), "speed"]) == [1.0, 2.0, 3.0]
+    shown = shown.loc[[*names, headline_.LONGER]]
+    assert [*shown["relu_units"]] == [whole, whole - 1024 - 128, 77, whole - 1024 - 128]
+    assert list(shown["speed"]) == [1.0, 2.0, 3.0, 2.0]
 
 
 def test_every_trial_before_tuning_has_a_row(data, tmp_path):

@@ -11,12 +11,13 @@ from ..graph import find_shapes, trace
 from ..models import resnet18
 from ..nodes import activation_nodes
 from .controls import CONTROLS
+from .headline import LONGER
 from .ladder import STARTS
 from .tables import against, parents, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
 ONCE = ("published", "ours, all at once", "thrifty, all at once")  # twelve of 17
-SMALL = (*DENSE, *ONCE, "ours, projected", *CONTROLS.values())
+SMALL = (*DENSE, *ONCE, "ours, projected", LONGER, *CONTROLS.values())
 
 
 def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
         ["data", "width", "share", "order", "method"]
     ):
         epochs = [total_epochs(table, row) for row in at.to_dict("records")]
-        one_surgery = method in (*ONCE[1:], "ours, projected")
+        one_surgery = method in (*ONCE[1:], "ours, projected", LONGER)
         before = at["val_before"] if one_surgery else pd.Series(dtype=float)
         same = table[(table["data"] == data) & (table["width"] == width)]
         rows.append(
@@ -114,9 +115,9 @@ def _speed(table: pd.DataFrame, row: dict) -> float:
     races = races[cpu == row["device"].startswith("CPU")]
     if "speedup_graph" in races:  # else Python, which launches kernel after kernel, is clocked
         races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
-    if row["method"] in CONTROLS.values():  # in the race of the projection it was sized by
-        stem = re.sub(f"_({'|'.join(CONTROLS)})_", "_project_", stem)
-    same_shape = row["method"].startswith(CONTROLS["scratch"])
+    # One that was sized by a projection is in its race.
+    stem = re.sub(f"_({'|'.join(['longer', *CONTROLS])})_", "_project_", stem)
+    same_shape = row["method"].startswith((CONTROLS["scratch"], LONGER))
     name = "ours, projected" if same_shape else row["method"]
     name = "dense" if name in DENSE else name
     raced = races[races["network"] == name]
