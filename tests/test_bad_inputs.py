@@ -164,6 +164,7 @@ for (name, do), (k, (bad, kind)) in product(TRAIN.items(), NO_DATA.items()):
 lazy = lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
 on_meta = lambda: network().to("meta")
 AT_HOME, APART = (patch.dict(os.environ, d) for d in ({"HOME": "."}, {"WORLD_SIZE": "abc"}))
+slopes = lambda n: nn.Sequential(nn.Linear(2, 3), nn.PReLU(n), nn.Linear(3, 2)).eval()
 gaussian = lambda n, mean=1.0: tlc.Gaussian(torch.full((n,), mean), torch.ones(n))
 OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.linearize(m, "3", X), ValueError, "there is no activation '3'"),
@@ -184,6 +185,11 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.explain(m, iter([X])), ValueError, "once .an iterator. is used up"),
     (lambda m: tlc.linearize(m, "2", {"2": gaussian(4, NAN)}), ValueError, "NaN"),
     (lambda m: tlc.linearize(m, "2", {"2": gaussian(5)}), ValueError, "5 channels"),
+    *[(lambda m, g=g: tlc.linearize(m, "2", {"2": tlc.Gaussian(*g)}), ValueError, "a tensor each")
+      for g in ((torch.ones(4), torch.ones(3)), ([1.0] * 4,) * 2, (torch.ones(4), torch.ones(())))],
+    (lambda m: tlc.linearize(slopes(3), "1", torch.ones(9, 3, 2)), ValueError, "1 has 3 slopes, a"),
+    *[(lambda m, f=f, w=w: f(width=w), kind, "width is a whole number of at least 1")
+      for f in (tlc.resnet18, tlc.simple_cnn) for w, kind in ((0, ValueError), ("3", TypeError))],
     *[(lambda m, do=do: do(spoilt(NAN), DATA), ValueError, "0.weight holds NaN")
       for do in (tlc.statistics, tlc.evaluate)],
     (lambda m: tlc.statistics(nn.Sequential(nn.Flatten(0), nn.ReLU()), X), ValueError, "1 has no "),
@@ -202,6 +208,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, do=do, n=n: do(n, X), kind, said) for do in (tlc.compare, tlc.latency)
       for n, kind, said in (([], TypeError, "dictiona"), ({}, ValueError, "at least one"))],
     (lambda m: tlc.latency({"m": m}, None), TypeError, "floats"),
+    (lambda m: tlc.latency({"m": m}, X[:, :2]), ValueError, "does not accept an example of shape"),
     *[(lambda m, n=n: tlc.latency({"m": m}, X, n), ValueError, "repeats is 0 or") for n in (-1, 1)],
     *[(lambda m, n=n: tlc.compare({"m": m}, DATA, n), ValueError, "batch is") for n in ([-1], [0])],
     *[(lambda m, do=do: do(conv(1, 144), m), ValueError, "takes grey images, another coloured")

@@ -151,9 +151,24 @@ def test_quadrature_finds_the_affine_map_of_other_activations(f):
         torch.testing.assert_close(torch.stack(got), torch.stack((slope, shift)), rtol=0, atol=atol)
 
 
-def test_quadrature_without_spread_is_the_tangent():
+@pytest.mark.parametrize("std", [0.0, 1e-30, 1e-12, 1e-8])  # a gain that has decayed
+def test_quadrature_without_spread_is_the_tangent(std):
     mean = torch.tensor([-1.0, 0.5]).double().requires_grad_()
     (tangent,) = torch.autograd.grad(F.gelu(mean).sum(), mean)
-    slope, shift = g.best_affine(mean.detach(), torch.zeros(2).double(), F.gelu)
+    slope, shift = g.best_affine(mean.detach(), torch.full_like(mean, std), F.gelu)
     torch.testing.assert_close(slope, tangent, rtol=1e-6, atol=0)
     torch.testing.assert_close(slope * mean + shift, F.gelu(mean), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("f", [torch.relu, F.gelu, torch.tanh])
+def test_the_cost_of_any_line_is_its_expected_squared_error(f):
+    z, (a, b) = torch.linspace(-12, 12, 400_001, dtype=torch.float64), tensors(0.3, -0.2)
+    for mean, std in ((-1.5, 0.8), (0.0, 1.0), (0.7, 2.0)):
+        weight = torch.exp(-(z**2) / 2) / torch.exp(-(z**2) / 2).sum()
+        want = ((a * (mean + std * z) + b - f(mean + std * z)).square() * weight).sum()
+        torch.testing.assert_close(
+            g.cost_line(*tensors(mean, std), a, b, f), want, rtol=1e-6, atol=0
+        )
+    for cost, line in ((g.cost_on, (1.0, 0.0)), (g.cost_off, (0.0, 0.0))):
+        got = g.cost_line(*tensors(0.7, 2.0), *tensors(*line))
+        torch.testing.assert_close(got, cost(*tensors(0.7, 2.0)))

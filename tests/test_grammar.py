@@ -64,20 +64,22 @@ MODULES = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "silu": nn.SiLU,
     "leaky_relu": lambda **options: nn.LeakyReLU(0.2, **options), "hardswish": nn.Hardswish,
 }  # fmt: skip
-FUNCTIONS = {name: getattr(F, name) for name in MODULES}
-FUNCTIONS |= {"leaky_relu": lambda x: F.leaky_relu(x, 0.2), "torch.relu": torch.relu}
-FUNCTIONS |= {"x.relu": lambda x: x.relu()}
-IN_PLACE = {"relu": lambda x: F.relu(x, inplace=True), "x.relu_": lambda x: x.relu_()}
-IN_PLACE |= {"F.relu_": F.relu_}
+FUNCTIONS = {name: getattr(F, name) for name in MODULES} | {
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "torch.relu": torch.relu, "x.relu": lambda x: x.relu(),
+}  # fmt: skip
+IN_PLACE = {
+    "relu": lambda x: F.relu(x, inplace=True), "x.relu_": lambda x: x.relu_(), "F.relu_": F.relu_,
+}  # fmt: skip
 SUMS = {
     "+": operator.add, "+=": operator.iadd, "torch.add": torch.add,
     "alpha": lambda a, b: torch.add(a, b, alpha=2), "*": lambda a, b: a * torch.sigmoid(b),
 }  # fmt: skip
-FLATTEN = {"module": nn.Flatten, "function": lambda: Call(lambda x: torch.flatten(x, 1))}
-FLATTEN |= {
+FLATTEN = {
+    "module": nn.Flatten, "function": lambda: Call(lambda x: torch.flatten(x, 1)),
     "method": lambda: Call(lambda x: x.flatten(1)),
     "middle": lambda: nn.Flatten(1, 2),  # joins the channels and the rows, not the columns
-}
+}  # fmt: skip
 
 
 def make(op: Op, memory: dict) -> nn.Module:
@@ -101,10 +103,8 @@ def make(op: Op, memory: dict) -> nn.Module:
     if op.kind == "act":
         if o.style == "shared":
             return memory.setdefault(o.name, MODULES[o.name]())
-        if o.style == "module":
-            return MODULES[o.name]()
-        if o.style == "in-place module":
-            return MODULES[o.name](inplace=True)
+        if "module" in o.style:  # gelu has no such option
+            return MODULES[o.name](**{"inplace": True} if "in-place" in o.style else {})
         return Call((FUNCTIONS if o.style == "function" else IN_PLACE)[o.name])
     if op.kind == "pool":
         if o.function:
@@ -133,9 +133,8 @@ class Network(nn.Module):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for every kind of device
         self.ops, memory = ops, {}
         for register, instruction in enumerate(ops, 1):
-            module = make(instruction, memory)
-            memory[register] = module
-            self.add_module(f"at{register}", module)
+            memory[register] = make(instruction, memory)
+            self.add_module(f"at{register}", memory[register])
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
@@ -146,8 +145,8 @@ class Network(nn.Module):
     def forward(self, x):
         values = [x]
         for register, instruction in enumerate(self.ops, 1):
-            module = getattr(self, f"at{register}")
-            values.append(module(*[values[source] for source in instruction.sources]))
+            given = [values[source] for source in instruction.sources]
+            values.append(getattr(self, f"at{register}")(*given))
         return values[-1]
 
 
@@ -158,8 +157,7 @@ class Draft:
     """A program while it is drawn; keeps the shape of every register (at batch 2)."""
 
     def __init__(self, draw, shape):
-        self.draw, self.ops, self.shapes = draw, [], [shape]
-        self.memory = {}
+        self.draw, self.ops, self.shapes, self.memory = draw, [], [shape], {}
         self.fresh = set()  # registers that own their memory and may be written in place
         self.gone = set()  # those that have been: Python would no longer have the old value
 
@@ -211,8 +209,7 @@ class Draft:
         shape, inner = self.shapes[source], []
         for step in steps:
             op = step(shape, False)
-            _, after = self.infer(op, shape)
-            if after is not None:
+            if (after := self.infer(op, shape)[1]) is not None:
                 shape = after
                 inner.append(op)
         return self.emit(Op("sequential", (), {"inner": inner}), source) if inner else source
@@ -259,50 +256,37 @@ class Draft:
 
         return step
 
-    def norm(self):
-        def step(shape, _):
-            if self.tokens and not self.rarely():
-                return op("layer_norm", features=shape[-1])
-            settings = {"eps": self.pick(1e-5, 1e-3, 0.3), "affine": not self.rarely()}
-            running = not (self.rarely() and self.rarely())
-            dims = max(len(shape) - 2, 1)
-            return op("norm", dims=dims, channels=shape[1], running=running, **settings)
+    def norm(self, shape, _):
+        if self.tokens and not self.rarely():
+            return op("layer_norm", features=shape[-1])
+        settings = {"eps": self.pick(1e-5, 1e-3, 0.3), "affine": not self.rarely()}
+        running = not (self.rarely() and self.rarely())
+        dims = max(len(shape) - 2, 1)
+        return op("norm", dims=dims, channels=shape[1], running=running, **settings)
 
-        return step
+    def act(self, _, fresh):
+        style = self.pick("module", "shared", "function", "in-place", "in-place module")
+        name = self.pick("relu", "relu", "relu", *MODULES)
+        if style.startswith("in-place") and (not fresh or name == "gelu"):
+            style = "module"
+        if style == "in-place":
+            name = self.pick(*IN_PLACE)
+        if style == "function" and name == "relu":
+            name = self.pick("relu", "torch.relu", "x.relu")
+        return op("act", name=name, style=style)
 
-    def act(self):
-        def step(_, fresh):
-            style = self.pick("module", "shared", "function", "in-place", "in-place module")
-            name = self.pick("relu", "relu", "relu", *MODULES)
-            if style.startswith("in-place") and (not fresh or name == "gelu"):
-                style = "module"
-            if style == "in-place":
-                name = self.pick(*IN_PLACE)
-            if style == "function" and name == "relu":
-                name = self.pick("relu", "torch.relu", "x.relu")
-            return op("act", name=name, style=style)
+    def pool(self, shape, _):
+        dims, name = max(len(shape) - 2, 1), self.pick("Max", "Avg")
+        settings = {"kernel_size": self.pick(2, 3), "stride": self.pick(2, 1)}
+        rare = {"padding": 1, "ceil_mode": True}
+        if name == "Avg":
+            rare |= {"count_include_pad": False} | ({"divisor_override": 3} if dims > 1 else {})
+        settings |= {key: value for key, value in rare.items() if self.rarely()}
+        return op("pool", name=name, dims=dims, function=self.pick(True, False), settings=settings)
 
-        return step
-
-    def pool(self):
-        def step(shape, _):
-            dims, name = max(len(shape) - 2, 1), self.pick("Max", "Avg")
-            settings = {"kernel_size": self.pick(2, 3), "stride": self.pick(2, 1)}
-            rare = {"padding": 1, "ceil_mode": True}
-            if name == "Avg":
-                rare |= {"count_include_pad": False} | ({"divisor_override": 3} if dims > 1 else {})
-            settings |= {key: value for key, value in rare.items() if self.rarely()}
-            function = self.pick(True, False)
-            return op("pool", name=name, dims=dims, function=function, settings=settings)
-
-        return step
-
-    def drop(self):
-        def step(shape, _):
-            whole_channels = f"Dropout{max(len(shape) - 2, 1)}d"
-            return op("drop", name=self.pick("Dropout", "Identity", whole_channels))
-
-        return step
+    def drop(self, shape, _):
+        whole_channels = f"Dropout{max(len(shape) - 2, 1)}d"
+        return op("drop", name=self.pick("Dropout", "Identity", whole_channels))
 
     def maybe(self, *steps) -> list:
         return list(steps) if self.pick(True, False) else []
@@ -310,12 +294,9 @@ class Draft:
     # -- phrases; each takes a register and gives the next one
 
     def plain(self, x) -> int:
-        order = [self.conv(), *self.maybe(self.norm()), self.act()]
-        between = [self.pick(self.pool, self.drop)()] if self.rarely() else []
+        order = [self.conv(), *self.maybe(self.norm), self.act]
+        between = [self.pick(self.pool, self.drop)] if self.rarely() else []
         return self.chain(x, *order, *between)
-
-    def pooled(self, x) -> int:
-        return self.chain(x, self.pool())
 
     def residual(self, x) -> int:
         """A sum of two or three branches: convolutions, identity, 1x1, an affine map."""
@@ -324,20 +305,19 @@ class Draft:
         out = shape[-1 if self.tokens else 1] if stride == 1 else self.number(1, 6)
 
         def branch():
-            before = [self.norm(), self.act()] if self.rarely() else []
-            first = [self.conv(True, stride), *self.maybe(self.norm()), self.act()]
-            last = [self.conv(True, out=out), *self.maybe(self.norm())]
-            return self.chain(x, *before, *first, *self.maybe(self.act(), *last), *last)
+            before = [self.norm, self.act] if self.rarely() else []
+            first = [self.conv(True, stride), *self.maybe(self.norm), self.act]
+            last = [self.conv(True, out=out), *self.maybe(self.norm)]
+            return self.chain(x, *before, *first, *self.maybe(self.act, *last), *last)
 
-        def shortcut():
-            return self.chain(x, self.conv(True, stride, out, kernel=1), *self.maybe(self.norm()))
-
-        affine, identity = lambda: self.chain(x, self.norm()), lambda: x
+        point = lambda: self.conv(True, stride, out, kernel=1)
+        shortcut = lambda: self.chain(x, point(), *self.maybe(self.norm))
+        affine, identity = lambda: self.chain(x, self.norm), lambda: x
         main = branch()
         for _ in range(self.pick(1, 1, 2)):
             other = self.pick(identity, shortcut, identity, affine, branch)()
             main = self.add(main, other)
-        return self.chain(main, *self.maybe(self.act()))
+        return self.chain(main, *self.maybe(self.act))
 
     def depthwise(self, x) -> int:
         """Wider by a 1x1, then each channel on its own, then a 1x1 again; or a sum around it."""
@@ -346,9 +326,9 @@ class Draft:
             return self.plain(x)
         wide, out = self.number(2, 6), self.pick(shape[1], 3)
         alone = self.conv(True, self.pick(1, 1, 2), wide, groups=wide)
-        steps = [self.conv(True, out=wide, kernel=1), *self.maybe(self.norm()), self.act()]
-        steps += [alone, *self.maybe(self.norm()), self.act(), self.conv(True, out=out, kernel=1)]
-        return self.add(self.chain(x, *steps, *self.maybe(self.norm())), x)
+        steps = [self.conv(True, out=wide, kernel=1), *self.maybe(self.norm), self.act]
+        steps += [alone, *self.maybe(self.norm), self.act, self.conv(True, out=out, kernel=1)]
+        return self.add(self.chain(x, *steps, *self.maybe(self.norm)), x)
 
     def add(self, a, b) -> int:
         if self.shapes[a] != self.shapes[b] or a == b or {a, b} & self.gone:
@@ -361,31 +341,31 @@ class Draft:
 
     def skip(self, x) -> int:
         """A sum with any earlier value of the same shape."""
-        same = [r for r, s in enumerate(self.shapes) if s == self.shapes[x] and r != x]
-        same = [r for r in same if r not in self.gone]
+        others = {*range(len(self.shapes))} - {x} - self.gone
+        same = [r for r in sorted(others) if self.shapes[r] == self.shapes[x]]
         if not same:
             return self.plain(x)
-        return self.chain(self.add(x, self.pick(*same)), *self.maybe(self.act()))
+        return self.chain(self.add(x, self.pick(*same)), *self.maybe(self.act))
 
     def concatenated(self, x) -> int:
         parts = [x] if self.pick(True, False) else []
         for _ in range(2):
-            steps = [self.conv(True), *self.maybe(self.norm()), *self.maybe(self.act())]
+            steps = [self.conv(True), *self.maybe(self.norm), *self.maybe(self.act)]
             parts.append(self.chain(x, *steps))
         parts = [p for p in parts if p not in self.gone]
         joined = self.emit(op("cat"), *parts)
-        return self.chain(joined, *self.maybe(self.norm()), *self.maybe(self.act()))
+        return self.chain(joined, *self.maybe(self.norm), *self.maybe(self.act))
 
     def gated(self, x) -> int:
         """Squeeze and excite, or a sum that broadcasts over the picture."""
         if len(self.shapes[x]) == 2 or self.tokens:
             return self.plain(x)
-        style, channels = self.pick("module", "keepdim"), self.shapes[x][1]
-        pooled = self.emit(op("global", style=style, dims=len(self.shapes[x]) - 2), x)
+        style, (_, channels, *size) = self.pick("module", "keepdim"), self.shapes[x]
+        pooled = self.emit(op("global", style=style, dims=len(size)), x)
         one = lambda out: self.conv(True, 1, out, kernel=1)
-        gate = self.chain(pooled, one(self.number(1, 4)), self.act(), one(channels))
+        gate = self.chain(pooled, one(self.number(1, 4)), self.act, one(channels))
         if self.rarely():
-            wide = self.chain(x, self.conv(True, 1), self.act(), self.conv(True, 1, channels))
+            wide = self.chain(x, self.conv(True, 1), self.act, self.conv(True, 1, channels))
             return self.emit(op("sum", style="+"), pooled, wide)
         return self.emit(op("sum", style=self.pick("*", "+")), x, gate)
 
@@ -393,7 +373,7 @@ class Draft:
         """A layer that is there is called once more."""
         old = [r for r, o in enumerate(self.ops, 1) if o.kind in ("conv", "linear", "norm")]
         again = self.emit(op("again", register=self.pick(*old)), x) if old else x
-        return self.chain(again, self.act())
+        return self.chain(again, self.act)
 
     def across(self, x) -> int:
         """Layers that work along another axis than the one before them."""
@@ -405,10 +385,10 @@ class Draft:
                 "conv", into=shape[1], out=7, kernel=(1,), stride=(1,), padding=(0,),
                 dilation=(1,), groups=1, bias=True, mode="zeros",
             )  # fmt: skip
-            return self.chain(self.emit(conv, x), self.act())
+            return self.chain(self.emit(conv, x), self.act)
         before = self.emit(op("flatten", style="middle"), x) if self.pick(True, False) else x
         linear = op("linear", into=self.shapes[before][-1], out=self.number(1, 5), bias=True)
-        return self.chain(self.emit(linear, before), *self.maybe(self.norm()), self.act())
+        return self.chain(self.emit(linear, before), *self.maybe(self.norm), self.act)
 
     def head(self, x) -> int:
         shape = self.shapes[x]
@@ -418,7 +398,7 @@ class Draft:
         if len(self.shapes[x]) > 2:
             x = self.emit(op("flatten", style=self.pick("module", "function", "method")), x)
         self.tokens = False
-        steps = self.maybe(self.conv(), *self.maybe(self.norm()), self.act())
+        steps = self.maybe(self.conv(), *self.maybe(self.norm), self.act)
         return self.chain(x, *steps, self.conv())
 
 
@@ -449,24 +429,20 @@ def cases(draw):
     draft.tokens = dims == "tokens"
     x = 0 if draft.rarely() else draft.plain(0)
     phrases = [draft.plain] * 4 + [draft.residual] * 6 + [draft.skip, draft.skip]
-    phrases += [draft.depthwise] * 2 + [draft.concatenated, draft.gated, draft.pooled]
-    phrases += [draft.again, draft.across]
+    phrases += [draft.depthwise] * 2 + [draft.concatenated, draft.gated]
+    phrases += [lambda x: draft.chain(x, draft.pool), draft.again, draft.across]
     for _ in range(draw(st.integers(1, 3))):
         x = pick(*phrases)(x)
         x = x if x not in draft.gone else len(draft.ops)
-    x = draft.head(x) if pick(True, False) else draft.chain(x, draft.act(), draft.conv())
+    x = draft.head(x) if pick(True, False) else draft.chain(x, draft.act, draft.conv())
     removed = draw(st.lists(st.integers(0, 11), min_size=1, unique=True))
     return Case(
-        ops=draft.ops[:x],
-        shape=draft.shapes[0][1:],
-        removed=removed,
-        rule=pick("on_off_affine", *RULES),
-        padding=pick("as_trained", "first"),
+        draft.ops[:x], draft.shapes[0][1:], removed,
+        rule=pick("on_off_affine", *RULES), padding=pick("as_trained", "first"),
         states=pick("mixed", "mixed", "off", "one on", "on", "far", "measured"),
-        one_by_one=pick(False, False, True),
-        seed=draw(st.integers(0, 99)),
+        one_by_one=pick(False, False, True), seed=draw(st.integers(0, 99)),
         dtype=pick(torch.float64, torch.float64, torch.float32),
-    )
+    )  # fmt: skip
 
 
 # ---- what must hold ----
@@ -600,8 +576,7 @@ def contract(case: Case) -> Counter:
     except ValueError as error:
         return refused(case, error)
 
-    paddings = {o.options["padding"] for o in words(case.ops) if o.kind == "conv"}
-    padded = paddings - {0, "valid"}
+    padded = {o.options["padding"] for o in words(case.ops) if o.kind == "conv"} - {0, "valid"}
     exact = case.dtype == torch.float64 and (case.padding == "as_trained" or not padded)
     pairs = []
     for x, dense in inputs(case, model):
@@ -623,10 +598,7 @@ def happened(case, traced, linear, merged) -> Counter:
     rows = [r for r in merged.meta["merges"] if r["verdict"] == "merged into one"]
     pads = lambda m: {n: c.padding for n, c in m.named_modules() if hasattr(c, "dilation")}
     old, new = pads(traced), pads(linear)
-    facts = {
-        case.rule: True,
-        case.padding: True,
-        str(case.dtype): True,
+    facts = dict.fromkeys((case.rule, case.padding, str(case.dtype)), True) | {
         "a sum": any(o.kind == "sum" for o in case.ops),
         "channels cut": any(after[n].shape != before[n].shape for n in before if n in after),
         "a branch gone": any(name.endswith("_constant") for name, _ in linear.named_modules()),
@@ -663,8 +635,7 @@ plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), bias=True, mode="ze
 
 
 def conv(at, into, out, kernel=1, groups=1):
-    kernel = (kernel, kernel)
-    return op("conv", (at,), into=into, out=out, kernel=kernel, groups=groups, **plain)
+    return op("conv", (at,), into=into, out=out, kernel=(kernel,) * 2, groups=groups, **plain)
 
 
 def linear(at, into, out, bias=True):

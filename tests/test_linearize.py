@@ -458,3 +458,35 @@ def test_a_shortcut_that_a_sum_spreads_keeps_its_branch(shortcut):
     model.a.bias.data -= 100
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     assert tlc.linearize(model, "relu1", x)(x).shape == model(x).shape
+
+
+@pytest.mark.parametrize("rule", ["affine", "on_off_affine"])
+def test_what_is_put_in_takes_nobodys_name_and_thins_nothing_but_channels(rule):
+    run = lambda net, x: net.relu1_affine(torch.sigmoid(net.relu1_ones(F.relu(net.a(x)))))
+    odd = {"relu1_affine": nn.Conv2d(5, 4, 1), "relu1_ones": nn.Conv2d(4, 5, 3, padding=1)}
+    model = Net(run, a=nn.Conv2d(3, 4, 3), **odd).double().eval()
+    model.a.register_buffer("seen", torch.zeros(7))
+    g = gaussian(-1.0, 1.0, -1.0, 1.0)
+    linear = tlc.linearize(model, "relu1", {"relu1": g}, rule)
+    want = by_hand(trace(model), "relu1", g, rule)(X)
+    assert relative_error(linear(X), want) < 1e-12 and len(linear.a.seen) == 7
+    run = lambda net, x: net.relu1_layer(torch.sigmoid(net.relu1_norm(net.b(F.relu(net.a(x))))))
+    odd = {"relu1_layer": odd["relu1_affine"], "relu1_norm": nn.Conv2d(4, 5, 1).double()}
+    model = Net(run, a=model.a, b=nn.Conv2d(4, 4, 1).double(), **odd).eval()
+    assert tlc.project(model, "relu1", X).model(X[:2]).shape == model(X[:2]).shape
+
+
+def test_an_all_off_branch_whose_norm_knows_nothing_stays():
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    run = lambda net, x: x + net.n(net.b(F.relu(net.a(x))))
+    model = Net(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 3, 1), n=norm).double()
+    linear = tlc.linearize(model.eval(), "relu1", {"relu1": gaussian(*[-1.0] * 4)}, "affine")
+    off = tlc.linearize(model, "relu1", {"relu1": gaussian(*[-1.0] * 4)})
+    assert off(X).shape == linear(X).shape and off.n.training is False
+
+
+def test_a_norm_that_was_frozen_stays_frozen():
+    model = chain().train()
+    model[1].eval()
+    linear = tlc.linearize(model, "2", X)
+    assert [linear.training, linear.get_submodule("1").training] == [True, False]

@@ -157,6 +157,10 @@ def test_attention_is_counted_and_its_fast_path_comes_back():
     macs = tlc.count(net, torch.zeros(2, tokens, d))["macs"]
     assert macs == 4 * tokens * d * d + 2 * tokens * tokens * d
     assert torch.backends.mha.get_fastpath_enabled()
+    run = lambda net, x: net.b(F.relu(net.a(x)[0][:, -1]), x[:, 0])
+    net = Net(run, a=nn.LSTM(d, 3, 2, batch_first=True), b=nn.Bilinear(3, d, 7)).eval()
+    counts = tlc.count(net, torch.zeros(2, tokens, d))  # four gates, in two layers; then 7 products
+    assert counts["macs"] == tokens * 4 * 3 * (d + 3 + 3 + 3) + 7 * 3 * d and counts["layers"] == 3
 
 
 def test_squeezes_volumes_and_masks_are_no_obstacle():

@@ -215,6 +215,16 @@ def test_dropout_goes_in_eval_mode_only():
     assert kinds(fold(model.train())) & {nn.Dropout, nn.Identity} == {nn.Dropout}
 
 
+def test_a_layer_that_is_called_twice_counts_twice_and_a_line_along_rows_stays_apart():
+    run = lambda net, x: net.b(F.relu(net.a(torch.sigmoid(net.a(x)))))
+    model = Net(run, a=nn.Conv2d(3, 3, 3, padding=1), b=nn.Conv2d(3, 4, 3)).double().eval()
+    assert tlc.explain(model, X)["MACs"].sum() == tlc.count(model, X)["macs"]
+    run = lambda net, x: net.b(F.relu(net.a(x).swapdims(1, 2)))
+    model = Net(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(32, 5, 3)).double().eval()
+    linear = tlc.linearize(model, "relu1", X, "affine")
+    assert relative_error(tlc.merge(linear, X, "all")(X), linear(X)) < 1e-12
+
+
 def test_a_bias_map_is_the_same_for_every_image_and_any_size():
     conv = nn.Conv2d(1, 3, 3, padding=1).double()
     for size in (1, 2, 7):

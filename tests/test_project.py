@@ -21,7 +21,6 @@ from tlc_minimal.runs import _run, find_runs
 
 LINEAR = lambda: nn.LeakyReLU(1.0)  # an activation that changes nothing
 X = torch.randn(60, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-EXACT = dict(kernel=9, ridge=0)
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +30,6 @@ def seeded():
 
 def layers(model) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear))]
-
-
-def bordered(x, frame=4):
-    """Zeros around, so that no padding of a run without biases is noticed."""
-    return F.pad(x[..., :-1, :-1], [frame] * 4)
 
 
 @torch.no_grad()
@@ -64,12 +58,12 @@ def values(model, *names, x=X):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_is_linear_already_becomes_what_merging_composes(padding, stride):
     """All padding first (or none): then it is one layer, border included."""
-    first, last = (nn.Conv2d(3, 4, 3, stride, padding), nn.BatchNorm2d(4)), nn.Conv2d(4, 5, 3)
-    make = lambda act: randomize(nn.Sequential(*copy.deepcopy(first), act, last, nn.ReLU()))
-    model, plain = make(LINEAR()), make(nn.Identity())
-    plain.load_state_dict(model.state_dict())
+    first = nn.Conv2d(3, 4, 3, stride, padding), nn.BatchNorm2d(4)
+    model = randomize(nn.Sequential(*first, LINEAR(), nn.Conv2d(4, 5, 3), nn.ReLU()))
+    plain = copy.deepcopy(model)
+    plain[2] = nn.Identity().eval()
     (merged,) = layers(tlc.merge(plain, X[:2], keep="all"))
-    result = project(model, "2", X, **EXACT)
+    result = project(model, "2", X, kernel=9, ridge=0)
     (one,) = layers(tlc.fold(result.model))
     assert one.stride == merged.stride and one.padding == merged.padding
     torch.testing.assert_close(one.weight, merged.weight, rtol=0, atol=1e-8)
@@ -94,13 +88,14 @@ def test_a_shortcut_is_part_of_the_run_and_everything_is_in_its_place():
         (4, 1, conv(4, 5, padding="same"), conv(4, 1), 7, (3, 3)),
         (4, 2, conv(4, 2, 2), conv(4, 4, 2, 1), 6, (2, 2)),
     ]
+    x = F.pad(X[..., :-1, :-1], [4] * 4)  # with zeros around no padding is noticed without biases
     for channels, stride, first, shortcut, size, padding in cases:
         model = block(3, channels, stride, first, shortcut).double()
-        result = project(model, "act", bordered(X), **EXACT)
+        result = project(model, "act", x, kernel=9, ridge=0)
         (one,) = layers(result.model)
         assert one.kernel_size == (size, size) and one.stride == (stride, stride)
         assert one.padding == padding and result.table.error[0] < 1e-6
-        assert relative_error(result.model(bordered(X)), model(bordered(X))) < 1e-8
+        assert relative_error(result.model(x), model(x)) < 1e-8
 
 
 def test_a_sum_of_another_size_is_not_in_a_run():
@@ -168,8 +163,7 @@ def test_batches_of_any_size_make_the_same_layer():
         got = project(model, names, DataLoader(X, batch))
         assert got.table.removed.tolist() == want.table.removed.tolist()
         assert relative_error(got.model(X), want.model(X)) < 1e-9
-    again = project(model, names, X)
-    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), want.model.parameters()))
+    assert same(project(model, names, X).model, want.model)
 
 
 def test_a_run_is_fitted_to_what_the_collapsed_network_gives_it():
@@ -214,7 +208,7 @@ def test_every_block_or_stage_of_a_resnet_becomes_one_layer(names, count):
     assert len(layers(tlc.fold(small))) == count == len(table) + 2
     assert len(activation_nodes(small)) == 17 - len(names) and table.error.between(0.001, 1).all()
     strides = [m.stride for m in layers(small)[1:-1]]
-    assert sum(s == (2, 2) for s in strides) == 3
+    assert strides.count((2, 2)) == 3
     assert small(x).shape == model(x).shape
     # The error in the table is the one that the finished network has.
     names = ["layer1.1.relu2", "layer3.1.relu2", "layer4.1.relu2"]
@@ -266,17 +260,14 @@ def test_the_mlp_of_a_vit_becomes_one_matrix():
     assert not activation_nodes(small) and len(table) == 2
     one = small.get_submodule(f"{names[0]}_layer")
     assert isinstance(one, nn.Linear) and one.weight.shape == (16, 16)
-    linear = tlc.linearize(model, names, x, rule="affine").eval()
-    # the best layer is at least as good as the best line a channel
-    assert relative_error(small(x), model(x)) < relative_error(linear(x), model(x))
+    lines = tlc.linearize(model, names, x, rule="affine").eval()  # no better than the best layer
+    assert relative_error(small(x), model(x)) < relative_error(lines(x), model(x))
     (u,) = values(model, "encoder.layers.encoder_layer_0.mlp.0", x=x)
     y = model.encoder.layers[0].mlp(u).flatten(0, 1).detach()
     u = torch.cat([u.flatten(0, 1), torch.ones(y.shape[0], 1).double()], 1)
     best = u @ torch.linalg.lstsq(u, y, driver="gelsd").solution  # behind LayerNorm of lower rank
     torch.testing.assert_close(one(u[:, :-1]).detach(), best, rtol=1e-4, atol=1e-4)
-
-
-def test_a_shortcut_around_an_mlp_is_in_the_matrix_where_nothing_is_between():
+    # A shortcut around an MLP is in the matrix where nothing is between.
     model, x = TextEncoder(8, 5, 3, width=8, depth=1, heads=2).double().eval(), torch.rand(9, 5, 8)
     small = project(model, "blocks.0.mlp.1", x.double()).model
     inside = [str(node.target) for node in small.graph.nodes]
@@ -288,8 +279,7 @@ def test_a_run_begins_and_ends_where_the_network_is_narrow():
     """Between its wide activations a block of MobileNetV2 would cost 36 times a layer between its
     bottlenecks."""
     model = trace(mobilenet_v2(num_classes=3))
-    shapes = find_shapes(model, torch.randn(2, 3, 32, 32))
-    nodes = activation_nodes(model)
+    shapes, nodes = find_shapes(model, torch.randn(2, 3, 32, 32)), activation_nodes(model)
     gone = {nodes[f"features.{b}.conv.{i}.2"] for b in (2, 5, 8) for i in (0, 1)}
     runs, left = find_runs(model, gone, shapes, 3)
     outer = [(run.layer.in_channels, run.layer.out_channels, run.layer.stride) for run in runs]

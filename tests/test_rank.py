@@ -62,6 +62,11 @@ def test_gaussian_needs_no_labels_and_no_batch_norm(model, data):
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), *end)
     scores = tlc.rank(plain.double().eval(), data, "gaussian")
     assert set(scores) == {"1", "3"} and min(scores.values()) > 0
+    plain[1] = nn.LeakyReLU(0.999)  # next to nothing is lost by a line
+    assert tlc.rank(plain, data, "gaussian", "affine")["1"] < 1e-4 * scores["1"]
+    tokens = nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 7), nn.BatchNorm1d(48))
+    tokens = nn.Sequential(nn.Flatten(1, 2), *tokens, nn.Flatten(), nn.Linear(48 * 7, 10)).eval()
+    assert tlc.rank(tokens, data, "gaussian")["2"] > 0  # its norm is one of tokens
 
 
 def test_entropy_is_that_of_the_measured_states(data):

@@ -13,6 +13,7 @@ import torchvision
 from helpers import Net, digits, kept, randomize, relative_error, same
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
 import tlc_minimal as tlc
@@ -150,9 +151,13 @@ class DropPath(nn.Module):
         return x * (torch.rand(len(x), 1, 1, 1) < 0.5) if self.training else x
 
 
+Both = type("Both", (nn.Module,), {"forward": lambda m, x: F.dropout(F.relu(x), 0.5, m.training)})
+
+
 def dropping(drop):
     run = lambda net, x: net.b(drop(net, F.relu(net.a(x))))
     layers = {"a": nn.Conv2d(3, 8, 3), "path": DropPath(), "b": nn.Conv2d(8, 4, 3)}
+    layers |= {"two": Net(lambda n, x: n.drop(F.relu(x)), drop=nn.Dropout()), "one": Both()}
     return Net(run, **layers, depth=torchvision.ops.StochasticDepth(0.5, "row"))
 
 
@@ -162,6 +167,8 @@ DROPS = {
     "alpha": lambda m, x: F.alpha_dropout(x, 0.5, m.training),
     "a module that asks": lambda m, x: m.path(x),
     "torchvision": lambda m, x: m.depth(x),
+    "beside an activation": lambda m, x: m.two(x),
+    "in one forward with it": lambda m, x: m.one(x),
 }
 
 
@@ -170,7 +177,9 @@ DROPS = {
 def test_the_mode_is_that_of_the_moment_not_of_the_tracing(kind, mode):
     x = X.float()
     model = dropping(DROPS[kind]).train(mode)
-    linear = tlc.linearize(model, tlc.find_layers(model, x)[0].name, x, "affine")
+    layers = tlc.find_layers(model, x)
+    assert len(layers) == 1 + ("with" in kind or "beside" in kind)
+    linear = tlc.linearize(model, layers[0].name, x, "affine")
     assert torch.equal(linear.eval()(x), linear(x))
     draws = [linear.train()(x) for _ in range(12)]  # two may be the same by chance
     assert any(not torch.equal(draw, draws[0]) for draw in draws)
@@ -255,7 +264,13 @@ def numbers(net, x):
 Caching = type("Caching", (Net,), {"cache": {}})
 with warnings.catch_warnings(action="ignore"):
     APPLY, COMPILED = Minus.apply, torch.jit.trace(lambda x: x * x.sigmoid(), X)
+
+
+Helped = type("Helped", (nn.Conv2d,), {"fan": property(lambda self: self.in_channels)})
+Swish = type("Swish", (nn.Module,), {"gain": 2.0, "forward": lambda self, x: x * x.sigmoid()})
 FORWARDS = {  # or the words that refuse
+    "helpers": lambda n, x: n.b(n.swish(n.a(x) / n.a.fan * isinstance(n.a, Helped)) * n.swish.gain),
+    "out": torch.no_grad()(lambda n, x: [y := n.a(x), torch.clamp(y, min=0, out=y), n.b(y)][-1]),
     "compiled": lambda n, x: n.b(COMPILED(n.a(x))),
     "a gradient of its own": lambda n, x: n.b(n.relu(APPLY(n.a(x)) + Minus.apply(n.a(x)) / 3)),
     "checkpointed": lambda n, x: n.b(checkpoint(n.relu, n.a(x), use_reentrant=True)),
@@ -269,6 +284,7 @@ FORWARDS = {  # or the words that refuse
     "classes": lambda n, x: n.b(n.a(x)).argmax(1),
     "masked": lambda n, x: n.b(n.a(x)).tril().masked_fill(n.gate > 0, float("-inf")),
     "works in place on a view": lambda n, x: [y := n.a(x), y.unsqueeze(0).add_(1), n.b(y)][-1],
+    "in place on a view": lambda n, x: [y := n.a(x), z := F.relu_(y.double()), n.b(y + z)][-1],
     "compare self.training": lambda n, x: n.b(n.a(x) if n.training is False else n.relu(n.a(x))),
     "or branches on it": lambda n, x: n.b(n.a(x) if x.shape[0] == 1 else n.relu(n.a(x))),
     "a number of the batch size": lambda n, x: torch.stack([n.b(n.a(v[None]))[0] for v in x]),
@@ -279,13 +295,14 @@ FORWARDS = {  # or the words that refuse
 def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
     layers = {"code": Gain(4), "relu": nn.ReLU(), "hard": nn.Hardsigmoid(inplace=True)}
     torch.manual_seed(0)
-    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+    a, b, layers["swish"] = Helped(3, 4, 3), nn.Conv2d(4, 2, 3), Swish()
     net = Caching(FORWARDS[name], a=a, b=b, both=nn.Sequential(a, nn.ReLU(), b), **layers)
     net.gate, net.graph, net.mean = (*map(nn.Parameter, torch.ones(2, 1)), torch.zeros(3, 1, 1))
     net.double().eval()
-    if list(FORWARDS).index(name) > 12:
-        with pytest.raises(ValueError, match=name):
-            tlc.merge(net, X, keep="all")
+    if list(FORWARDS).index(name) > 14:
+        for example in (DataLoader(TensorDataset(X, X), 4, shuffle=True), X):
+            with pytest.raises(ValueError, match=name):
+                tlc.merge(net, example, keep="all")
         return
     assert [layer.channels for layer in tlc.find_layers(net, X)] in ([4], [4, 4], [])
     merged = tlc.merge(net, X, keep="all")
@@ -294,9 +311,22 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
         for batch in (X, X[:1]):
             torch.testing.assert_close(merged(batch), net(batch), rtol=1e-12, atol=1e-12)
             assert torch.equal(again(batch), merged(batch))
-    if name not in ("in place", "classes"):
+    if name not in ("in place", "classes", "out"):
         slope = lambda m: [m.zero_grad(), m(X).sum().backward(), m.a.weight.grad.clone()][-1]
         torch.testing.assert_close(slope(net), slope(trace(net, example=[X])))
+
+
+SIZED = [lambda net, x: net.a(F.avg_pool2d(x, 2) if x.shape[-1] > 16 else x)]
+SIZED += [lambda net, x: F.interpolate(net.a(x), size=(int(x.shape[2] * 1.5), 9))]
+
+
+@pytest.mark.parametrize("run", SIZED)
+def test_a_copy_of_one_size_of_images_says_so(run):
+    with pytest.warns(UserWarning, match="for images of .8, 8. only"):
+        tlc.merge(Net(run, a=nn.Conv2d(3, 4, 3)).double().eval(), X, "all")
+    fixed = lambda net, x: run(net, x if x.shape[2] == 8 else None)  # it takes no other one
+    with warnings.catch_warnings(action="error"):
+        tlc.merge(Net(fixed, a=nn.Conv2d(3, 4, 3)).double().eval(), X, "all")
 
 
 def placed(net, x):

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from PIL import Image
 
+from tlc_minimal.experiments.headline import LONGER
 from tlc_minimal.experiments.pages import TABLES, fill
 from tlc_minimal.lessons.plots import readme_pictures
 from tlc_minimal.results import results
@@ -40,6 +41,8 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     test, shape = rows.groupby(["method", "seed"]).last()["test"], "from scratch, the same shape"
     scratch, projected = test[shape], test["ours, projected"]
     assert [*(scratch > projected), round((scratch - projected).mean(), 1)] == [True] * 3 + [1.7]
+    longer = test[LONGER] - scratch
+    assert [len(longer), (longer > 0).sum(), round(longer.mean(), 1)] == [3, 2, 0.2]
     assert (test[f"{shape}, without a teacher"] > projected).all()
     work = test[f"{shape}, without a teacher, for as many multiplications"]
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()

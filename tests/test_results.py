@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import tlc_minimal as tlc
-from tlc_minimal.results import COLUMNS, FIELDS, _said, find_folder, this_command
+from tlc_minimal.experiments.pieces import this_command
+from tlc_minimal.results import COLUMNS, FIELDS, _said, find_folder
 
 ROWS = [{"removed": 0, "test": 90.0}, {"removed": 1, "test": 89.5, "layer": "relu1"}]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import residual
+from helpers import residual, same
 from PIL import Image
 from sklearn.calibration import calibration_curve
 
@@ -93,12 +93,11 @@ def test_unknown_inputs_have_the_shape_of_the_data(digits):
     assert all(x.shape == (20, 1, 32, 32) and x.dtype == torch.uint8 for x in found.values())
     colour = tlc.Data(**{**vars(digits), "name": "photos"})
     assert robust.unknown_inputs(colour, 20)["digits"].shape == (1797, 1, 32, 32)
-    again = robust.unknown_inputs(digits, 20)
-    assert all(torch.equal(x, again[name]) for name, x in found.items())
+    assert same(robust.unknown_inputs(digits, 20), found)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_reliability_is_scikit_learns_calibration_curve(seed):
+def test_reliability_is_scikit_learns_calibration_curve_of_probabilities_and_answers(seed):
     draw = torch.Generator().manual_seed(seed)
     confidence = torch.rand(200, generator=draw) ** 0.5
     confidence = torch.cat([confidence, torch.arange(31) / 30])  # edges of bins, too
@@ -111,9 +110,6 @@ def test_reliability_is_scikit_learns_calibration_curve(seed):
     assert share.sum() == pytest.approx(1)
     assert (share * points["accuracy"]).sum() == pytest.approx(correct.double().mean().item())
     assert robust.calibration_error(confidence, correct) == pytest.approx((share * gaps).sum())
-
-
-def test_calibration_is_of_probabilities_and_answers():
     for none, right in (([0.5] * 2, [True]), ([], []), ([3.2], [True]), ([math.nan], [True])):
         with pytest.raises(ValueError, match="vectors of one length|softmax"):
             robust.calibration_error(torch.tensor(none), torch.tensor(right))
@@ -153,26 +149,18 @@ def test_agreement_by_hand():
         robust.agreement(one, {"relu": Gaussian(torch.ones(3), torch.ones(3))})
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
+def test_the_study_measures_networks_and_has_a_row_a_value_and_layer(tmp_path, monkeypatch):
     """The smoke pieces, few digits, at most two values a factor and a network of five activations:
-    (pieces, runs, records)."""
+    clean, corrupted and on the unknown; then how far states agree when training changes."""
     two = {"batch": (128,), "weight_decay": (5e-4, 5e-3), "lr": (0.1, 0.3), "epochs": (1 / 2, 1)}
-    data = tlc.load_data("digits", size=16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "load_data", {"digits": data}.get)
-        patch.setattr(study, "resnet18", residual)
-        patch.setattr(study, "VALUES", two | {"seed": (0, 1)})
-        patch.setitem(study.SIZES, "smoke", study.SIZES["smoke"] | {"images": 200, "few": 150})
-        pieces = study.plan("smoke")
-        out, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("records")
-        runner.run_pieces(pieces, {"cifar10": "digits"}, out, folder)
-        yield pieces, out, folder
-
-
-def test_a_network_is_measured_clean_corrupted_and_on_the_unknown(records):
-    table = tlc.results(records[2])
-    assert set(table["what"]) == {p.what for p in records[0]}
+    monkeypatch.setattr(runner, "load_data", {"digits": tlc.load_data("digits", size=16)}.get)
+    monkeypatch.setattr(study, "resnet18", residual)
+    monkeypatch.setattr(study, "VALUES", two | {"seed": (0, 1)})
+    monkeypatch.setitem(study.SIZES, "smoke", study.SIZES["smoke"] | {"images": 200, "few": 150})
+    pieces = study.plan("smoke")
+    runner.run_pieces(pieces, {"cifar10": "digits"}, tmp_path / "runs", tmp_path / "records")
+    table = tlc.results(tmp_path / "records")
+    assert set(table["what"]) == {p.what for p in pieces}
     assert set(table["study"]) == {"robust"} and set(table["width"]) == {4}
     networks = {"dense", "dense, tuned on", "tlc, on_off_affine", "random, on_off_affine"}
     assert set(table["method"]) == networks | {"sensitivity"}
@@ -183,10 +171,6 @@ def test_a_network_is_measured_clean_corrupted_and_on_the_unknown(records):
         assert set(rows["removed"]) == {removed}
         assert rows[rows["kind"] == "clean"]["activations"].tolist() == [5 - removed]
         assert rows[rows["kind"] == "unknown"]["auroc"].between(0, 100).all()
-
-
-def test_sensitivity_has_a_row_a_value_and_layer(records):
-    table = tlc.results(records[2])
     rows = table[table["factor"] == "weight_decay"]
     assert len(rows) == 5 * 2
     base = rows[rows["value"] == study.BASE["weight_decay"]]

@@ -43,6 +43,8 @@ BROKEN_RANKINGS = {
     "test split: the scores depend": by_report,
     "model untouched": scored(shaken),
     "model untouched: ": scored(lambda scores, model: model.train() and scores),
+    "model untouched: the": scored(lambda scores, model: model.eval() and scores),
+    "model untouched: the rule": scored(lambda s, model: model.requires_grad_(False) and s),
     "model untouched: the rule left a hook": scored(
         lambda s, m: m.register_forward_hook(print) and s
     ),

@@ -13,11 +13,12 @@ from .data import Data, load_data
 from .fold import fold
 from .gaussian import Gaussian
 from .graph import Layer, find_layers
+from .lessons.checkpoints import load_checkpoint, save_checkpoint
 from .linearize import linearize
 from .measure import compare, count, latency
 from .merge import explain, merge
 from .methods import compress
-from .models import load_checkpoint, resnet18, save_checkpoint, simple_cnn
+from .models import resnet18, simple_cnn
 from .project import project
 from .rank import rank
 from .results import record, results

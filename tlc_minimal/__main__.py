@@ -52,7 +52,7 @@ def collapse(
     macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
     speedup: Annotated[float | None, Option(help="for project: how many times as fast")] = None,
     method: Annotated[str, Option(help=", ".join(tlc.METHODS))] = "at_once",
-    network: Annotated[str, Option(help="resnet18 or simple_cnn")] = "resnet18",
+    network: Annotated[str, Option(help=" or ".join(NETWORKS))] = "resnet18",
     width: int = 16,
     rank: Annotated[str | None, Option(help="for the methods that rank; default: tlc")] = None,
     rule: Annotated[str | None, Option(help="default: on_off_affine")] = None,

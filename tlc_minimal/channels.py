@@ -20,6 +20,8 @@ from .nodes import (
     shape_of,
 )
 
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "slope", "shift", "on")
+
 
 def slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:
     """What an Affine or a batch norm on running statistics does to its channels: both (channels,),
@@ -45,8 +47,8 @@ def slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:
 def aligned(node: fx.Node, one: nn.Module, other: nn.Module) -> bool:
     """Whether the batch norm or Affine ``one`` of ``node`` maps the channels of ``other``: along
     the last axis of a Linear, else along axis 1; on a matrix the two are the same."""
-    last = [isinstance(m, nn.Linear) or getattr(m, "dim", 1) == -1 for m in (one, other)]
-    return last[0] == last[1] or len(shape_of(node) or ()) == 2
+    one, other = (-1 if isinstance(m, nn.Linear) else getattr(m, "dim", 1) for m in (one, other))
+    return one == other in (1, -1) or one * other == -1 and len(shape_of(node) or ()) == 2
 
 
 def scale(module: nn.Module, slope: Tensor, shift: Tensor) -> None:
@@ -115,7 +117,7 @@ def thin(module: nn.Module, keep: Tensor) -> None:
     """Leave a layer (dense or depthwise), batch norm or Affine the output channels in ``keep``."""
     for holder in (module._parameters, module._buffers):
         for key, tensor in holder.items():
-            if tensor is not None and tensor.ndim:  # num_batches_tracked is a number
+            if tensor is not None and key in PER_CHANNEL:
                 values, learns = tensor.detach()[keep], tensor.requires_grad
                 is_weight = isinstance(tensor, nn.Parameter)
                 holder[key] = nn.Parameter(values, learns) if is_weight else values

@@ -36,6 +36,7 @@ from .nodes import (
     only_user,
     put_module,
     resize,
+    unused,
 )
 from .reading.axes import CLOSE, arrive, at_sizes, shape_of, wholes
 
@@ -47,14 +48,12 @@ def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.
 
     ValueError if that convolution is called more than once: changing it would change both calls.
     """
-    norm = module_of(traced, node)
-    norm = norm if isinstance(norm, NORM) else None
+    norm = module_of(traced, node) if isinstance(module_of(traced, node), NORM) else None
     conv = node.args[0] if norm is not None else node
     if only_user(node) is None or (norm is not None and calls(traced, node) > 1):
         return None, None
-    if only_user(conv) is None or not isinstance(module_of(traced, conv), CONV):
-        return None, norm
-    if norm is not None and not normalizes(traced, node, conv):
+    fits = norm is None or normalizes(traced, node, conv)
+    if only_user(conv) is None or not isinstance(module_of(traced, conv), CONV) or not fits:
         return None, norm
     if calls(traced, conv) > 1:
         raise ValueError(f"{conv.target} is called more than once: give each call its own copy.")
@@ -137,7 +136,7 @@ def cut(traced: fx.GraphModule, node: fx.Node, keep: Tensor, shift: Tensor) -> b
     for module in filter(None, (module_of(traced, owner) for owner in chain)):
         thin(module, keep)
     if ones:
-        insert_after(traced, node, f"{node.target}_ones", Ones())
+        insert_after(traced, node, unused(traced, f"{node.target}_ones"), Ones())
     return True
 
 
@@ -183,7 +182,8 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     norm, conv = only_user(end), module_of(traced, end)
     last = norm if isinstance(module_of(traced, norm), NORM) else end
     total = only_user(last)
-    if not is_sum(total) or isinstance(conv, nn.Linear):
+    known = getattr(module_of(traced, last), "running_var", last) is not None
+    if not is_sum(total) or isinstance(conv, nn.Linear) or not known:
         return False
     shortcut = next(n for n in total.all_input_nodes if n is not last)
     together = set(_sources(traced, shortcut)) & set(_sources(traced, end))
@@ -202,7 +202,7 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     resize(one)
     value = (one.weight.flatten(1).sum(1) + one.bias).detach()
     new = BiasMap(one) if padded else Affine(None, value, channel_dim(traced, total))
-    name = f"{end.target}_constant"
+    name = unused(traced, f"{end.target}_constant")
     put_module(traced, name, new)
     with traced.graph.inserting_before(total):
         bypass(total, traced.graph.call_module(name, (shortcut,)))

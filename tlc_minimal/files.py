@@ -72,6 +72,8 @@ def load_weights(
     ``into``: a network that takes the weights over, on its own device. FileNotFoundError if there
     is no such file; ValueError if it is damaged, not ours, or of another network than ``into``.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}: restore it, or make it again.")
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})

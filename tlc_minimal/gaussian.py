@@ -77,6 +77,18 @@ def cost_affine(mean: Tensor, std: Tensor) -> Tensor:
     return _evaluate(_residual, mean, std, 2, torch.zeros_like(mean))
 
 
+def cost_line(mean: Tensor, std: Tensor, slope: Tensor, shift: Tensor, f=torch.relu) -> Tensor:
+    """Cost of any line in the place of any f: E[(slope z + shift - f(z))²], float64; of the
+    rectifier in closed form (E[z relu(z)] = E[relu(z)²]), else by quadrature."""
+    mean, std, slope, shift = (v.double() for v in (mean, std, slope, shift))
+    if f is not torch.relu:
+        z, weights = _nodes(mean, std)
+        return ((slope[..., None] * z + shift[..., None] - f(z)).square() * weights).sum(-1)
+    square, first = cost_off(mean, std), mean_relu(mean, std)
+    line = (slope * mean + shift).square() + (slope * std).square()
+    return (line - 2 * slope * square - 2 * shift * first + square).clamp_min(0)
+
+
 def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor]:
     """Slope a and shift b that minimise E[(a z + b - f(z))²], each of the shape of ``mean``.
 
@@ -85,16 +97,23 @@ def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor
     """
     if f is torch.relu:
         return p_on(mean, std), _evaluate(_phi, mean, std, 1, torch.zeros_like(mean))
-    nodes, weights = (torch.as_tensor(v, device=mean.device) for v in hermegauss(200))
-    weights = weights / weights.sum()
     wide_mean, wide_std = mean.double(), std.double()
-    values = f(wide_mean[..., None] + wide_std[..., None] * nodes)
+    z, weights = _nodes(wide_mean, wide_std)
+    value = (f(z) * weights).sum(-1)
     tangent = (f(wide_mean + 1e-4) - f(wide_mean - 1e-4)) / 2e-4  # the limit std → 0
-    slope = (values * nodes * weights).sum(-1) / _safe(wide_std)
-    slope = torch.where(wide_std > 0, slope, tangent)
-    shift = (values * weights).sum(-1) - slope * wide_mean
+    around = (z - wide_mean[..., None]) * weights
+    slope = (around * (f(z) - value[..., None])).sum(-1) / _safe(wide_std) ** 2
+    spread = wide_std > 1e-9 * wide_mean.abs().clamp_min(1)  # with less, z is the mean but rounding
+    slope = torch.where(spread, slope, tangent)
+    shift = value - slope * wide_mean
     like = (mean * 1.0).dtype  # whole numbers give fractions
     return slope.to(like), shift.to(like)
+
+
+def _nodes(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Where 200-node Gauss-Hermite quadrature looks, (..., 200), and its weights, float64."""
+    nodes, weights = (torch.as_tensor(v, device=mean.device) for v in hermegauss(200))
+    return mean[..., None] + std[..., None] * nodes, weights / weights.sum()
 
 
 # In units of std² and as functions of r = mean / std. Written with the Mills ratio

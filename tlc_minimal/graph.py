@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from io import StringIO
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .data import Data
 from .nodes import NORM, activation_nodes, channel_dim, is_sum, looked_through, module_of
-from .reading.fits import example_of
+from .reading.fits import at_hand, example_of
 from .reading.follow import follow
-from .reading.refuse import check_model, check_plain, check_read_once, quoted, reason
+from .reading.refuse import check_model, check_plain, check_read_once, in_eval, quoted, reason
 from .reading.tracer import first_input
 
 
@@ -43,19 +42,19 @@ def trace(model: nn.Module, share: bool = False, example=None) -> fx.GraphModule
 
     ``share``: all but the tensors is copied; for those who only read them. ``example``: an input
     (tensor, DataLoader or Data), needed where the forward asks for shapes; the copy is tried on it
-    (not on a loader's) against the model. ValueError if torch.fx cannot follow the forward, or the
+    (not on a stream's) against the model. ValueError if torch.fx cannot follow the forward, or the
     copy computes something else; TypeError for what is no model.
     """
     check_model(model)
     first_input(model)
-    if not isinstance(example, Tensor | Data):  # a loader's batches are taken only where need be
+    if (x := at_hand(example, model)) is None:  # a stream is drawn on only where need be
         try:
             return follow(model, share, None, example)
         except ValueError:
             if example is None:
                 raise
-    x, like = example_of(example, model)[:2], next(model.parameters(), None)
-    return follow(model, share, x if like is None else x.to(like), example)
+        x = example_of(example, model)
+    return follow(model, share, x[:2].to(next(model.parameters(), x)), example)
 
 
 def editable(model: nn.Module, example=None) -> fx.GraphModule:
@@ -88,17 +87,15 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
     """The shape of every tensor-valued node when the traced model runs (in eval) on ``example``."""
     x = example_of(example, traced)
     parameter = next(traced.parameters(), x)
-    mode = traced.training
+    quiet = redirect_stderr(StringIO())  # its errors
     try:
-        with torch.no_grad(), redirect_stderr(StringIO()), torch.random.fork_rng([]):  # its errors
-            ShapeProp(traced.eval()).propagate(x.to(parameter.device, parameter.dtype))
+        with torch.no_grad(), in_eval(traced), quiet, torch.random.fork_rng([]):
+            ShapeProp(traced).propagate(x.to(parameter.device, parameter.dtype))
     except RuntimeError as error:
         raise ValueError(
             f"the model does not accept an example of shape {tuple(x.shape)}: "
             f"{reason(error.__cause__ or error)}"
         ) from error
-    finally:
-        traced.train(mode)
     meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
     return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
 

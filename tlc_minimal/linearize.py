@@ -25,6 +25,8 @@ from .nodes import (
     module_of,
     only_user,
     put_module,
+    shape_of,
+    unused,
 )
 from .padding import move_padding
 from .reading.refuse import check_names
@@ -105,6 +107,9 @@ def check_gaussian(name: str, gaussians: dict) -> None:
     if not isinstance(g, Gaussian):
         there = ", ".join(map(str, list(gaussians)[:5])) or "none"
         raise ValueError(f"there are no statistics (a Gaussian) of {name}; there are: {there}.")
+    parts = [v for v in (g.mean, g.std) if isinstance(v, Tensor) and v.is_floating_point()]
+    if [v.ndim for v in parts] != [1, 1] or len(g.mean) != len(g.std):
+        raise ValueError(f"mean and std of {name} are floats (channels,), a tensor each.")
     if not (g.mean.isfinite().all() and g.std.isfinite().all() and (g.std >= 0).all()):
         raise ValueError(f"the statistics of {name} hold NaN, inf or a negative spread.")
 
@@ -123,7 +128,12 @@ def rule_at(traced: fx.GraphModule, node: fx.Node, rule: str) -> str:
 
 
 def line_at(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str) -> tuple[Tensor, Tensor]:
-    """(slope, shift), each (channels,), that ``rule`` gives an activation whose input is ``g``."""
+    """(slope, shift), each (channels,), that ``rule`` gives an activation whose input is ``g``.
+    ValueError for a PReLU along another axis than the channels'."""
+    own = getattr(module_of(traced, node), "num_parameters", 1)  # along axis 1
+    matrix = len(shape_of(node) or (0, 0)) == 2
+    if own > 1 and (own != len(g.mean) or channel_dim(traced, node) != 1 and not matrix):
+        raise ValueError(f"{node.target} has {own} slopes, along another axis than its channels.")
     return RULES[rule_at(traced, node, rule)](g, function_of(module_of(traced, node)))
 
 
@@ -169,7 +179,7 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     if rule == "identity" or (slope == 1).all() and not shift.any():
         bypass(node, before)
         return
-    node.target += "_affine"
+    node.target = unused(traced, f"{node.target}_affine")
     dim = channel_dim(traced, node)
     affine = Affine(slope.to(like), shift.to(like), dim, learn=rule != "on_off")
     put_module(traced, node.target, affine)

@@ -17,15 +17,15 @@ from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import CONV, activation_nodes, module_of
 from .reading.fits import check_all
-from .reading.refuse import check_input, check_models
+from .reading.refuse import check_input, check_models, not_accepted
 from .refuse import check_number
 from .train import device_of, dtype_of, evaluate, profile
 
 
 def count(model: nn.Module, example) -> dict[str, int]:
     """Activations (how many, and the numbers that they rectify in an image: ``relu_units``, what
-    private inference pays for), parametric layers on the longest path, multiply-accumulates and
-    parameters.
+    private inference pays for), parametric layers on the longest path (of attention: none),
+    multiply-accumulates and parameters.
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
@@ -50,8 +50,9 @@ def flop_counter():
 
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    flops = FlopCounterMode(display=False, custom_mapping=PRODUCTS)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), flops:
             yield flops
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -65,11 +66,14 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
     Columns: ms and speedup, medians, each with its spread (half the interquartile range); a speedup
     is taken within a round, so that a busy machine slows down both. On CUDA the same once more as
     CUDA graphs: ms_graph, speedup_graph (to the first model's graph), their spreads; NaN where a
-    model cannot be captured.
+    model cannot be captured. ValueError for a model that does not take ``x``.
     """
     check_models(models)
     check_number("repeats", repeats, Integral, lambda n: n == 0 or n > 1, "0 or at least 2")
     x, repeats = fast_layout(check_input(x)), repeats or (5 if profile() == "smoke" else 21)
+    for model in models.values():
+        if why := not_accepted(model, x.to(device_of(model), dtype_of(model))):
+            raise ValueError(why)
     ready = [_ready(model, x).to(x.device) for model in models.values()]
     ready = [(m, x.to(dtype_of(m))) for m in ready]
     with torch.inference_mode():
@@ -137,6 +141,13 @@ def _label(table: pd.DataFrame, word) -> pd.DataFrame:
 
 
 LAYERS = (*CONV, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS += (nn.RNNBase, nn.Bilinear)
+PRODUCTS = {  # from shapes: what PyTorch's counter has no formula for
+    torch.ops.aten._trilinear: lambda x, w, *_, **__: 2 * x[0] * math.prod(w),
+    torch.ops.aten.mkldnn_rnn_layer: lambda x, w, u, *_, **__: (
+        2 * x[0] * x[1] * (math.prod(w) + math.prod(u))
+    ),
+}
 CALLS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 CALLS |= {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 
@@ -146,5 +157,6 @@ def _depth(traced) -> int:
     for node in traced.graph.nodes:
         before = max((longest[n] for n in node.all_input_nodes), default=0)
         module = module_of(traced, node)
-        longest[node] = before + (isinstance(module, LAYERS) or node.target in CALLS)
+        is_layer = isinstance(module, LAYERS) or node.target in CALLS
+        longest[node] = before + is_layer * getattr(module, "num_layers", 1)
     return max(longest.values(), default=0)

@@ -1,21 +1,19 @@
 """Networks of the course. torchvision's models work with the library unchanged."""
 
-import copy
-import json
+from numbers import Integral
 
 from torch import Tensor, nn
 
-from .files import load_weights, save_weights
-from .lessons.six_layers import six_layers
-from .results import find_folder
+from .refuse import check_number
 
 
 def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
     """Six 3x3 convolutions with batch norm and ReLU, global average, one linear layer.
 
     Input (N, 3, H, W), output (N, classes). Strides instead of pooling, so that linear stretches
-    can be merged end to end.
+    can be merged end to end. ValueError for a width below 1.
     """
+    check_number("width", width, Integral, lambda n: n > 0, "a whole number of at least 1")
     model, before = nn.Sequential(), 3
     for i, channels in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
         stride = 1 if i % 2 else 2
@@ -54,13 +52,15 @@ class ResNet18(nn.Module):
     """ResNet-18 with 17 activations; input (N, 3, H, W), output (N, classes).
 
     ``stem="paper"``: 3x3 stride-1 convolution and a max-pool, as in TLC (140.2 M MACs on 32x32 at
-    width 64); ``"strong"``: without the pool (four times as many). ValueError for another stem.
+    width 64); ``"strong"``: without the pool (four times as many). ValueError for another stem, or
+    a width below 1.
     """
 
     def __init__(self, classes: int = 10, width: int = 64, stem: str = "paper"):
         super().__init__()
         if stem not in ("paper", "strong"):
             raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
+        check_number("width", width, Integral, lambda n: n > 0, "a whole number of at least 1")
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -82,33 +82,4 @@ class ResNet18(nn.Module):
 
 
 resnet18 = ResNet18  # by torchvision's name
-NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn, "six_layers": six_layers}
-
-
-def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
-    """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
-
-    ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
-    """
-    path = find_folder("data/checkpoints") / f"{name}.safetensors"
-    save_weights(copy.deepcopy(model).half(), path, network=network, options=json.dumps(options))
-
-
-def load_checkpoint(name: str) -> nn.Module:
-    """A trained network of the course, in eval mode; FileNotFoundError names those there are.
-
-    ValueError, naming the file, if it is damaged or no checkpoint.
-    """
-    folder = find_folder("data/checkpoints")
-    path = folder / f"{name}.safetensors"
-    if not path.exists():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
-        raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
-    _, made = load_weights(path)
-    try:
-        model = NETWORKS[made["network"]](**json.loads(made["options"]))
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is no checkpoint ({why}): see save_checkpoint.") from error
-    load_weights(path, into=model)  # half precision becomes single again
-    return model.eval()
+NETWORKS = {"resnet18": resnet18, "simple_cnn": simple_cnn}

@@ -133,6 +133,14 @@ def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
     traced.add_submodule(name, module)
 
 
+def unused(traced: fx.GraphModule, name: str) -> str:
+    """``name``, with so many underscores behind it that nothing in the network has it."""
+    owner = traced.get_submodule(name.rpartition(".")[0])
+    while hasattr(owner, name.rpartition(".")[2]):
+        name += "_"
+    return name
+
+
 def resize(conv: nn.Module) -> None:
     """Let a convolution whose weight was replaced say the right numbers of channels."""
     out, per_group = conv.weight.shape[:2]

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
 from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import finish, put_module
+from .nodes import finish, put_module, unused
 from .reading.fits import data_for
 from .reading.refuse import check_names
 from .refuse import check_number
@@ -168,7 +168,8 @@ def solve(gram: Tensor, taps: int, ridge: float, where) -> tuple[Tensor, ...]:
 
 def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Tensor) -> float:
     """Let the run's last node call the layer, or its norm; returns the relative error."""
-    layer, before, end, name = run.layer, run.entry, run.end, f"{run.removed[0]}_layer"
+    layer, before, end = run.layer, run.entry, run.end
+    name = unused(traced, f"{run.removed[0]}_layer")
     kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge, run)
     layer.weight = nn.Parameter(kernel.mT.reshape(layer.weight.shape).to(like))
     layer.bias = None if run.norm else nn.Parameter((target - mean).to(like))
@@ -176,7 +177,8 @@ def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Ten
     if run.norm:
         with traced.graph.inserting_before(end):
             before = traced.graph.call_module(name, (before,))
-        name, norm = f"{run.removed[0]}_norm", run.norm(len(mean)).to(like)
+        name = unused(traced, f"{run.removed[0]}_norm")
+        norm = run.norm(len(mean)).to(like)
         state = {"weight": (var + norm.eps).sqrt(), "bias": target}
         norm.load_state_dict(state | {"running_mean": mean, "running_var": var}, strict=False)
         put_module(traced, name, norm)

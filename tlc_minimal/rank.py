@@ -1,7 +1,8 @@
 """Which activation goes next: one small function per rule, in a dictionary.
 
 A rule takes the model, the data, the linearisation it prepares and a seed, and returns
-{name: score}; the lowest score goes first. A reader adds a rule in one line: RULES["mine"] = f.
+{name: score}; the lowest score goes first. A reader adds a rule in one line: RULES["mine"] = f;
+so do :mod:`tlc_minimal.methods`.
 """
 
 import random as dice
@@ -11,17 +12,16 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .data import Data
-from .gaussian import cost_affine, cost_constant, cost_off, cost_on
-from .gaussian import entropy as binary_entropy
+from .gaussian import cost_line
 from .graph import find_shapes, trace
-from .linearize import check_rule, line_at, linearize, rule_at
+from .linearize import check_rule, function_of, line_at, linearize
 from .modules import Affine
-from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, only_user
+from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, normalizes, only_user
 from .prefix import losses
 from .reading.fits import check_data, check_is_data
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known
-from .statistics import firing_rates, last_norm, statistics
+from .statistics import statistics
 from .train import device_of, dtype_of, evaluate
 
 
@@ -38,7 +38,7 @@ def rank(
     ``rule``: a key of ``RULES``; ``replacement``: the linearisation that the score is for.
     ValueError for an unknown rule or a model without activations.
     """
-    check_ranking(rule)
+    check_known("ranking rule", rule, RULES)
     check_rule(replacement)
     check_is_data(data)
     names = list(activation_nodes(trace(model, share=True, example=data)))
@@ -49,11 +49,6 @@ def rank(
     bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
     scores = RULES[rule](model, data, bar, replacement, seed)
     return dict(sorted(scores.items(), key=lambda item: item[1]))
-
-
-def check_ranking(rule: str) -> None:
-    """ValueError that names the ranking rules there are, if ``rule`` is none of them."""
-    check_known("ranking rule", rule, RULES)
 
 
 def tlc(model, data, names, replacement, seed) -> dict[str, float]:
@@ -89,36 +84,18 @@ def random(model, data, names, replacement, seed) -> dict[str, float]:
     return {n: generator.random() for n in names}
 
 
-def entropy(model, data, names, replacement, seed) -> dict[str, float]:
-    """Mean entropy in bits of the neurons' states, ON or OFF, as measured on training images
-    (EASIER, arXiv 2404.18949): the layer whose neurons are nearest to one state goes first."""
-    rates = firing_rates(model, data)
-    return {n: float(binary_entropy(rates[n]).mean()) for n in names}
-
-
 def gaussian_entropy(model, data, names, replacement, seed) -> dict[str, float]:
     """The same entropy of P(ON) = Phi(mean / std), from the statistics alone (TLC, section 3)."""
     gaussians = statistics(model, data)
     return {n: float(gaussians[n].entropy) for n in names}
 
 
-def magnitude(model, data, names, replacement, seed) -> dict[str, float]:
-    """Mean |gamma| of the last batch norm in front (network slimming, Liu et al., arXiv
-    1708.06519): what varies least goes first. ValueError where there is no batch norm."""
-    traced = trace(model, share=True, example=data)
-    nodes = activation_nodes(traced)
-    gains = {n: last_norm(traced, nodes[n]).weight for n in names}
-    return {n: 1.0 if w is None else float(w.detach().abs().mean()) for n, w in gains.items()}
-
-
-RULES = {r.__name__: r for r in (tlc, gaussian, entropy, gaussian_entropy, magnitude, random)}
+RULES = {r.__name__: r for r in (tlc, gaussian, gaussian_entropy, random)}
 
 
 def _harm(traced, node, g, replacement: str) -> float:
-    costs = cost_off, cost_on, cost_constant, cost_affine
-    off, on, flat, best = (cost(g.mean, g.std) for cost in costs)
-    costs = {"on_off": torch.where(g.on, on, off), "on_off_affine": torch.where(g.on, best, flat)}
-    cost = (costs | {"affine": best, "identity": on})[rule_at(traced, node, replacement)]
+    line, f = line_at(traced, node, g, replacement), function_of(module_of(traced, node))
+    cost = cost_line(g.mean, g.std, *line, f)
     harms, spread = [], (g.std**2 + g.mean**2).mean()
     for user in node.users:
         conv, after = module_of(traced, user), only_user(user)
@@ -128,6 +105,7 @@ def _harm(traced, node, g, replacement: str) -> float:
         error = (conv.weight.detach() ** 2)[..., None].flatten(2).sum(2)
         norm = module_of(traced, after)
         known = isinstance(norm, NORM) and norm.running_var is not None
+        known = known and normalizes(traced, after, user)
         scale = norm.running_var if known else error @ (g.std**2).to(error)
         harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())
     return float(torch.stack(harms).mean())

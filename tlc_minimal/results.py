@@ -1,11 +1,8 @@
 """Recorded runs: one JSON file each in data/results, all of one schema, loaded as one DataFrame."""
 
-import os
 import platform
 import re
-import shlex
 import subprocess
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -46,12 +43,6 @@ def record(
     content |= {"seconds": float(seconds), "epochs": float(epochs), "rows": rows}
     write_json(path, content)
     return path
-
-
-def this_command() -> str:
-    """The command line that runs now, as a person would type it: no absolute paths."""
-    arguments = (os.path.relpath(a) if os.path.isabs(a) else a for a in sys.argv[1:])
-    return f"python -m tlc_minimal {shlex.join(arguments)}"
 
 
 def results(folder: str | Path | None = None) -> pd.DataFrame:

@@ -31,31 +31,13 @@ def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     nodes = activation_nodes(traced)
     known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
-    measured = _measure(traced, data, [name for name in nodes if name not in known])
-    return {n: from_batch_norm(known[n]) if n in known else measured[n] for n in nodes}
+    other = measured(traced, data, [name for name in nodes if name not in known])
+    return {n: from_batch_norm(known[n]) if n in known else other[n] for n in nodes}
 
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
     """The same, but measured everywhere: the yardstick for what BN claims."""
-    return _measure(trace(model, share=True, example=data).eval(), data)
-
-
-def firing_rates(model: nn.Module, data) -> dict[str, Tensor]:
-    """{name: share of the pre-activations that are positive, (channels,)}, measured everywhere: the
-    probability of the state ON, without the Gaussian assumption (EASIER, arXiv 2404.18949)."""
-    rates = _measure(trace(model, share=True, example=data).eval(), data, see=lambda z: z > 0)
-    return {name: g.mean for name, g in rates.items()}
-
-
-def last_norm(traced: fx.GraphModule, activation: fx.Node) -> nn.Module:
-    """The batch norm that the published code pairs with an activation; ValueError if none."""
-    node = activation
-    while isinstance(node, fx.Node):
-        module = module_of(traced, node)
-        if isinstance(module, NORM):
-            return module
-        node = node.args[0] if node.args else None  # of a sum: the branch, written first
-    raise ValueError(f"{activation.target} follows no batch norm: the published rule needs one.")
+    return measured(trace(model, share=True, example=data).eval(), data)
 
 
 def from_batch_norm(norm: nn.Module) -> Gaussian:
@@ -89,7 +71,8 @@ class Welford:
         return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float())
 
 
-def _measure(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
+def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
+    """What ``see`` makes of the inputs of the activations ``names`` (None: all), in eval mode."""
     shapes = find_shapes(traced, data)  # refuses what is no example, though none may be needed
     nodes, tally = activation_nodes(traced), {}
     for name in nodes if names is None else names:

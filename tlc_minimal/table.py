@@ -47,10 +47,11 @@ def layers_of(traced: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def macs_of(traced: fx.GraphModule, node: fx.Node, layer: nn.Module | None = None) -> int:
-    """Multiply-accumulates per image of a layer, or of another one in its place."""
+    """Multiply-accumulates per image of a layer in all its calls, or of another in its place."""
     images = shape_of(next(iter(traced.graph.nodes)))[0]
     taps = (layer or module_of(traced, node)).weight[0].numel()
-    return taps * math.prod(shape_of(node)) // images
+    same = [n for n in traced.graph.nodes if n.op == "call_module" and n.target == node.target]
+    return taps * sum(math.prod(shape_of(n)) for n in same or [node]) // images
 
 
 def why_apart(traced: fx.GraphModule, node: fx.Node) -> list[str]:

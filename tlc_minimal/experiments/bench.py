@@ -24,11 +24,11 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
 from ..parallel import check_alone
-from ..results import FOLDER, record, this_command
+from ..results import FOLDER, record
 from ..run_folder import run_of
 from ..train import best_device
 from ..train import profile as default_profile
-from .pieces import trained
+from .pieces import this_command, trained
 
 BUILD = {
     "resnet18": resnet18,

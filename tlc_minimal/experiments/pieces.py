@@ -1,6 +1,9 @@
 """An experiment is a list of pieces, each one JSON record: a rerun does only what is missing."""
 
 import json
+import os
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from numbers import Real
@@ -14,7 +17,7 @@ from ..data import Data, load_data
 from ..files import cannot_write, load_weights, read_json, save_weights
 from ..parallel import check_alone
 from ..refuse import check_number
-from ..results import FOLDER, SCHEMA, record, this_command
+from ..results import FOLDER, SCHEMA, record
 from ..train import best_device, fit, layout, precision
 
 
@@ -105,6 +108,12 @@ def trained(
         save_weights(model, path, recipe=json.dumps(recipe))
         state.unlink(missing_ok=True)  # or another process was as far
     return model.to(best_device(), memory_format=layout(model)).eval()
+
+
+def this_command() -> str:
+    """The command line that runs now, as a person would type it: no absolute paths."""
+    arguments = (os.path.relpath(a) if os.path.isabs(a) else a for a in sys.argv[1:])
+    return f"python -m tlc_minimal {shlex.join(arguments)}"
 
 
 def _load(piece: Piece, paths: dict[str, str]) -> Data:

@@ -108,12 +108,14 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
 
 def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)) -> pd.DataFrame:
     """All methods at equal cost (lesson 06): a row a method, test accuracy after so many removals,
-    mean over the seeds (and range), empty where it cannot go so far; ``table`` as in
-    :func:`headline`."""
+    mean over the seeds (and range), empty where it cannot go so far; MACs are those when what has
+    become constant is cut out; ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "fair"), []
     if table.empty:
         return pd.DataFrame()
     methods = table[table["set"] == "methods"].replace({"method": MISSES})
+    cut = methods["macs_cut"].fillna(methods["macs"]) if "macs_cut" in methods else methods["macs"]
+    methods = methods.assign(macs=cut)
     for (data, method), runs in methods.groupby(["data", "method"], sort=False):
         row = {"data": data, "method": method, "seeds": runs["seed"].nunique()}
         for depth in depths:

@@ -31,7 +31,8 @@ def ranking(rule: Callable) -> None:
     a finite number for each of the names, the same for the same seed, without a look at the test
     split, on whole and on collapsed networks; model and data stay as they are."""
     model, data = _network(), _data()
-    for what, network in {"": model, " after a removal": linearize(model, NAMES[0], data)}.items():
+    networks = {"": model, " after a removal": linearize(model, NAMES[0], data)}
+    for what, network in (networks | {" in training mode": _network().train()}).items():
         names = [layer.name for layer in find_layers(network, data)]
         scores = _score(rule, network, data, names)
         if set(scores) != set(names):
@@ -86,8 +87,8 @@ def registered(rule: Callable):
 
 def _score(rule, model, data, names) -> dict[str, float]:
     """The scores, whatever the global dice say; AssertionError if model or data have changed."""
-    before, dice = (copy.deepcopy(model.state_dict()), model.training), random.getstate()
-    hooks, images = _hooks(model), [part.clone() for part in _tensors(data)]
+    before, dice = copy.deepcopy(model.state_dict()), random.getstate()
+    about, hooks, images = _about(model), _hooks(model), [part.clone() for part in _tensors(data)]
     with torch.random.fork_rng(devices=[]):
         random.seed(), torch.seed()
         scores = rule(model, data, list(names), "on_off_affine", 3)
@@ -95,14 +96,20 @@ def _score(rule, model, data, names) -> dict[str, float]:
     if not isinstance(scores, dict):
         raise AssertionError(f"names: a dictionary {{name: score}}, not {type(scores).__name__}.")
     after = model.state_dict()
-    same = before[1] == model.training and before[0].keys() == after.keys()
-    if not same or any(not torch.equal(value, after[key]) for key, value in before[0].items()):
+    same = about == _about(model) and before.keys() == after.keys()
+    if not same or any(not torch.equal(value, after[key]) for key, value in before.items()):
         raise AssertionError("model untouched: the rule changed it; work on a copy.")
     if _hooks(model) != hooks:
         raise AssertionError("model untouched: the rule left a hook in it; remove it, or copy.")
     if not all(map(torch.equal, images, _tensors(data))):
         raise AssertionError("data untouched: the rule changed images or labels; work on a copy.")
     return {name: _number(name, score) for name, score in scores.items()}
+
+
+def _about(model) -> tuple:
+    """What a model is made of, in which mode, and how it learns."""
+    modes = [module.training for module in model.modules()]
+    return repr(model), modes, [(p.dtype, p.requires_grad) for p in model.parameters()]
 
 
 def _hooks(model) -> int:

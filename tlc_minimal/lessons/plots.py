@@ -26,6 +26,7 @@ METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same
 METHODS += ("from scratch, the same shape, as long", "from scratch, a narrower", "egp")
 METHODS += ("one_by_one", "easier", "random", "layer_folding", "lacoot", "blocks")
 METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
+METHODS += ("ours, projected, tuned",)
 ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
 ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one"}
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
@@ -150,7 +151,8 @@ def look(label: str, place: int = 0) -> dict[str, str]:
         return {"color": COLOURS[-1], "marker": "os"[label != "dense"]}
     known = [name for name in METHODS if str(label).startswith(name)]
     place = METHODS.index(max(known, key=len)) if known else place
-    return {"color": COLOURS[place % 6], "marker": MARKERS[place % len(MARKERS)]}
+    lap = ("-", "--", ":")[place // 6 % 3]  # more methods than colours
+    return {"color": COLOURS[place % 6], "marker": MARKERS[place % len(MARKERS)], "linestyle": lap}
 
 
 def _mean_and_range(ax, at, values, **style) -> None:

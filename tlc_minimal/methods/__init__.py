@@ -17,6 +17,7 @@ from .lacoot import lacoot_without_regulariser
 from .layer_folding import layer_folding
 from .project import project
 from .published import cut_constants, published, reference
+from .rankings import entropy, magnitude
 from .tlc import at_once, one_by_one, random, spare
 
 METHODS["at_once"] = Method(at_once, {"lr": 0.1})
@@ -24,7 +25,7 @@ METHODS |= {"one_by_one": Method(one_by_one), "random": Method(random)}
 METHODS |= {"project": Method(project, {"lr": 0.2}), "blocks": Method(blocks, {"lr": 0.1})}
 METHODS["published"] = Method(published, {"distil": False}, cut_constants)
 METHODS |= {m.__name__: Method(m) for m in (easier, egp, layer_folding, lacoot_without_regulariser)}
-RULES |= {"reference": reference, "spare": spare}
+RULES |= {r.__name__: r for r in (entropy, magnitude, reference, spare)}
 FORMER = {"tlc": "one_by_one", "one_shot": "at_once", "lacoot": "lacoot_without_regulariser"}
 
 

@@ -10,7 +10,8 @@ from ..graph import trace
 from ..linearize import linearize
 from ..nodes import activation_nodes, module_of
 from ..stages import Stage, Task, as_gaussians, as_tensors
-from ..statistics import firing_rates, measured_statistics
+from ..statistics import measured_statistics
+from .rankings import firing_rates
 
 SHARE = 0.5  # of the weights that are left goes in a round
 

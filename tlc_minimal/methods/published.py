@@ -25,10 +25,11 @@ from ..nodes import (
     normalizes,
 )
 from ..stages import Stage, Task, as_gaussians, as_tensors
-from ..statistics import from_batch_norm, last_norm
+from ..statistics import from_batch_norm
 from ..train import device_of, dtype_of
 from .easier import still_to_go
 from .lacoot import branch_and_shortcut
+from .rankings import last_norm
 
 BATCH = 128
 # Of 160 epochs a round (lines 202 to 208).
@@ -153,7 +154,8 @@ def hold(model: fx.GraphModule) -> list:
     for norm, off in masked(model):
         for parameter in (module_of(model, norm.args[0]).weight, module_of(model, norm).weight):
             keep = (~off).reshape(-1, *[1] * (parameter.ndim - 1))
-            handles.append(parameter.register_hook(lambda g, keep=keep: g * keep.to(g)))
+            if parameter.requires_grad:
+                handles.append(parameter.register_hook(lambda g, keep=keep: g * keep.to(g)))
     return handles
 
 

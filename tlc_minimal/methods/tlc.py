@@ -4,11 +4,13 @@ from torch import Tensor, fx
 
 from ..linearize import check_rule, linearize
 from ..nodes import activation_nodes
-from ..rank import RULES, check_ranking
+from ..rank import RULES
 from ..rank import rank as rank_layers
+from ..refuse import check_known
 from ..stages import Stage, Task, as_gaussians, as_tensors
-from ..statistics import last_norm, statistics
+from ..statistics import statistics
 from .published import pairs
+from .rankings import last_norm
 
 NEEDS = {  # rankings that read batch norms: ValueError where one is missing
     "magnitude": lambda traced: [last_norm(traced, n) for n in activation_nodes(traced).values()],
@@ -61,7 +63,7 @@ def removal(
     """A stage that ranks once for each of ``seeds`` and takes out the first ``together`` each time,
     by ``rule`` and ``padding`` as in :func:`linearize`. ValueError for an unknown rank or rule, or
     a rank that reads batch norms that are not there."""
-    check_ranking(rank)
+    check_known("ranking rule", rank, RULES)
     if rank in NEEDS:
         NEEDS[rank](task.model)
     check_rule(rule, padding)

@@ -9,6 +9,7 @@ from torch.fx.node import map_arg
 
 from .inplace import word
 from .layers import ACTIVATION, QuickGELU
+from .refuse import in_mode
 
 KNOWN = [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()]
 KNOWN += [nn.Tanh(), nn.Softplus(), nn.ELU(), nn.SELU(), *map(nn.LeakyReLU, (0.01, 0.1, 0.2))]
@@ -24,19 +25,21 @@ COMPARED = {"gt", "ge", "lt", "le"}
 
 
 def known_activation(module: nn.Module) -> nn.Module | None:
-    """The activation of torch.nn that a foreign module without tensors computes, number by number;
-    None if there is none, or if its forward is that one call, which is read as such."""
+    """The activation of torch.nn that a foreign module without tensors computes, number by number,
+    in both modes (no dropout, no noise); None if there is none, or if its forward is that one call,
+    which is read as such."""
     known = isinstance(module, ACTIVATION) or any(module.state_dict())
     known = known or type(module).__module__.startswith(("torch.", "tlc_minimal."))
     if known or module._forward_hooks or module._forward_pre_hooks:
         return None
-    mode = module.training
-    module.training = False
-    try:
-        found = computed_by(module)
-    finally:
-        module.training = mode
-    return found if found and not is_one_call(module) else None
+    found = computed_in(module, False)
+    same = found and repr(found) == repr(computed_in(module, True))
+    return found if same and not is_one_call(module) else None
+
+
+def computed_in(module: nn.Module, training: bool) -> nn.Module | None:
+    with in_mode(module, training):
+        return computed_by(module)
 
 
 @torch.inference_mode(False)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from ..data import Data
 from .layers import CONV
@@ -44,6 +45,25 @@ def example_of(data, model: nn.Module | None = None) -> Tensor:
         )
     x = check_input(batch[0] if isinstance(batch, tuple | list) else batch)
     return check_batched(x, model)
+
+
+def at_hand(data, model: nn.Module) -> Tensor | None:
+    """Inputs that are taken from nobody, and without dice: of a DataLoader the first two of its
+    data set, or a batch if workers read it. None for what may yield only once, or puts batches
+    together in its own way. Errors are those of :func:`example_of` for a tensor and a Data; all
+    else is said by those who need the inputs."""
+    if isinstance(data, Tensor | Data):
+        return example_of(data, model)
+    again = isinstance(data, DataLoader) and data.collate_fn is default_collate
+    again = again and not isinstance(data.dataset, IterableDataset)
+    try:
+        with torch.random.fork_rng([]):
+            if again and not data.num_workers:
+                first = range(min(2, len(data.dataset)))
+                data = [default_collate([data.dataset[i] for i in first])]
+            return example_of(data, model) if again or isinstance(data, list | tuple) else None
+    except Exception:  # whatever it wants
+        return None
 
 
 def check_batched(x: Tensor, model: nn.Module | None) -> Tensor:

@@ -2,7 +2,9 @@
 
 import copy
 import keyword
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,7 +14,7 @@ from ..nodes import finish
 from .activations import name_activations
 from .layers import ByMode, Frozen
 from .plain import free_name, read
-from .refuse import in_eval, not_accepted, reason, tensors_in, untraceable
+from .refuse import in_eval, not_accepted, tensors_in, untraceable
 from .tracer import copied
 from .views import flatten_views
 
@@ -52,6 +54,8 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphMod
                 raise ValueError(refused or untraceable(model, error, x)) from error
             traced = assemble(model, graph, root, data)
             why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
+            if example is not None and not why and ALIKE.get(model) != traced.code:
+                warn_of_size(model, traced, x)
             if x is not None and not why:
                 ALIKE[model] = traced.code
             if not why:
@@ -106,23 +110,11 @@ def rename_taken(graph: fx.Graph, root: nn.Module) -> None:
 def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
     """How the copy differs from its model in eval mode, on some images, on one more and on one;
     empty if it does not, or if the model does not take so many, or is random."""
-    if any(tensor.is_meta for tensor in model.parameters()):
-        return ""
     twin = copied(model, share=False)
     for batch in (x, torch.cat([x, x[:1]]), x[:1]):
-        try:
-            want = _run(twin, batch)
-        except Exception:  # whatever it is that the model cannot
-            return ""
-        try:
-            got = _run(traced, batch)
-        except Exception as error:
-            got = reason(error)
-        shapes = [tuple(t.shape) for t in want]
-        fits = not isinstance(got, str) and [tuple(t.shape) for t in got] == shapes
-        if fits and (_close(got, want) or not _close(_run(twin, batch, seed=1), want)):
+        if not differs_on(twin, traced, batch):
             continue
-        if fits and batch is x:
+        if batch is x:
             return (
                 "its copy computes something else; the forward may change a tensor in place, "
                 "compare self.training or ask what its input is: write that another way."
@@ -133,6 +125,37 @@ def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
             "neither loop nor branch."
         )
     return ""
+
+
+@torch.no_grad()
+def differs_on(twin: nn.Module, traced: fx.GraphModule, x: Tensor) -> bool:
+    """Whether a copy does something else; not if the model takes no such input, or is random."""
+    try:
+        want = _run(twin, x)
+    except Exception:  # whatever it is that the model cannot
+        return False
+    if any(t.is_meta for t in want):
+        return False
+    try:
+        with redirect_stderr(StringIO()):  # fx prints an error, too
+            got = _run(traced, x)
+    except Exception:
+        return True
+    if [t.shape for t in got] != [t.shape for t in want]:
+        return True
+    return not _close(got, want) and _close(_run(twin, x, seed=1), want)
+
+
+def warn_of_size(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
+    """Warn if the copy of a forward that asked for shapes differs on a larger image."""
+    larger = x[:1].repeat(1, 1, *(max(2, -(-32 // side)) for side in x.shape[2:]))
+    if x.ndim > 2 and differs_on(copied(model, share=False), traced, larger):
+        warnings.warn(
+            f"the copy of {type(model).__name__} holds for images of {tuple(x.shape[2:])} only, as "
+            "its forward makes a number of their size or branches on it: give an example of the "
+            "size that you need.",
+            stacklevel=4,
+        )
 
 
 def _run(network: nn.Module, x: Tensor, seed: int = 0) -> list[Tensor]:

@@ -23,6 +23,10 @@ OPERATORS = {
 VIEWS = {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims"}
 VIEWS |= {"movedim", "moveaxis", "squeeze", "unsqueeze", "contiguous", "detach", "chunk", "split"}
 VIEWS |= {"narrow", "select", "unbind", "expand", "expand_as", "view_as", "t", "getitem", "getattr"}
+VIEWS |= {"ravel", "unfold", "as_strided", "diagonal", "adjoint", "broadcast_to", "tensor_split"}
+VIEWS |= {"hsplit", "vsplit", "dsplit", "split_with_sizes", "real", "imag", "conj", "positive"}
+VIEWS |= {"atleast_1d", "atleast_2d", "atleast_3d", "view_as_real", "view_as_complex"}
+VIEWS |= {"to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"}  # perhaps
 
 
 def out_of_place(traced: fx.GraphModule) -> None:
@@ -37,6 +41,11 @@ def out_of_place(traced: fx.GraphModule) -> None:
             if not is_number(node.args[0]):
                 redirect_later_uses(traced, node)
             node.target = OPERATORS[node.target]
+        elif (place := written(node)) is not None:
+            if not isinstance(place, fx.Node):
+                raise ValueError(f"{node} writes into several tensors: assign what it returns.")
+            redirect_later_uses(traced, node, place)
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
         elif is_in_place(node):
             redirect_later_uses(traced, node)
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
@@ -63,6 +72,11 @@ def is_in_place(node: fx.Node) -> bool:
     return named or node.kwargs.get("inplace") is True
 
 
+def written(node: fx.Node):
+    """Where a function writes what it computes, as ``out=`` says; None if nowhere."""
+    return node.kwargs.get("out") if node.op == "call_function" else None
+
+
 def is_number(node) -> bool:
     """Whether a node is a number made of shapes, which nothing changes in place."""
     if not isinstance(node, fx.Node):
@@ -85,10 +99,11 @@ def is_view(traced: fx.GraphModule, node: fx.Node) -> bool:
     return passes or isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity))
 
 
-def redirect_later_uses(traced: fx.GraphModule, node: fx.Node) -> None:
-    """Let all that uses the input of an in-place node after it use its output."""
+def redirect_later_uses(traced: fx.GraphModule, node: fx.Node, place=None) -> None:
+    """Let all that uses the input of an in-place node, or the ``place`` it writes to, after it use
+    its output."""
     order = {n: i for i, n in enumerate(node.graph.nodes)}
-    alias, view = node.all_input_nodes[0], False
+    alias, view = place or node.all_input_nodes[0], False
     while isinstance(alias, fx.Node):
         later = [user for user in alias.users if order[user] > order[node]]
         older = [n for n in alias.users if order[n] < order[node] and is_view(traced, n)]

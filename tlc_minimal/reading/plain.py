@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from .by_hand import become, known_activation
-from .frozen import freeze, held_in_eval, is_frozen_norm, replace_tensors
-from .layers import ByMode, Frozen, Norm, differs, plain_class
+from .classes import plain_modules, turn_plain
+from .frozen import held_in_eval, replace_tensors
+from .layers import DROPOUT, ByMode, Frozen, Norm
 from .tracer import Flag, Reader, copied
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -30,25 +30,23 @@ CALLS = {  # functions that are layers if their tensors are a module's own; name
         ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     ),
 }
-DROPOUTS = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-}
+DROPOUTS = {getattr(F, kind.__name__.lower()): kind for kind in DROPOUT}
 
 
 def read(model: nn.Module, share: bool, example: Tensor | None = None):
     """The graph of a model's forward, and the copy of the model that it belongs to."""
-    root, reader = copied(model, share), Reader(example)
-    plain_modules(root)
-    for name in [] if share else held_in_eval(model):
-        root.get_submodule(name).__class__ = Frozen
+    root = copied(model, share)
+    turns = plain_modules(root)
+    for norm in map(root.get_submodule, [] if share else held_in_eval(model)):
+        norm.__class__ = Frozen
+        turns.pop(norm, None)
+    reader = Reader(example, turns)
     graph, asked = reader.trace(root), frozenset(reader.asked)
     graph._tracer_cls = fx.Tracer  # what reads a pickled copy
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
+    turn_plain(root, graph, turns)
     norm = nn.modules.batchnorm._NormBase
     lost = [n for n in sorted(asked) if not isinstance(model.get_submodule(n), norm)]
     if lost and not share:
@@ -59,22 +57,6 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
         )
     plain_calls(root, graph, asked)
     return graph, root
-
-
-def plain_modules(model: nn.Module) -> None:
-    """Give every module that computes what a layer of torch.nn computes that class, in place."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            module._check_input_dim = lambda x: None  # it branches on the shape
-        if isinstance(module, nn.SyncBatchNorm):
-            if not differs(module):
-                module.__class__ = Norm
-        elif (base := plain_class(module)) and not differs(module):
-            module.__class__ = base
-        elif is_frozen_norm(module):
-            freeze(module)
-        elif known := known_activation(module):
-            become(module, known)
 
 
 def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:

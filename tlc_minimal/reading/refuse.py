@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -92,9 +93,7 @@ def check_plain(model: nn.Module) -> None:
         if "forward" in vars(module) and (not name or not chooses(module)):
             raise ValueError(f"the forward of {where} was replaced: write a module of its own.")
         if "quantized" in kind or "quantizable" in kind:
-            raise ValueError(
-                f"{where} is quantised: give the float model, and quantise the result."
-            )
+            raise ValueError(f"{where} is quantised: give the float model; quantise the result.")
         for key, tensor in module.named_parameters(recurse=False):
             if tensor.dtype in (torch.float16, torch.bfloat16) and tensor.device.type == "cpu":
                 raise ValueError(
@@ -173,16 +172,19 @@ def not_accepted(model: nn.Module, x: Tensor) -> str:
 
 
 @contextmanager
-def in_eval(model: nn.Module):
-    """Every module in eval mode; afterwards each as it was."""
+def in_mode(model: nn.Module, training: bool):
+    """Every module in this mode; afterwards each as it was."""
     modes = {module: module.training for module in model.modules()}
     try:
         for module in modes:  # not eval(): a foreign one may merge weights
-            module.training = False
+            module.training = training
         yield model
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+in_eval = partial(in_mode, training=False)
 
 
 def untraceable(model: nn.Module, error: Exception, example=None) -> str:

@@ -17,7 +17,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.fx.proxy import ParameterProxy
 
 from ..modules import LEAVES
-from .inplace import is_in_place
+from .inplace import is_in_place, written
 from .layers import ByMode, Norm, asks_by_is, asks_for_mode, differs, is_elementwise, plain_class
 from .proxies import Flag, Known, recorded, replaced
 
@@ -25,11 +25,12 @@ COUNTS = {0: "no", 2: "two", 3: "three"}
 
 
 class Reader(fx.Tracer):
-    """``asked``: names of the modules whose forward branches on ``training``."""
+    """``whole``: modules that are not looked into. ``asked``: names of the modules whose forward
+    branches on ``training``."""
 
-    def __init__(self, example: Tensor | None = None):
+    def __init__(self, example: Tensor | None = None, whole=()):
         super().__init__(autowrap_modules=(math,))
-        self.example, self.asked, self.inside = example, set(), False
+        self.example, self.whole, self.asked, self.inside = example, whole, set(), False
 
     def trace(self, root: nn.Module) -> fx.Graph:
         tensors = [*root.named_parameters(), *root.named_buffers()]
@@ -62,11 +63,13 @@ class Reader(fx.Tracer):
     def stays_whole(self, module: nn.Module, name: str) -> bool:
         """Whether a module is called as it is, and its forward not followed."""
         return (
-            isinstance(module, (*LEAVES, Norm, ByMode))
+            module in self.whole
+            or isinstance(module, (*LEAVES, Norm, ByMode))
             or plain_class(module) is not None
             and not differs(module) - {"train"}
             or super().is_leaf_module(module, name)
             or asks_for_mode(module)
+            and not (name and hands_on_mode(module))
             or is_elementwise(module)
         )
 
@@ -117,6 +120,8 @@ class Reader(fx.Tracer):
         args, kwargs = map_arg((node.args, node.kwargs), known)
         if is_in_place(node) and isinstance(args[0], Tensor):  # it may be a weight's or a buffer's
             args = (args[0].clone(), *args[1:])
+        if written(node) is not None:
+            kwargs = {k: v for k, v in kwargs.items() if k != "out"}
         args, kwargs = map_aggregate((args, kwargs), lambda v: False if isinstance(v, Flag) else v)
         self.inside, flags = True, {}  # no proxies meanwhile
         try:
@@ -152,6 +157,18 @@ class Reader(fx.Tracer):
         value = obj.node.meta.get("value")
         count = len(value) if isinstance(value, (Tensor, tuple, list)) else len(self.answer(obj))
         return iter([obj[i] for i in range(count)])
+
+
+def hands_on_mode(module: nn.Module) -> bool:
+    """Whether a forward of several calls gives its mode to a function (F.dropout), and does not ask
+    itself: it can be followed."""
+    reader = Reader()
+    try:
+        graph = reader.trace(copied(module, share=False))
+    except Exception:  # whatever it wants
+        return False
+    calls = sum(node.op.startswith("call") for node in graph.nodes)
+    return calls > 1 and not reader.asked and not asks_by_is(module)
 
 
 def first_input(model: nn.Module) -> str:

@@ -88,6 +88,11 @@ def _values(f: Callable, case: tuple, want, may_refuse: bool) -> list[Tensor] | 
         if may_refuse:
             return refusal
         raise
+    except Exception as error:
+        if not isinstance(want, ValueError):
+            raise
+        raised = f'this raised {type(error).__name__} ("{error}")'
+        raise AssertionError(f"{raised}, where a ValueError is expected.") from error
     if want is None or isinstance(want, ValueError):
         several = isinstance(returned, tuple if want is None else tuple | list)
     else:

@@ -8,7 +8,7 @@ OVER = (0, 2, 3)  # images and pixels: all axes but the channels'
 
 
 def _batch(seed):
-    x = normal(seed, 3, 2, 2, 2)
+    x = normal(seed, 3, 2, 4, 5)
     return x * _wide(torch.tensor([0.5, 2.0])) + _wide(torch.tensor([1.0, -0.5]))
 
 
@@ -25,6 +25,7 @@ def biased_variance(x):
 biased_variance.mistakes = {
     "divided by n - 1, where batch norm divides by n": lambda x: x.var(OVER),
     "this is the standard deviation, not its square": lambda x: x.std(OVER, correction=0),
+    "one number a channel, (C,): keep no other axis": lambda x: x.var(OVER, False, keepdim=True),
     "this is the variance inside each image, averaged": lambda x: x.var((2, 3), correction=0).mean(
         0
     ),

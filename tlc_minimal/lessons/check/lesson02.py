@@ -28,6 +28,7 @@ p_on.mistakes = {
     "this is the probability of being OFF": lambda m, s: 1 - gaussian.p_on(m, s),
     "the sign of the ratio, for this is P(z < 0)": lambda m, s: _p_on(m, s, -m / s),
     "a mean of 0 that never varies is never ON": lambda m, s: _p_on(m, s, m / s, on=torch.ge),
+    "Φ(0) is a half, but a 0 that never varies is not ON": lambda m, s: ndtr(m / (s + 1e-9)),
 }
 
 
@@ -39,6 +40,9 @@ def layer_entropy(p):
 
 layer_entropy.mistakes = {
     "0 · log 0, which counts as 0": lambda p: (-p * p.log2() - (1 - p) * (1 - p).log2()).mean(),
+    "a certain neuron counts as 0, it is not left out": lambda p: (
+        -p * p.log2() - (1 - p) * (1 - p).log2()
+    ).nanmean(),
     "a natural logarithm, which counts in nats": lambda p: (entr(p) + entr(1 - p)).mean(),
     "only one side of the coin": lambda p: entr(p).mean() / math.log(2),
     "the entropy of the mean, not the mean of the entropies": lambda p: gaussian.entropy(p.mean()),

@@ -9,7 +9,7 @@ from torch.special import ndtr
 from ...gaussian import entropy
 from .exercise import exercise
 
-Z = [[3.0, -1.0, 2.0, -5.0], [-1.0, -2.0, 1.0, 1.0], [0.0, -3.0, 4.0, 2.0], [-0.1, -1.0, 1.0, 0.5]]
+Z = [[3.0, -1.0, 2.0, -5.0], [1.0, -2.0, 1.0, 1.0], [0.0, -3.0, 4.0, 2.0], [-0.1, -1.0, 1.0, 0.5]]
 
 
 @exercise((Z,), (Z[1:],))
@@ -35,6 +35,7 @@ state_entropy.mistakes = {
     "a neuron that receives exactly 0 is OFF": lambda z: entropy(_rate(z + 1e-9)).mean(),
     "0 · log 0, where a neuron never changes its state": _no_limit,
     "this is the entropy of Gaussians, but states are counted": _of_gaussians,
+    "a share for each neuron, over the samples": lambda z: entropy((z > 0).double().mean(1)).mean(),
     "a natural logarithm, which counts in nats": lambda z: state_entropy.right(z) * math.log(2),
     "the entropy of the mean, not the mean of the entropies": lambda z: entropy(_rate(z).mean()),
     "the sum over the neurons instead of their mean": lambda z: entropy(_rate(z)).sum(),

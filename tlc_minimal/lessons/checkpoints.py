@@ -1,0 +1,61 @@
+"""The course's trained networks, one of them a ResNet-18 whose stages are one convolution each."""
+
+import copy
+import json
+
+from torch import nn
+
+from ..files import load_weights, save_weights
+from ..models import NETWORKS as PLAIN
+from ..results import find_folder
+
+
+def six_layers(classes: int = 10, width: int = 64) -> nn.Sequential:
+    """The network of the records headline_w64_project_22: stem with max-pool, one 3x3 convolution a
+    stage, a linear layer; four activations. Input (N, 3, H, W), output (N, classes)."""
+    model, before = nn.Sequential(), 3
+    for i, (channels, stride) in enumerate([(1, 1), (1, 1), (2, 2), (4, 2), (8, 2)]):
+        convolution = nn.Conv2d(before, width * channels, 3, stride, 1, bias=False)
+        model.add_module(f"conv{i}", convolution)
+        model.add_module(f"bn{i}", nn.BatchNorm2d(width * channels))
+        if i < 4:
+            model.add_module(f"relu{i}", nn.ReLU())
+        if not i:
+            model.add_module("maxpool", nn.MaxPool2d(3, 2, 1))
+        before = width * channels
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", nn.Linear(before, classes))
+    return model
+
+
+NETWORKS = PLAIN | {"six_layers": six_layers}
+
+
+def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> None:
+    """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
+
+    ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
+    """
+    path = find_folder("data/checkpoints") / f"{name}.safetensors"
+    save_weights(copy.deepcopy(model).half(), path, network=network, options=json.dumps(options))
+
+
+def load_checkpoint(name: str) -> nn.Module:
+    """A trained network of the course, in eval mode; FileNotFoundError names those there are.
+
+    ValueError, naming the file, if it is damaged or no checkpoint.
+    """
+    folder = find_folder("data/checkpoints")
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
+        raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
+    _, made = load_weights(path)
+    try:
+        model = NETWORKS[made["network"]](**json.loads(made["options"]))
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no checkpoint ({why}): see save_checkpoint.") from error
+    load_weights(path, into=model)  # half precision becomes single again
+    return model.eval()
