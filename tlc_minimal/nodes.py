@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from .modules import Affine
 from .reading.axes import moved, shape_of
-from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, passes
+from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, free_name, passes
 
 MAP = (*NORM, Affine)  # slope * x + shift, per channel
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
@@ -134,11 +134,9 @@ def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
 
 
 def unused(traced: fx.GraphModule, name: str) -> str:
-    """``name``, with so many underscores behind it that nothing in the network has it."""
-    owner = traced.get_submodule(name.rpartition(".")[0])
-    while hasattr(owner, name.rpartition(".")[2]):
-        name += "_"
-    return name
+    """``name``, with a number behind it if something in the network has it."""
+    path, _, word = name.rpartition(".")
+    return free_name(traced, path, word)
 
 
 def resize(conv: nn.Module) -> None:

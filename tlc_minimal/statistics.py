@@ -72,7 +72,8 @@ class Welford:
 
 
 def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
-    """What ``see`` makes of the inputs of the activations ``names`` (None: all), in eval mode."""
+    """{name: Gaussian} of ``see(z)``, each (channels,), z what the activations ``names`` (None:
+    all) of a network in eval mode receive. Errors as in :func:`statistics`."""
     shapes = find_shapes(traced, data)  # refuses what is no example, though none may be needed
     nodes, tally = activation_nodes(traced), {}
     for name in nodes if names is None else names:

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from ..nodes import finish
 from .activations import name_activations
-from .layers import ByMode, Frozen
-from .plain import free_name, read
+from .layers import ByMode, Frozen, free_name
+from .plain import read
 from .refuse import in_eval, not_accepted, tensors_in, untraceable
 from .tracer import copied
 from .views import flatten_views

@@ -133,3 +133,13 @@ def is_elementwise(module: nn.Module) -> bool:
     except Exception:  # it wants something else
         return False
     return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())
+
+
+def free_name(model: nn.Module, path: str, word: str) -> str:
+    """A name below ``path`` that no module has."""
+    known, name = dict(model.named_modules()), f"{path}.{word}" if path else word
+    number, owner = 1, model.get_submodule(path)
+    while name in known or hasattr(owner, name.rpartition(".")[2]):
+        number += 1
+        name = f"{path}.{word}{number}" if path else f"{word}{number}"
+    return name

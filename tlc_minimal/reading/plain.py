@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 
 from .classes import plain_modules, turn_plain
 from .frozen import held_in_eval, replace_tensors
-from .layers import DROPOUT, ByMode, Frozen, Norm
+from .layers import DROPOUT, ByMode, Frozen, Norm, free_name
 from .tracer import Flag, Reader, copied
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -204,16 +204,6 @@ def follow_mode(model: nn.Module, node: fx.Node) -> None:
     name = free_name(model, flag.name, getattr(node.target, "__name__", "function"))
     _put(model, name, module)
     node.op, node.target, node.args, node.kwargs = "call_module", name, args, kwargs
-
-
-def free_name(model: nn.Module, path: str, word: str) -> str:
-    """A name below ``path`` that no module has."""
-    known, name = dict(model.named_modules()), f"{path}.{word}" if path else word
-    number, owner = 1, model.get_submodule(path)
-    while name in known or hasattr(owner, name.rpartition(".")[2]):
-        number += 1
-        name = f"{path}.{word}{number}" if path else f"{word}{number}"
-    return name
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
