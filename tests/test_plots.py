@@ -11,8 +11,8 @@ import torch
 
 import tlc_minimal as tlc
 from tlc_minimal import gaussian as g
+from tlc_minimal.lessons import drawings, plots
 from tlc_minimal.lessons import pictures as p
-from tlc_minimal.lessons import plots
 from tlc_minimal.lessons.report import write_report
 from tlc_minimal.run_folder import run_of, write_run
 
@@ -79,6 +79,19 @@ def test_curves_draws_mean_and_range_over_the_seeds():
     assert list(line.get_ydata()) == [91, 75] and line.get_mfc() == "none"
     assert [s[:, 1].tolist() for s in bars.get_segments()] == [[90, 92], [70, 80]]
     assert not any(ax.get_xticks() % 1)
+
+
+def test_trade_draws_means_and_ranges_and_joins_the_sizes_of_a_method():
+    at = [("a", -0.5, 6, 80.0), ("a", -0.5, 6, 84.0), ("a", -0.2, 2, 70.0), ("b", -0.2, 2, 75.0)]
+    rows = pd.DataFrame(at, columns=["method", "share", "cut", "test"]).assign(width=8, layers=3)
+    rows = rows.assign(cut=1e6 * rows["cut"], activations=4, relu_units=1e3, speed=np.nan)
+    figure = drawings.trade(rows, ["b", "a", "none of these"])
+    macs, *others = figure.axes
+    assert len(others) == 2 and [t.get_text()[:2] for t in figure.legends[0].texts] == ["b:", "a:"]
+    assert [line.get_xydata().tolist() for line in macs.lines if len(line.get_xdata()) > 1][0] == [
+        [6, 82], [2, 70]]  # fmt: skip
+    assert macs.collections[1].get_segments()[0][:, 1].tolist() == [80, 84]
+    assert macs.xaxis_inverted()
 
 
 def test_before_and_after_draws_what_is_left_in_percent(compared):

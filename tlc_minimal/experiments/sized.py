@@ -10,13 +10,14 @@ import torch
 from ..graph import find_shapes, trace
 from ..models import resnet18
 from ..nodes import activation_nodes
-from .controls import CONTROLS
+from .controls import CONTROLS, NARROW
 from .headline import LONGER
 from .ladder import STARTS
 from .tables import against, parents, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
 ONCE = ("published", "ours, all at once", "thrifty, all at once")  # twelve of 17
+FIRST = (*DENSE, *ONCE, "ours, projected", CONTROLS["scratch"], NARROW)  # a picture holds so many
 SMALL = (*DENSE, *ONCE, "ours, projected", LONGER, *CONTROLS.values())
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,7 +13,9 @@ from torch import nn
 
 from ..graph import example_of, find_shapes, trace
 from ..nodes import ACTIVATION, CONV, module_of
-from .plots import COLOURS, look
+from .plots import COLOURS, look, mean_and_range
+
+LARGE = {"ms": 6, "linewidth": 1, "elinewidth": 1.5, "alpha": 0.9}
 
 
 def towers(models: dict[str, nn.Module], example) -> Figure:
@@ -44,10 +47,11 @@ def towers(models: dict[str, nn.Module], example) -> Figure:
     return figure
 
 
-def trade(rows: pd.DataFrame) -> Figure:
-    """Test accuracy, a point a seed, against four prices, cheap to the right: MACs, activations,
-    ReLU units and, where there was a race, the speed; ``rows``: of one data set, from
-    :func:`tlc_minimal.experiments.sized.priced`; a row of pictures a width, the largest first."""
+def trade(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Test accuracy, mean and range over the seeds, against four prices, cheap to the right: MACs,
+    activations, ReLU units and, where there was a race, the speed; a line joins the sizes of a
+    method; ``rows``: of one data set, from :func:`tlc_minimal.experiments.sized.priced`; a row of
+    pictures a width, the largest first."""
     prices = {"cut": (1e6, "million MACs"), "activations": (1, "activations")}
     prices |= {"relu_units": (1e3, "thousand ReLU units"), "speed": (1, "times as fast as dense")}
     prices = {name: price for name, price in prices.items() if rows[name].notna().any()}
@@ -55,15 +59,18 @@ def trade(rows: pd.DataFrame) -> Figure:
     size = (2.4 * len(prices), 1.1 + 2.2 * len(widths))
     figure, axes = plt.subplots(len(widths), len(prices), sharey="row", figsize=size, squeeze=False)
     styles = {}
-    for method, runs in rows.sort_values("order").groupby("method", sort=False):
-        deep = sorted(set(runs["layers"].astype(int)))
+    for method in methods:
+        deep = sorted(set(rows.loc[rows["method"] == method, "layers"].astype(int)))
+        if not deep:
+            continue
         deep = f"{deep[0]} layers" if len(deep) == 1 else f"{deep[0]} to {deep[-1]} layers"
         styles[method] = look(method) | {"label": f"{method}: {deep}"}
     for line, width in zip(axes, widths):
         for ax, (price, (unit, label)) in zip(line, prices.items()):
             for method, style in styles.items():
                 runs = rows[(rows["method"] == method) & (rows["width"] == width)]
-                ax.scatter(runs[price] / unit, runs["test"], 40, **style)
+                runs = runs[runs[price].notna()].groupby("share")
+                mean_and_range(ax, runs[price].mean() / unit, runs["test"], **style | LARGE)
             if price == "speed":  # each width's own machine
                 device = rows.loc[rows["width"] == width, "device"].iloc[0]
                 label += f" ({re.split('[ ,]', device.removeprefix('NVIDIA '))[0]})"

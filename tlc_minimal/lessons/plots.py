@@ -23,7 +23,7 @@ MARKERS = "osD^vPX*<"
 ON, OFF = COLOURS[1], COLOURS[0]
 # Their places give methods (by the beginning of their names) the same look in every picture.
 METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same shape")
-METHODS += ("from scratch, the same shape, as long", "from scratch, a narrower", "egp")
+METHODS += ("from scratch, a narrower", "from scratch, the same shape, as long", "egp")
 METHODS += ("one_by_one", "easier", "random", "layer_folding", "lacoot", "blocks")
 METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
 METHODS += ("ours, projected, tuned",)
@@ -81,7 +81,7 @@ def costs(limit: float = 4.0) -> Figure:
     ax.plot(r, g.cost_off(r, one), "-", label="OFF: z → 0", linewidth=2)
     ax.plot(r, g.cost_on(r, one), "--", label="ON: z → z", linewidth=2)
     ax.plot(r, g.cost_constant(r, one), "-.", label="OFF, keeping its mean", linewidth=2)
-    ax.plot(r, g.cost_affine(r, one), ":", label="best affine map", linewidth=2)
+    ax.plot(r, g.cost_affine(r, one), ":", label="best line", linewidth=2)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlabel="r = mean / std of the pre-activation", ylabel="expected squared error / std²")
     ax.set_ylim(0, 1.2)
@@ -111,7 +111,7 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "
         grouped, style = runs.groupby("removed"), look(label, i)
         style |= {} if ax.lines else {"ms": 9, "mfc": "none"}
         aside = 0.06 * (i - (len(groups) - 1) / 2) if x == "removed" else 0  # no bar hides another
-        _mean_and_range(ax, grouped[x].mean() + aside, grouped[y], label=label, **style)
+        mean_and_range(ax, grouped[x].mean() + aside, grouped[y], label=label, **style)
     names = {"removed": "activations removed", "test": "test accuracy, %", "val": "validation, %"}
     ax.set(xlabel=names.get(x, x), ylabel=names.get(y, y))
     if x == "removed":
@@ -132,7 +132,7 @@ def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
         style = look(method, i)
         runs = table[table["method"] == method].groupby("removed")
         for ax, at in zip(axes, (list(runs.groups), 100 * runs["macs"].mean() / dense)):
-            _mean_and_range(ax, at, runs["test"], label=method, **style)
+            mean_and_range(ax, at, runs["test"], label=method, **style)
     for (method, points), marker in zip(PUBLISHED.groupby("method", sort=False), "*xP"):
         style = {"color": "grey", "marker": marker, "label": f"{method}: published, width 64"}
         axes[0].scatter(points["removed"], points["accuracy"], 50, **style)
@@ -155,7 +155,7 @@ def look(label: str, place: int = 0) -> dict[str, str]:
     return {"color": COLOURS[place % 6], "marker": MARKERS[place % len(MARKERS)], "linestyle": lap}
 
 
-def _mean_and_range(ax, at, values, **style) -> None:
+def mean_and_range(ax, at, values, **style) -> None:
     """One line: the means of grouped ``values``, their lowest and highest as error bars."""
     mean = values.mean()
     reach = [(mean - values.min()).clip(lower=0), (values.max() - mean).clip(lower=0)]
@@ -178,7 +178,7 @@ def before_and_after(table: pd.DataFrame) -> Figure:
 def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
-    from ..experiments.sized import priced  # this file is there without any records, too
+    from ..experiments.sized import FIRST, priced  # this file is there without any records, too
     from ..experiments.tables import MISSES
     from .drawings import trade
 
@@ -199,7 +199,7 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
             figure = headline(rows, [m for m in methods if m in set(rows["method"])])
         else:
             named = rows[rows["method"] != "dense"].replace({"method": MISSES})
-            figure = curves(named) if methods else trade(rows)
+            figure = curves(named) if methods else trade(rows, FIRST)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
         drawn[path] = digest
         info = PngInfo()

@@ -45,8 +45,8 @@ def cut() -> Figure:
         ax.set_axis_off()
     for i in range(6):
         axes[1].text(1.1, i + 0.5, "OFF" if i in off else "ON", va="center", fontsize=9)
-    axes[0].text(2, 6.5, "a row an output", ha="center")
-    axes[2].text(3, 4.5, "a column an input", ha="center")
+    axes[0].text(2, 6.5, "one row per output", ha="center")
+    axes[2].text(3, 4.5, "one column per input", ha="center")
     return figure
 
 

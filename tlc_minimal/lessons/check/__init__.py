@@ -2,7 +2,7 @@
 
 from .lesson00 import macs, share_off, two_linear_layers
 from .lesson01 import batch_norm, biased_variance, merge_tallies, output_std, residual_sum
-from .lesson02 import best_line, cost_on, layer_entropy, on_is_cheaper, p_on
+from .lesson02 import best_line, layer_entropy, line_price, on_is_cheaper, p_on
 from .lesson03 import (
     break_even,
     composed_bias,

@@ -120,6 +120,10 @@ residual_sum.mistakes = {
         residual_sum.right(b, s, m, *rest)[1],
     ),
     "the covariance is missing": lambda b, s, m, t, c: (b + m, (s**2 + t**2).sqrt()),
+    "the covariance is added, not subtracted": lambda b, s, m, t, c: (
+        b + m,
+        (s**2 + t**2 - 2 * c).sqrt(),
+    ),
     "the covariance counts twice": lambda b, s, m, t, c: (b + m, (s**2 + t**2 + c).sqrt()),
     "the root is missing": lambda b, s, m, t, c: (b + m, s**2 + t**2 + 2 * c),
 }

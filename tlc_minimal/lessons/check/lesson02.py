@@ -51,22 +51,30 @@ layer_entropy.mistakes = {
 }
 
 
-@exercise(([-1.0, 0.5, 2.0], [2.0, 1.5, 0.5]), ([-1.0, 0.5], [0.3, 0.6]))
-def cost_on(mean, std):
-    """Expected squared error of the identity in the place of a rectifier, per channel."""
-    return gaussian.cost_on(mean, std)
+@exercise(([-1.0, 0.5, 2.0], [2.0, 1.5, 0.5], 0.3, 0.4), ([-1.0, 0.5], [0.3, 0.6], 1.0, -0.2))
+def line_price(mean, std, slope, shift):
+    """Expected squared error of slope z + shift in the place of a rectifier, per channel."""
+    return _price(mean, std, slope, shift)
 
 
-def _cost(m, s, square, sign, edge):
-    bell = torch.exp(-((m / s) ** 2) / 2) / math.sqrt(2 * math.pi)
-    return (m**2 + square) * ndtr(sign * m / s) + edge * m * s * bell
+def _price(m, s, a, b, cross=2, square=None, product=None):
+    off, kept = gaussian.cost_off(m, s), gaussian.mean_relu(m, s)
+    square = m**2 + s**2 if square is None else square
+    product = off if product is None else product
+    return a**2 * square + cross * a * b * m + b**2 - 2 * a * product - 2 * b * kept + off
 
 
-cost_on.mistakes = {
-    "this is the price of OFF, with the mean's own sign": gaussian.cost_off,
-    "the sign of the second term, which has the mean in it": lambda m, s: _cost(m, s, s**2, -1, 1),
-    "the sign inside Φ, which is not symmetric": lambda m, s: _cost(m, s, s**2, 1, -1),
-    "the standard deviation where the variance belongs": lambda m, s: _cost(m, s, s, -1, -1),
+line_price.mistakes = {
+    "E[z²] is the variance and the squared mean": lambda m, s, a, b: _price(
+        m, s, a, b, square=s**2
+    ),
+    "the product of slope and shift is missing": lambda m, s, a, b: _price(m, s, a, b, cross=0),
+    "the product of slope and shift counts twice": lambda m, s, a, b: _price(m, s, a, b, cross=1),
+    "the mean of a product is no product of means": lambda m, s, a, b: _price(
+        m, s, a, b, product=m * gaussian.mean_relu(m, s)
+    ),
+    "this is the price of OFF, whatever the line": lambda m, s, a, b: gaussian.cost_off(m, s),
+    "this is the price of ON, whatever the line": lambda m, s, a, b: gaussian.cost_on(m, s),
 }
 
 
@@ -96,6 +104,7 @@ best_line.mistakes = {
     "the covariance is over n, but the variance over n - 1": lambda z, f: _line(
         _covariance(z, f(z)) / z.var(1), z, f
     ),
+    "a sum was divided by a mean": lambda z, f: _line(z.shape[1] * best_line.right(z, f)[0], z, f),
     "the shift forgets the slope": lambda z, f: (best_line.right(z, f)[0], f(z).mean(1)),
     "shift and slope are swapped": lambda z, f: best_line.right(z, f)[::-1],
 }

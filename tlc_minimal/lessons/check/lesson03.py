@@ -54,10 +54,18 @@ def composed_kernel(w1, w2, s1):
     return kernel
 
 
+def _overwritten(w1, w2, s1):
+    kernel = torch.zeros(len(w1) + s1 * (len(w2) - 1))
+    for j, tap in enumerate(w2):
+        kernel[s1 * j : s1 * j + len(w1)] = tap * w1
+    return kernel
+
+
 composed_kernel.mistakes = {
     "the layers are swapped": lambda w1, w2, s1: composed_kernel.right(w2, w1, s1),
     "one kernel is flipped": lambda w1, w2, s1: composed_kernel.right(w1, w2.flip(0), s1),
     "the first stride is ignored": lambda w1, w2, s1: composed_kernel.right(w1, w2, 1),
+    "where two windows overlap, their taps add up": _overwritten,
 }
 
 
@@ -156,6 +164,9 @@ def _tap(values, kernel, at):
 dirac.mistakes = {
     "padding is ignored, which leaves the tap in the corner": lambda c, k, p: dirac.right(c, k, 0),
     "the middle is right for one padding only": lambda c, k, p: dirac.right(c, k, k // 2),
+    "every tap was set, but one sees the pixel itself": lambda c, k, p: torch.eye(c)[
+        :, :, None, None
+    ].expand(c, c, k, k),
     "every channel reads every channel, not itself alone": lambda c, k, p: _tap(
         torch.ones(c, c), k, p
     ),

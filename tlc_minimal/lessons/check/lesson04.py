@@ -58,6 +58,7 @@ def _smaller(p):
 
 against_state.mistakes = {
     "averaged first, but each channel has its state": lambda m, s: _smaller(ndtr(m / s).mean()),
+    "one number for the layer, so average over its channels": lambda m, s: _smaller(ndtr(m / s)),
     "this is the mean of P(ON), also where a neuron is ON": lambda m, s: ndtr(m / s).mean(),
     "this is to act as the state says": lambda m, s: 1 - against_state.right(m, s),
     "divided by the variance, not the std": lambda m, s: against_state.right(m, s**2),

@@ -84,6 +84,9 @@ within_budget.mistakes = {
     "it was chosen by this accuracy, so it is no fair report": lambda records, budget: _chosen(
         records[records["macs"] <= budget], column="val"
     ),
+    "the largest is not asked for, all that fit are free": lambda records, budget: records.loc[
+        records.loc[records["macs"] <= budget, "macs"].idxmax(), "test"
+    ],
     "the cheapest is not asked for, all that fit are free": lambda records, budget: records.loc[
         records["macs"].idxmin(), "test"
     ],
@@ -119,6 +122,12 @@ undominated.mistakes = {
     ),
     "better at equal cost counts, and cheaper at equal accuracy": lambda macs, test: (
         ~((macs < macs[:, None]) & (test > test[:, None])).any(1)
+    ),
+    "who is as good and cheaper beats, too": lambda m, t: (
+        ~((m <= m[:, None]) & (t > t[:, None])).any(1)
+    ),
+    "who costs as much and is better beats, too": lambda m, t: (
+        ~((m < m[:, None]) & (t >= t[:, None])).any(1)
     ),
     "these are those that somebody beats": lambda macs, test: _beaten(macs, test).any(1),
     "only the best of all, whatever it costs": lambda macs, test: test == test.max(),

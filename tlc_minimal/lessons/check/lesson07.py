@@ -27,6 +27,9 @@ layer_norm.mistakes = {
     "the variance was divided by d - 1": lambda *given: _normed(*given, correction=1),
     "eps was added outside the root": lambda x, w, b, eps: _normed(x, w, b, 0.0, outside=eps),
     "eps is missing": lambda x, w, b, eps: _normed(x, w, b, 0.0),
+    "these are a token's neighbours, each feature has its own": lambda *given: _normed(
+        *given, axes=1
+    ),
     "the root is missing, for var is a square": lambda x, w, b, eps: (
         w * (x - x.mean(2, keepdim=True)) / (x.var(2, correction=0, keepdim=True) + eps) + b
     ),
@@ -73,6 +76,9 @@ def _root(std):
 
 mean_gelu.mistakes = {
     "this is the rectifier's mean, whose step is sharp": lambda m, s: _two_terms(m, s, s),
+    "the bell stands behind a variance, not a spread": lambda m, s: _two_terms(
+        m, _root(s), s / _root(s)
+    ),
     "this is gelu of the mean, as if nothing varied": lambda m, s: m * ndtr(m),
     "Stein's lemma has the variance in it": lambda m, s: _two_terms(m, _root(s), 1 / _root(s)),
     "a wider density is also lower": lambda m, s: _two_terms(m, _root(s), s**2),
@@ -106,6 +112,9 @@ one_matrix.mistakes = {
     "the first bias goes through the slopes, too": lambda w1, b1, a, b, w2, b2: (
         w2 @ (a[:, None] * w1),
         w2 @ (b1 + b) + b2,
+    ),
+    "the second bias is forgotten": lambda w1, b1, a, b, w2, b2: one_matrix.right(
+        w1, b1, a, b, w2, 0 * b2
     ),
     "the second matrix acts on the shifts b, too": lambda w1, b1, a, b, w2, b2: (
         w2 @ (a[:, None] * w1),
