@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import digits, drawn, perceptron, randomize, relative_error, same
+from helpers import Net, digits, drawn, perceptron, randomize, relative_error, same
 from torch import fx, nn
 from torch.nn.utils import prune as pruning
 
@@ -19,7 +19,7 @@ from tlc_minimal.methods import cut_constants, easier, egp, lacoot, layer_foldin
 from tlc_minimal.methods.easier import still_to_go, without
 from tlc_minimal.methods.egp import budgets, choose, empty, left_of, prunable, prune
 from tlc_minimal.methods.layer_folding import Slope, fold, largest, penalty, push, with_slopes
-from tlc_minimal.methods.published import assumed, hold, losses, mask, masked, pairs, select
+from tlc_minimal.methods.published import assumed, losses, mask, masked, pairs, select
 from tlc_minimal.nodes import activation_nodes
 from tlc_minimal.reading.images import Split
 from tlc_minimal.stages import Task, off_share
@@ -156,7 +156,8 @@ def test_behind_a_sum_the_shortcut_is_left_alone(model, data):
     small = mask(model, states({name: on}))
     before, after = model.state_dict(), small.state_dict()
     changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
-    assert changed == {f"layer2.0.{k}" for k in ("conv2.weight", "bn2.weight", "bn2.bias")}
+    tensors = ("conv2.weight", "bn2.weight", "bn2.bias", "bn2.running_mean")
+    assert changed == {f"layer2.0.{k}" for k in tensors}
     assert (small.layer2.get_submodule("0").conv2.weight[~on] == 0).all()
     assert torch.equal(small.layer2.get_submodule("0").bn2.bias[on], norm.bias[on])
     run = fx.Interpreter(small, garbage_collect_values=False)
@@ -197,9 +198,9 @@ def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained
     for name, keep in on.items():
         conv, norm = (pruned.get_submodule(n) for n in PAIRS[name])
         pruning.custom_from_mask(conv, "weight", keep.view(-1, 1, 1, 1).expand(conv.weight.shape))
-        norm.weight.data[~keep] = norm.bias.data[~keep] = 0
+        norm.weight.data[~keep] = norm.bias.data[~keep] = norm.running_mean[~keep] = 0
         pruned.set_submodule(name, nn.Identity())
-    twins, _ = (pruned, small), hold(small)
+    twins = pruned, small
     steps = [torch.optim.SGD(m.parameters(), 0.1, 0.9, weight_decay=0.01) for m in twins]
     for x, y in zip(data.train.images[:160].split(8), data.train.labels.split(8)):
         for twin, step in zip(twins, steps):
@@ -222,6 +223,32 @@ def test_a_masked_channel_comes_back_as_a_constant_and_never_as_a_signal(trained
         assert not from_batch_norm(norm).std[off].any()
         here = out[PAIRS[name][1]][:, off]
         assert torch.equal(here, norm.bias.detach()[off].reshape(1, -1, 1, 1).expand_as(here))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_no_training_moves_what_is_masked(data, frozen, half):
+    """Not behind a bias, nor by a batch norm that keeps its statistics, nor in half precision."""
+    vgg = torchvision.models.vgg11_bn(init_weights=False)
+    cnn = randomize(vgg.features[:7].append(nn.Flatten()), dtype=torch.float32)
+    small = mask(cnn, assumed(trace(cnn)))
+    before = [(node.target, off) for node, off in masked(small)]
+    assert len(before) == 2
+    small.train()
+    for name, _ in before:
+        small.get_submodule(name).train(not frozen)
+    step = torch.optim.SGD(small.parameters(), 0.1, 0.9, weight_decay=0.01)
+    for x in data.normalize(data.train.images[:70]).split(7):  # a mean is rounded
+        step.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            small(x).square().mean().backward()
+        step.step()
+    after = [(node.target, off) for node, off in masked(small)]
+    assert all(n == m and torch.equal(a, b) for (n, a), (m, b) in zip(before, after, strict=True))
+    parts = dict(conv=nn.Conv2d(3, 4, 1), bn=nn.BatchNorm2d(4), relu=nn.ReLU())
+    net = Net(lambda net, x: net.relu(net.bn(y := net.conv(x))) + y, **parts)
+    with pytest.raises(ValueError, match="relu follows no convolution that feeds a batch norm a"):
+        pairs(trace(net))
 
 
 INNER = [f"layer{s}.{b}.relu1" for s in (1, 2, 3, 4) for b in (0, 1)]
@@ -267,7 +294,6 @@ def test_published_takes_out_what_it_is_asked_for(data, set_rule):
     torch.manual_seed(0)
     cnn = tlc.simple_cnn(width=4)
     tlc.fit(cnn, data, 2, progress=None)
-    cnn.conv2.requires_grad_(False)  # there is no gradient to hold
     task = task_of(cnn, data, 3, 1.5)
     stages = published(task, set_rule)
     told, small = play(task, stages)

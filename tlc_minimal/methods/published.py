@@ -20,6 +20,7 @@ from ..nodes import (
     calls,
     finish,
     insert_after,
+    is_private,
     is_sum,
     module_of,
     normalizes,
@@ -57,7 +58,7 @@ def published(task: Task, set_rule: bool = True) -> list[Stage]:
     def change(model, decision):
         return mask(model, *as_gaussians(decision))
 
-    return [Stage(choose, change, task.epochs / task.remove, hold)] * task.remove
+    return [Stage(choose, change, task.epochs / task.remove)] * task.remove
 
 
 def pairs(traced: fx.GraphModule) -> dict[str, tuple[nn.Module, nn.Module]]:
@@ -68,8 +69,8 @@ def pairs(traced: fx.GraphModule) -> dict[str, tuple[nn.Module, nn.Module]]:
         end = branch_and_shortcut(node.args[0])[0] if is_sum(node.args[0]) else node.args[0]
         if not _is_normalised(traced, end):
             raise ValueError(
-                f"{name} follows no convolution with a batch norm, whose β the published code "
-                "reads: method='one_by_one' measures instead."
+                f"{name} follows no convolution that feeds a batch norm alone, whose β the "
+                "published code reads: method='one_by_one' measures instead."
             )
         found[name] = module_of(traced, end.args[0]), module_of(traced, end)
     return found
@@ -136,27 +137,17 @@ def reference(model, data, names, replacement, seed) -> dict[str, float]:
 
 def mask(model: fx.GraphModule, known: dict[str, Gaussian]) -> fx.GraphModule:
     """A copy without the activations whose β and γ are ``known``; filter, γ and β of the channels
-    that are OFF are 0 (lines 562 to 597). :func:`hold` keeps filter and γ there; β is free."""
+    that are OFF are 0 (lines 562 to 597), and so are bias and running mean, which γ hides: what γ
+    scales is 0, and neither filter nor γ gets a gradient, so that no tuning moves them. β does."""
     traced = trace(model)
     found, there = pairs(traced), activation_nodes(traced)
     for name, g in known.items():
         conv, norm = found[name]
-        for parameter in (conv.weight, norm.weight, norm.bias):
-            parameter.data[~g.on] = 0
+        for tensor in (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean):
+            if tensor is not None:
+                tensor.data[~g.on] = 0
         bypass(there[name], there[name].args[0])
     return finish(traced)
-
-
-def hold(model: fx.GraphModule) -> list:
-    """Hooks that let no gradient reach masked filters and their γ, so that neither momentum nor
-    decay moves them: the code multiplies the filters by a mask, and γ's gradient is then 0."""
-    handles = []
-    for norm, off in masked(model):
-        for parameter in (module_of(model, norm.args[0]).weight, module_of(model, norm).weight):
-            keep = (~off).reshape(-1, *[1] * (parameter.ndim - 1))
-            if parameter.requires_grad:
-                handles.append(parameter.register_hook(lambda g, keep=keep: g * keep.to(g)))
-    return handles
 
 
 def masked(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, Tensor]]:
@@ -192,9 +183,8 @@ def cut_constants(model: fx.GraphModule) -> fx.GraphModule:
 
 
 def _is_normalised(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a batch norm with γ and β behind a convolution, each called once."""
+    """Whether a node is a batch norm with γ and β, called once, behind a convolution of its own."""
     norm, conv = module_of(traced, node), node.args[0] if node.args else None
-    if not isinstance(norm, NORM) or norm.weight is None:
+    if not isinstance(norm, NORM) or norm.weight is None or calls(traced, node) > 1:
         return False
-    alone = calls(traced, node) == calls(traced, conv) == 1
-    return alone and normalizes(traced, node, conv)
+    return is_private(traced, conv) and normalizes(traced, node, conv)
