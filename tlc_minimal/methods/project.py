@@ -19,7 +19,7 @@ from ..data import Data
 from ..fold import fold
 from ..graph import example_of, trace
 from ..measure import count, first_images, latency
-from ..nodes import activation_nodes
+from ..nodes import activation_nodes, alone
 from ..prefix import Swap, swapped_losses
 from ..project import project as project_layers
 from ..refuse import check_number
@@ -164,14 +164,9 @@ def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, ke
 
 def milliseconds(traced: fx.GraphModule, run: Run, layer: nn.Module) -> float:
     """What a layer saves in the place of a run, on one image."""
-    graph = fx.Graph()
-    known = {run.entry: graph.placeholder("x")}
-    for node in run.nodes:
-        known[node] = graph.node_copy(node, known.get)
-    graph.output(known[run.end])
     shape = run.entry.meta["tensor_meta"].shape
     x = fast_layout(torch.randn(1, *shape[1:], device=device_of(traced)))
-    old, new = fast_layout(fold(fx.GraphModule(traced, graph))), fast_layout(layer)
+    old, new = fast_layout(fold(alone(traced, run.entry, run.nodes))), fast_layout(layer)
     with torch.inference_mode():
         times = race([lambda: old(x), lambda: new(x)], device=x.device)
     return sorted(times[0])[3] - sorted(times[1])[3]

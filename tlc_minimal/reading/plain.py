@@ -3,12 +3,15 @@
 import operator
 import warnings
 from collections import Counter
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
 
+from ..nodes import bypass
 from .classes import plain_modules, turn_plain
 from .frozen import held_in_eval, replace_tensors
 from .layers import DROPOUT, ByMode, Frozen, Norm, free_name
@@ -70,13 +73,13 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
         if node.op == "call_module" and not node.args and "input" in node.kwargs:
             node.args, node.kwargs = (node.kwargs["input"],), {}
         if node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity:
-            pass_through(node, node.all_input_nodes[0])
+            bypass(node, node.all_input_nodes[0])
         elif node.target is torch._assert:
             graph.erase_node(node)  # a user of what it asks about, although it computes nothing
         elif node.target in (operator.add, torch.add) and 0 in node.args and not node.kwargs:
             other = [a for a in node.args if isinstance(a, fx.Node)]
             if len(other) == 1:
-                pass_through(node, other[0])  # sum([a, b]) begins with 0
+                bypass(node, other[0])  # sum([a, b]) begins with 0
         elif node.op == "call_function" and node.target in CALLS:
             as_layer(model, node, reads, called, asked)
         if node.op == "call_function":
@@ -94,7 +97,7 @@ def ask_apart(model: nn.Module, graph: fx.Graph) -> None:
     is read by its layer only."""
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         asks = [u for u in node.users if u.target is getattr and u.args[1] in ("device", "dtype")]
-        weight = _tensor(model, node.target).detach()
+        weight = attrgetter(node.target)(model).detach()
         if asks and weight.numel():
             name = free_name(model, "", "like")
             model.register_buffer(name, weight.new_empty(0), persistent=False)
@@ -111,11 +114,6 @@ def detached(value):
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def pass_through(node: fx.Node, source: fx.Node) -> None:
-    node.replace_all_uses_with(source)
-    node.graph.erase_node(node)
-
-
 def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked: set) -> None:
     """Turn a call of F.conv2d and the like into one of a module, if its tensors are parameters (or
     buffers) that nothing else reads."""
@@ -127,16 +125,16 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     needed = {"running_mean", "running_var"} if kind is Norm else {"weight"}
     if not plain or not needed <= read.keys() or any(reads[n.target] > 1 for n in read.values()):
         return
-    if kind not in (Norm, nn.PReLU) and _tensor(model, read["weight"].target).ndim < 2:
+    if kind not in (Norm, nn.PReLU) and attrgetter(read["weight"].target)(model).ndim < 2:
         return  # F.linear takes a vector, too
     options = {k: v for k, v in given.items() if k not in (*keys, "input")}
-    if any(isinstance(a, fx.Node) for v in options.values() for a in _leaves(v)):
+    if any(isinstance(a, fx.Node) for v in options.values() for a in tree_leaves(v)):
         return
     owners = {n.target.rpartition(".")[0] for n in read.values()}
     owner = min(owners)
     if owner in called:
         return
-    tensors = {k: _tensor(model, read[k].target) if k in read else None for k in keys}
+    tensors = {k: attrgetter(read[k].target)(model) if k in read else None for k in keys}
     module = model.get_submodule(owner)
     own = owner and isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
     own = own and {*module._parameters, *module._buffers} <= {*keys, "num_batches_tracked"}
@@ -147,7 +145,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     name = owner if own and len(owners) == 1 else free_name(model, owner, kind.__name__.lower())
     if name != owner:
         module = nn.Module()
-        _put(model, name, module)
+        model.set_submodule(name, module)
     configure(module, kind, tensors, options)
     called.add(name)
     node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
@@ -188,9 +186,9 @@ def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> No
 
 def follow_mode(model: nn.Module, node: fx.Node) -> None:
     """Make a module of a function that was given ``self.training``: it follows the mode."""
-    if not any(isinstance(a, Flag) for a in _leaves((node.args, node.kwargs))):
+    given = tree_leaves((node.args, node.kwargs))
+    if (flag := next((a for a in given if isinstance(a, Flag)), None)) is None:
         return
-    flag = next(a for a in _leaves((node.args, node.kwargs)) if isinstance(a, Flag))
     if node.target in DROPOUTS:
         given = dict(zip(("input", "p", "training", "inplace"), node.args)) | node.kwargs
         module, args, kwargs = DROPOUTS[node.target](given.get("p", 0.5)), (given["input"],), {}
@@ -202,21 +200,5 @@ def follow_mode(model: nn.Module, node: fx.Node) -> None:
             (node.args, node.kwargs), lambda v: False if isinstance(v, Flag) else v
         )
     name = free_name(model, flag.name, getattr(node.target, "__name__", "function"))
-    _put(model, name, module)
+    model.set_submodule(name, module)
     node.op, node.target, node.args, node.kwargs = "call_module", name, args, kwargs
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    path, _, last = name.rpartition(".")
-    model.get_submodule(path).add_module(last, module)
-
-
-def _tensor(model: nn.Module, target: str) -> Tensor:
-    path, _, last = target.rpartition(".")
-    return getattr(model.get_submodule(path), last)
-
-
-def _leaves(value) -> list:
-    found = []
-    map_aggregate(value, lambda v: found.append(v))
-    return found

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -151,8 +152,7 @@ def check_read_once(traced: fx.GraphModule) -> None:
     tensors = {id(t): (n, k) for n, m in layers.items() for k, t in m.named_parameters()}
     tensors |= {id(t): (n, k) for n, m in layers.items() for k, t in m.named_buffers()}
     for node in [n for n in traced.graph.nodes if n.op == "get_attr"]:
-        path, _, last = node.target.rpartition(".")
-        found = tensors.get(id(getattr(traced.get_submodule(path), last)))
+        found = tensors.get(id(attrgetter(node.target)(traced)))
         if found:
             owner, key = found
             raise ValueError(

@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from dataclasses import is_dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +21,7 @@ from ..modules import LEAVES
 from .inplace import is_in_place, written
 from .layers import ByMode, Norm, asks_by_is, asks_for_mode, differs, is_elementwise, plain_class
 from .proxies import Flag, Known, recorded, replaced
+from .refuse import in_eval
 
 COUNTS = {0: "no", 2: "two", 3: "three"}
 
@@ -123,24 +125,19 @@ class Reader(fx.Tracer):
         if written(node) is not None:
             kwargs = {k: v for k, v in kwargs.items() if k != "out"}
         args, kwargs = map_aggregate((args, kwargs), lambda v: False if isinstance(v, Flag) else v)
-        self.inside, flags = True, {}  # no proxies meanwhile
+        self.inside = True  # no proxies meanwhile
         try:
             if node.op == "call_method":
                 return getattr(args[0], node.target)(*args[1:], **kwargs)
             if node.op == "call_function":
                 return node.target(*args, **kwargs)
-            path, _, last = node.target.rpartition(".")
-            found = getattr(self.root.get_submodule(path), last)
+            found = attrgetter(node.target)(self.root)
             if node.op == "get_attr":
                 return found
-            flags = {module: module.training for module in found.modules()}
-            for module in flags:
-                module.training = False
-            return found(*args, **kwargs)
+            with in_eval(found):
+                return found(*args, **kwargs)
         finally:
             self.inside = False
-            for module, flag in flags.items():
-                module.training = flag
 
     def answer(self, proxy: fx.Proxy, kinds=object):
         """The value of a proxy that is no tensor; fx's TraceError if it is not known."""

@@ -7,22 +7,9 @@ from io import StringIO
 import torch
 from torch import Tensor, fx
 
+from ..nodes import bypass
 from .fits import example_of
 from .refuse import in_eval
-
-
-class Sizes(fx.Interpreter):
-    """Runs a graph and remembers the shapes of all tensors."""
-
-    def __init__(self, traced: fx.GraphModule):
-        super().__init__(traced)
-        self.shapes = {}
-
-    def run_node(self, node: fx.Node):
-        made = super().run_node(node)
-        if isinstance(made, Tensor):
-            self.shapes[node] = made.shape
-        return made
 
 
 def flatten_views(traced: fx.GraphModule, example) -> None:
@@ -39,10 +26,10 @@ def flatten_views(traced: fx.GraphModule, example) -> None:
     try:
         x, like = example_of(example, traced)[:1], next(traced.parameters(), torch.empty(0))
         for count in (2, 3):
-            run = Sizes(traced)
+            run = fx.Interpreter(traced, garbage_collect_values=False)
             with torch.no_grad(), in_eval(traced), redirect_stderr(StringIO()):
                 run.run(torch.cat([x] * count).to(like.device, like.dtype))
-            seen.append(run.shapes)
+            seen.append({n: v.shape for n, v in run.env.items() if isinstance(v, Tensor)})
     except Exception:  # what the model does not accept is said by those who need it
         return
     for node in views:
@@ -51,8 +38,7 @@ def flatten_views(traced: fx.GraphModule, example) -> None:
             with traced.graph.inserting_before(node):
                 new = traced.graph.call_function(torch.flatten, (source, *joined))
             new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-            traced.graph.erase_node(node)
+            bypass(node, new)
 
 
 def _joined(node: fx.Node, shapes: dict) -> int | None:
