@@ -156,12 +156,9 @@ def bypass(node: fx.Node, replacement: fx.Node) -> None:
 def replace(traced: fx.GraphModule, nodes, source: fx.Node, name: str, module) -> fx.Node:
     """Put ``module``, called ``name``, on ``source`` in the place of all of ``nodes`` (in forward
     order; nothing but their last one leads out); returns its node."""
-    put_module(traced, name, module)
-    with traced.graph.inserting_after(nodes[-1]):
-        new = traced.graph.call_module(name, (source,))
-    new.meta = dict(nodes[-1].meta)
-    bypass(nodes[-1], new)
-    for node in reversed(nodes[:-1]):
+    new = insert_after(traced, nodes[-1], name, module)
+    new.args, new.meta = (source,), dict(nodes[-1].meta)
+    for node in reversed(nodes):
         traced.graph.erase_node(node)
     return new
 

@@ -3,7 +3,7 @@
 from torch import fx, nn
 
 from .modules import Affine
-from .nodes import CONV, DROPOUT, NORM, calls, left_padding, module_of, only_user, put_module, width
+from .nodes import CONV, DROPOUT, NORM, calls, left_padding, module_of, only_user, width
 
 
 def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
@@ -32,8 +32,8 @@ def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
         return
     first, second = module_of(traced, node), module_of(traced, end)
     parts = zip(left_padding(first), first.stride, left_padding(second))
-    put_module(traced, node.target, _with_padding(first, [p + s * q for p, s, q in parts]))
-    put_module(traced, end.target, _with_padding(second, [0] * len(second.stride)))
+    first.padding = tuple(p + s * q for p, s, q in parts)  # torch's private copy is not for zeros
+    second.padding = (0,) * len(second.stride)
     move_padding(traced, node)
 
 
@@ -41,12 +41,3 @@ def _is_even(conv: nn.Module) -> bool:
     """Whether a convolution pads with zeros, as many on either side."""
     odd = conv.padding == "same" and any(w % 2 for w in width(conv))
     return conv.padding_mode == "zeros" and not odd
-
-
-def _with_padding(conv: nn.Module, padding: list[int]) -> nn.Module:
-    # A new module: torch keeps a second, private copy of the padding in the old one.
-    arguments = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, tuple(padding))
-    bias = conv.bias is not None
-    new = type(conv)(*arguments, conv.dilation, conv.groups, bias, device="meta")
-    new.weight, new.bias = conv.weight, conv.bias
-    return new
