@@ -24,6 +24,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
 from ..parallel import check_alone
+from ..refuse import check_known
 from ..results import FOLDER, record
 from ..run_folder import run_of
 from ..train import best_device
@@ -76,9 +77,8 @@ def bench(
     Folder: where the records go.
     """
     check_alone()
-    plans = PROFILES.get(profile := profile or default_profile())
-    if plans is None:
-        raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(PROFILES)}.")
+    check_known("profile", profile := profile or default_profile(), PROFILES)
+    plans = PROFILES[profile]
     pieces = {name + part.__name__: (name, part) for name in plans for part in (_train, _clock)}
     chosen = {what: piece for what, piece in pieces.items() if only in what}
     if not chosen:

@@ -9,8 +9,9 @@ from ..collapse import collapse
 from ..data import Data
 from ..measure import count
 from ..models import resnet18
+from ..refuse import check_known
 from ..stages import METHODS
-from ..train import evaluate
+from .controls import scores
 from .pieces import Piece, trained
 
 PROFILES = {
@@ -33,8 +34,7 @@ def plan(profile: str) -> list[Piece]:
     ``tune``: epochs of tuning until the last removal; at fewer removals, that share of it.
     ValueError for an unknown profile.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(PROFILES)}.")
+    check_known("profile", profile, PROFILES)
     size = PROFILES[profile]
     shared = {k: size[k] for k in ("width", "dense", "tune")} | {"study": "fair"}
 
@@ -67,9 +67,7 @@ def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
 
 def _dense(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
     model = dense_network(piece, data, out)
-    row = {"removed": 0, "val": evaluate(model, data).accuracy}
-    row |= {"test": evaluate(model, data, "test").accuracy} | count(model, data)
-    return [row], piece.config["dense"]
+    return [{"removed": 0} | scores(model, data) | count(model, data)], piece.config["dense"]
 
 
 def _method(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:

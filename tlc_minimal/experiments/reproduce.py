@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ..refuse import check_known
 from ..results import FOLDER
 from ..train import profile as default_profile
 from . import beyond, fair, headline, ladder, mnist, predicts, rates, robust
@@ -15,9 +16,7 @@ STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL}
 
 def plan(profile: str) -> list[Piece]:
     """All pieces of a profile in order ("half": of the headline); ValueError if there is none."""
-    if profile not in headline.PROFILES:
-        there = ", ".join(headline.PROFILES)
-        raise ValueError(f"there is no profile {profile!r}; there are: {there}.")
+    check_known("profile", profile, headline.PROFILES)
     studies = [headline.plan] if profile == "half" else STUDIES.values()
     return [piece for study in studies for piece in study(profile)]
 

@@ -11,8 +11,10 @@ from ..data import Data
 from ..lessons.robust import agreement, assess, unknown_inputs
 from ..measure import count
 from ..models import resnet18
+from ..refuse import check_known
 from ..statistics import statistics
 from ..train import evaluate, fit
+from .controls import scores
 from .pieces import Piece, trained
 
 SIZES = {  # of the networks that are collapsed, then of those whose training is varied
@@ -65,8 +67,7 @@ def plan(profile: str) -> list[Piece]:
 
 def sizes(profile: str) -> dict:
     """Widths, images and epochs of a profile; ValueError if there is no such profile."""
-    if profile not in SIZES:
-        raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(SIZES)}.")
+    check_known("profile", profile, SIZES)
     return SIZES[profile]
 
 
@@ -107,9 +108,9 @@ def _vary(piece: Piece, data: Data, out: Path):
         epochs += how["epochs"]
         found = statistics(model, data)
         table = 100 * agreement(found, base).drop(columns="off_other")
-        scores = {s: evaluate(model, data, s).accuracy for s in ("val", "test")}
+        accuracies = scores(model, data)
         for layer, row in table.iterrows():
-            row = row.to_dict() | {"entropy": float(found[layer].entropy)} | scores
+            row = row.to_dict() | {"entropy": float(found[layer].entropy)} | accuracies
             rows.append({"factor": factor, "value": value, "layer": layer, **row})
     return rows, epochs
 
