@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from tqdm.auto import tqdm
 
 from .data import Data
-from .graph import trace
-from .nodes import activation_nodes
 from .train import device_of, dtype_of
 
 
@@ -44,17 +42,6 @@ class Without(fx.Interpreter):
                 new = swap.map(self.env[swap.entry])
                 self.outputs[key] = self.rest.run(initial_env=done | known | {node: new})
         return super().run_node(node)
-
-
-def losses(
-    model: nn.Module, lines: dict[str, Callable], data: Data, progress: bool = False
-) -> dict[str, float]:
-    """{activation: mean cross-entropy in nats on the validation split with ``lines[activation]`` in
-    its place}, and under "" that of the model itself, in eval mode, as ``evaluate`` takes it."""
-    traced = trace(model, share=True, example=data).eval()
-    there = activation_nodes(traced)
-    swaps = {name: Swap(there[name].args[0], there[name], line) for name, line in lines.items()}
-    return swapped_losses(traced, swaps, data, len(data.val.labels), "rank", progress)
 
 
 @torch.no_grad()

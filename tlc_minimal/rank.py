@@ -17,8 +17,8 @@ from .graph import find_shapes, trace
 from .linearize import check_rule, function_of, line_at, linearize
 from .modules import Affine
 from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, normalizes, only_user
-from .prefix import losses
-from .reading.fits import check_data, check_is_data
+from .prefix import Swap, swapped_losses
+from .reading.fits import check_data
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known
 from .statistics import statistics
@@ -40,11 +40,10 @@ def rank(
     """
     check_known("ranking rule", rule, RULES)
     check_rule(replacement)
-    check_is_data(data)
+    data = check_data(model, data)
     names = list(activation_nodes(trace(model, share=True, example=data)))
     if not names:
         raise ValueError(f"this model has no activation left that can go: {there_are()}.")
-    data = check_data(model, data)
     check_finite(model)
     bar = tqdm(names, desc=f"rank by {rule}", disable=not progress, leave=False)
     scores = RULES[rule](model, data, bar, replacement, seed)
@@ -56,17 +55,17 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     whole fixed un-augmented validation split. What comes before the activation runs only once, but
     where all is OFF: what is left there (a channel, or no branch) only :func:`linearize` knows."""
     progress = not getattr(names, "disable", True)  # asked now: a bar that is full turns itself off
-    gaussians, traced = statistics(model, data), trace(model, share=True, example=data)
-    nodes, lines = activation_nodes(traced), {}
+    gaussians, traced = statistics(model, data), trace(model, share=True, example=data).eval()
+    nodes, swaps = activation_nodes(traced), {}
     find_shapes(traced, data)
     for n in names:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
-        line = Affine(*line, channel_dim(traced, nodes[n]))
-        lines[n] = line.to(device_of(model), dtype_of(model))
-    found = losses(model, lines, data, progress)
-    for n in [n for n, line in lines.items() if not line.slope.any()]:
+        line = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model), dtype_of(model))
+        swaps[n] = Swap(nodes[n].args[0], nodes[n], line)
+    found = swapped_losses(traced, swaps, data, len(data.val.labels), "rank", progress)
+    for n in [n for n, swap in swaps.items() if not swap.map.slope.any()]:
         found[n] = evaluate(linearize(model, n, data, replacement).eval(), data).loss
-    return {n: found[n] - found[""] for n in lines}
+    return {n: found[n] - found[""] for n in swaps}
 
 
 def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
