@@ -36,9 +36,9 @@ from .nodes import (
     only_user,
     put_module,
     resize,
-    unused,
 )
 from .reading.axes import CLOSE, arrive, at_sizes, shape_of, wholes
+from .reading.layers import unused
 
 PASSIVE = (nn.Identity, *(kind for kind in ACTIVATION if kind is not nn.PReLU), *DROPOUT)
 

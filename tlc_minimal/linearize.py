@@ -26,9 +26,9 @@ from .nodes import (
     only_user,
     put_module,
     shape_of,
-    unused,
 )
 from .padding import move_padding
+from .reading.layers import unused
 from .reading.refuse import check_names
 from .refuse import check_known
 from .statistics import statistics

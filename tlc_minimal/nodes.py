@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from .modules import Affine
 from .reading.axes import moved, shape_of
-from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, free_name, passes
+from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, passes
 
 MAP = (*NORM, Affine)  # slope * x + shift, per channel
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
@@ -131,12 +131,6 @@ def put_module(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
     """Set (or replace) the submodule ``name``; it takes on the model's train or eval mode."""
     module.train(traced.training)
     traced.add_submodule(name, module)
-
-
-def unused(traced: fx.GraphModule, name: str) -> str:
-    """``name``, with a number behind it if something in the network has it."""
-    path, _, word = name.rpartition(".")
-    return free_name(traced, path, word)
 
 
 def resize(conv: nn.Module) -> None:

@@ -23,8 +23,9 @@ from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
 from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import finish, put_module, unused
+from .nodes import finish, put_module
 from .reading.fits import data_for
+from .reading.layers import unused
 from .reading.refuse import check_names
 from .refuse import check_number
 from .runs import Run, find_runs

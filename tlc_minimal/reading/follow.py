@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from ..nodes import finish
 from .activations import name_activations
-from .layers import ByMode, Frozen, free_name
+from .layers import ByMode, Frozen, unused
 from .plain import read
 from .refuse import in_eval, not_accepted, tensors_in, untraceable
 from .tracer import copied
@@ -85,7 +85,7 @@ def name_functions(graph: fx.Graph, root: nn.Module) -> None:
     for node in graph.nodes:
         kind = getattr(node.target, "__self__", None)
         if isinstance(kind, type) and issubclass(kind, torch.autograd.Function):
-            name = free_name(root, "", kind.__name__)
+            name = unused(root, kind.__name__)
             root.add_module(name, ByMode(node.target, []))
             node.op, node.target = "call_module", name
 

@@ -135,11 +135,11 @@ def is_elementwise(module: nn.Module) -> bool:
     return whole.shape == x.shape and torch.equal(turned, whole.flip(0, 1, 2).flatten())
 
 
-def free_name(model: nn.Module, path: str, word: str) -> str:
-    """A name below ``path`` that no module has."""
-    known, name = dict(model.named_modules()), f"{path}.{word}" if path else word
-    number, owner = 1, model.get_submodule(path)
-    while name in known or hasattr(owner, name.rpartition(".")[2]):
+def unused(model: nn.Module, name: str) -> str:
+    """``name``, with a number behind it if something in the model has it; ".relu" is "relu"."""
+    free, number = (name := name.lstrip(".")), 1
+    owner = model.get_submodule(name.rpartition(".")[0])
+    while hasattr(owner, free.rpartition(".")[2]):
         number += 1
-        name = f"{path}.{word}{number}" if path else f"{word}{number}"
-    return name
+        free = f"{name}{number}"
+    return free

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..nodes import bypass
 from .classes import plain_modules, turn_plain
 from .frozen import held_in_eval, replace_tensors
-from .layers import DROPOUT, ByMode, Frozen, Norm, free_name
+from .layers import DROPOUT, ByMode, Frozen, Norm, unused
 from .tracer import Flag, Reader, copied
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -99,7 +99,7 @@ def ask_apart(model: nn.Module, graph: fx.Graph) -> None:
         asks = [u for u in node.users if u.target is getattr and u.args[1] in ("device", "dtype")]
         weight = attrgetter(node.target)(model).detach()
         if asks and weight.numel():
-            name = free_name(model, "", "like")
+            name = unused(model, "like")
             model.register_buffer(name, weight.new_empty(0), persistent=False)
             with graph.inserting_before(node):
                 like = graph.get_attr(name)
@@ -142,7 +142,8 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
         if options.get("training"):
             return
         kind = kind if own and owner in asked else Frozen  # F.batch_norm(…, training=False)
-    name = owner if own and len(owners) == 1 else free_name(model, owner, kind.__name__.lower())
+    alone = own and len(owners) == 1
+    name = owner if alone else unused(model, f"{owner}.{kind.__name__.lower()}")
     if name != owner:
         module = nn.Module()
         model.set_submodule(name, module)
@@ -199,6 +200,6 @@ def follow_mode(model: nn.Module, node: fx.Node) -> None:
         args, kwargs = map_aggregate(
             (node.args, node.kwargs), lambda v: False if isinstance(v, Flag) else v
         )
-    name = free_name(model, flag.name, getattr(node.target, "__name__", "function"))
+    name = unused(model, f"{flag.name}.{getattr(node.target, '__name__', 'function')}")
     model.set_submodule(name, module)
     node.op, node.target, node.args, node.kwargs = "call_module", name, args, kwargs
