@@ -83,7 +83,7 @@ def test_a_temporary_run_goes_when_python_ends(tmp_path, monkeypatch):
     at_exit = []
     monkeypatch.setattr(atexit, "register", lambda f, *a, **k: at_exit.append(lambda: f(*a, **k)))
     run = tlc.collapse(network(), DATA, 1, 1, progress=False)
-    assert (run.folder / "run.json").exists()
+    assert run.folder.parent == tmp_path and (run.folder / "run.json").exists()
     at_exit.pop()()
     assert not run.folder.exists()
 

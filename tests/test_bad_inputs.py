@@ -214,7 +214,6 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, do=do: do(conv(1, 144), m), ValueError, "takes grey images, another coloured")
       for do in (lambda *two: tlc.compare(dict(zip("ab", two)), DATA),
                  lambda m, teacher: tlc.fit(m, DATA, 1, teacher=teacher))],
-    (lambda m: tlc.load_run(m, "no/such/run", 1), FileNotFoundError, "holds no run"),
     *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
     *[(lambda m, n=n: tlc.load_data(n), ValueError, "No data.*: give di") for n in ("z" * 5000, 0)],
     (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
@@ -356,7 +355,7 @@ COMMANDS |= {
     "collapse --data digits --out FILE/run": "FILE/run cannot be written (Not a directory)",
     "collapse --data digits --out FILE": "FILE cannot be written",
     "demo --out FILE/run": "FILE/run cannot be written", "demo --out FILE": "cannot be written",
-    "reproduce --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
+    "reproduce --profile fast --out OUT --folder OUT": "no profile 'fast'; there are: smoke",
     "reproduce --profile smoke --out FILE/run --folder OUT": "FILE/run cannot be written",
     "bench --profile fast --out OUT --folder OUT": "there is no profile 'fast'",
     "bench --profile smoke --only vgg --out OUT": "there is no piece 'vgg'; there are: resnet",

@@ -106,12 +106,6 @@ def test_the_given_model_is_unmodified(data, tmp_path):
     assert all(m.training for m in model.modules()) and not run.model.training
 
 
-def test_without_a_folder_it_is_a_temporary_one(model, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run = tlc.collapse(model, data, 1, rank="random", **HOW)
-    assert (run.folder / "run.json").exists() and not list(tmp_path.iterdir())
-
-
 def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
     ask = dict(remove=np.int64(2), epochs=np.float32(1.5), seed=np.int32(0), lr=np.float64(0.02))
     ask |= dict(method="one_by_one", rank="random", batch=np.int64(50), keep="all", progress=False)

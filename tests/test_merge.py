@@ -16,7 +16,7 @@ from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.fold import fold
-from tlc_minimal.modules import Affine, BiasMap, Ones, ScaledSum
+from tlc_minimal.modules import Affine, Ones, ScaledSum
 from tlc_minimal.table import describe
 
 module = importlib.import_module("tlc_minimal.merge")
@@ -223,14 +223,6 @@ def test_a_layer_that_is_called_twice_counts_twice_and_a_line_along_rows_stays_a
     model = Net(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(32, 5, 3)).double().eval()
     linear = tlc.linearize(model, "relu1", X, "affine")
     assert relative_error(tlc.merge(linear, X, "all")(X), linear(X)) < 1e-12
-
-
-def test_a_bias_map_is_the_same_for_every_image_and_any_size():
-    conv = nn.Conv2d(1, 3, 3, padding=1).double()
-    for size in (1, 2, 7):
-        x = torch.randn(5, 3, size, size).double()
-        want = x + conv(torch.ones(5, 1, size, size).double())
-        assert relative_error(BiasMap(conv)(x), want) < 1e-12
 
 
 def test_tokens_are_no_channels():

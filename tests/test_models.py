@@ -22,26 +22,12 @@ def test_any_size_of_image_gives_one_score_a_class(network, size):
     assert tlc.simple_cnn(width=5).conv6.out_channels == 20
 
 
-def test_the_papers_stem_pools_and_the_strong_one_does_not():
-    paper, strong = (tlc.resnet18(width=4, stem=s) for s in ("paper", "strong"))
-    assert isinstance(paper.maxpool, nn.MaxPool2d) and isinstance(strong.maxpool, nn.Identity)
-    x = torch.randn(1, 4, 32, 32)
-    assert paper.maxpool(x).shape[2:] == (16, 16) and strong.maxpool(x).shape[2:] == (32, 32)
-    assert sum(p.numel() for p in paper.parameters()) == sum(p.numel() for p in strong.parameters())
-
-
 def test_the_six_layers_that_are_kept_are_those_of_the_record():
     folder = find_folder("data/results")
     record = json.loads((folder / "headline_w64_project_22_seed0.json").read_text())["rows"][-1]
     kept = tlc.load_checkpoint("six_layers_w64_cifar10")
     counts = tlc.count(kept, torch.zeros(1, 3, 32, 32))
     assert counts == {k: record[k] for k in counts} and counts["layers"] == 6
-
-
-def test_simple_cnn_has_six_activations():
-    layers = tlc.find_layers(tlc.simple_cnn(width=4), torch.randn(1, 3, 16, 16))
-    assert [layer.name for layer in layers] == [f"relu{i}" for i in range(1, 7)]
-    assert [layer.norm for layer in layers] == [f"bn{i}" for i in range(1, 7)]
 
 
 @pytest.fixture

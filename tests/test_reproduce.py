@@ -220,8 +220,6 @@ def test_every_profile_plans_every_study_once(profile):
     s = headline.PROFILES["paper"]  # the curve to twelve, and all at once
     assert s.depth == 12 and s.dense + 2 * 12 * s.each <= 250
     assert {(p.config["study"], p.config["width"]) for p in plan("half")} == {("headline", 32)}
-    with pytest.raises(ValueError, match="'fast'; there are: smoke, laptop, half, paper"):
-        plan("fast")
 
 
 def test_the_published_algorithm_keeps_its_schedule(done, tmp_path, monkeypatch, capsys):
