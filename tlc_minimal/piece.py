@@ -116,10 +116,10 @@ def obstacle(f: Piece) -> str:
         return "a batch norm between them works along another axis"
     channels = len([*layers.values()][-1].weight) * (inputs_of(f)[0].shape[1] if f.dims else 1)
     far, taps = extent(f), max(layer.weight[0].numel() for layer in layers.values())
-    size = channels * math.prod(r for r, _ in far), taps * math.prod(r + 2 * s for r, s in far)
+    size = channels * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
     if max(size) > MOST:
         return "as one they would have {:,} weights, and a run takes {:,} numbers".format(*size)
-    frame = [n for _, stride in reversed(far) for n in (stride, stride)]
+    frame = [n for _, stride, _ in reversed(far) for n in (stride, stride)]
     try:
         for x in inputs_of(f) if f.dims else ():
             y = f(x)
@@ -137,7 +137,7 @@ def read(f: Piece) -> nn.Module:
     kernel, low = response(f)
     inputs = inputs_of(f)
     bias = f(0 * inputs[0]).transpose(0, 1).flatten(1)[:, 0]
-    one = write(kernel, bias, [s for _, s in extent(f)], [-p for p in low], f)
+    one = write(kernel, bias, [s for _, s, _ in extent(f)], [-p for p in low], f)
     if not all(same(one(x), f(x)) for x in inputs):
         raise ValueError("together they are no layer of this kind")
     return one
@@ -210,22 +210,24 @@ def inputs_of(f: Piece) -> list[Tensor]:
     )
     known, noise = extent(f), torch.Generator().manual_seed(0)
     sizes = [
-        [reach + stride + more for reach, stride in known]
-        for more in range(max([s for _, s in known], default=1))
+        [reach + stride + more for reach, stride, _ in known]
+        for more in range(max([s for _, s, _ in known], default=1))
     ]
     draws = [torch.randn(2, into, *size, generator=noise, dtype=torch.float64) for size in sizes]
     return [x.to(device_of(f)) for x in draws]
 
 
-def extent(f: Piece) -> list[tuple[int, int]]:
-    """Along each spatial dimension: the pixels that one output pixel sees, and the stride."""
-    known = {f.source: [(1, 1)] * f.dims}
+def extent(f: Piece) -> list[tuple[int, int, int]]:
+    """Along each spatial dimension: the pixels that one output pixel sees, the stride, and by how
+    many pixels of the input the map is taken in: k - 1 - 2p of one layer."""
+    known, layers = {f.source: [(1, 1, 0)] * f.dims}, f.layers if f.dims else {}
     for node in f.nodes:
         known[node] = [max(axis) for axis in zip(*(known[n] for n in node.all_input_nodes))]
-        if f.dims and node in f.layers:
-            layer = f.modules[node]
-            parts = zip(known[node], width(layer), layer.stride)
-            known[node] = [(reach + s * w, s * t) for (reach, s), w, t in parts]
+        if layer := layers.get(node):
+            far, pads = width(layer), left_padding(layer)
+            off = [0 if layer.padding == "same" else w - 2 * p for w, p in zip(far, pads)]
+            parts = zip(known[node], far, layer.stride, off)
+            known[node] = [(r + s * w, s * t, o + s * more) for (r, s, o), w, t, more in parts]
     return known[f.nodes[-1]]
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from torch import fx, nn
 
 from .modules import Affine
-from .nodes import CONV, DROPOUT, NORM, is_sum, left_padding, module_of, name_of, width
+from .nodes import CONV, DROPOUT, NORM, is_sum, module_of, name_of
+from .piece import Piece, extent
 
 MIXES = (*CONV, *NORM, Affine, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
 
@@ -85,50 +86,39 @@ def _common(known: dict, nodes) -> dict[fx.Node, int]:
 
 
 def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int) -> Run:
-    modules, end = {node: module_of(traced, node) for node in nodes}, nodes[-1]
-    layers = {node: module for node, module in modules.items() if isinstance(module, CONV)}
-    before, after = shapes[entry], shapes[end]
+    f = Piece(entry, tuple(nodes), {node: module_of(traced, node) for node in nodes})
+    layers, end, before, after = f.layers, nodes[-1], shapes[entry], shapes[nodes[-1]]
     if len({layer.weight.ndim for layer in layers.values()}) != 1:
         what = "a convolution and a matrix are" if layers else "no layer is"
         raise ValueError(f"{what} between {name_of(entry)} and {name_of(end)}")
-    if any(isinstance(layer, nn.Linear) for layer in layers.values()):
-        layer, dims = nn.Linear(before[-1], after[-1], device="meta"), 1
+    if f.dims:
+        layer = _convolution(f, before, after, kernel)
     else:
-        dims = len(after) - 2
-        layer = _convolution(entry, modules, before, after, kernel)
+        layer = nn.Linear(before[-1], after[-1], device="meta")
     taps = lambda layer: layer.weight[0, 0].numel()
     macs = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node])
     all_macs, new_macs = sum(macs(old, node) for node, old in layers.items()), macs(layer, end)
     saved = all_macs - new_macs // taps(layer) * max(map(taps, layers.values()))
-    normed = any(isinstance(module, NORM) for module in modules.values())
+    normed = any(isinstance(module, NORM) for module in f.modules.values())
     normed = normed and (layer.weight.ndim > 2 or len(after) == 2)  # of tokens it takes no features
-    norm = NORM[dims - 1] if normed else None
+    norm = NORM[max(f.dims, 1) - 1] if normed else None
     images = shapes[next(iter(traced.graph.nodes))][0]
     pixels, fewer = math.prod(after) // len(layer.weight) // images, (all_macs - new_macs) // images
     removed = [node.target for node in nodes if node in gone]
     return Run(entry, end, nodes, removed, layer, norm, pixels, saved, fewer)
 
 
-def _convolution(entry: fx.Node, modules: dict, before, after, kernel: int) -> nn.Module:
+def _convolution(f: Piece, before, after, kernel: int) -> nn.Module:
     """As large as ``kernel``, but no larger than what one pixel of the run sees, and large enough
     for the run's stride and for taking as much off the map as the run does without padding."""
-    # Along each axis: pixels of the entry that a pixel sees, stride, and k - 1 - 2p.
-    known, dims, groups = {entry: [(1, 1, 0)] * (len(after) - 2)}, len(after) - 2, set()
-    for node, conv in modules.items():
-        known[node] = [max(axis) for axis in zip(*(known[n] for n in node.all_input_nodes))]
-        if isinstance(conv, CONV):
-            off = [w - 2 * p for w, p in zip(width(conv), left_padding(conv))]
-            off = [0] * dims if conv.padding == "same" else off
-            parts = zip(known[node], conv.stride, width(conv), off)
-            known[node] = [(r + s * w, s * t, lost + s * o) for (r, s, lost), t, w, o in parts]
-            groups.add(conv.groups)
-    reach, stride, lost = zip(*known[node])
+    reach, stride, lost = zip(*extent(f))
     least = [min(max(kernel, s), r) for s, r in zip(stride, reach)]
     size = [next(k for k in count(k) if k > n and (k - n) % 2) for k, n in zip(least, lost)]
     padding = [(k - 1 - n) // 2 for k, n in zip(size, lost)]
     if [(n - 1 - o) // s + 1 for n, o, s in zip(before[2:], lost, stride)] != list(after[2:]):
-        between = f"{name_of(entry)} and {name_of(node)}"
+        between = f"{name_of(f.source)} and {name_of(f.nodes[-1])}"
         raise ValueError(f"branches of different sizes meet between {between}")
+    groups = {layer.groups for layer in f.layers.values()}
     groups = groups.pop() if len(groups) == 1 else 1
-    make = CONV[dims - 1]
+    make = CONV[f.dims - 1]
     return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
