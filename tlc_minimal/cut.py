@@ -28,6 +28,7 @@ from .nodes import (
     channel_dim,
     insert_after,
     is_padded,
+    is_private,
     is_sum,
     keeps_size,
     made_dim,
@@ -43,21 +44,20 @@ from .reading.layers import unused
 PASSIVE = (nn.Identity, *(kind for kind in ACTIVATION if kind is not nn.PReLU), *DROPOUT)
 
 
-def producer(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:
-    """The convolution and the batch norm that make ``node`` and feed nothing else; else None.
+def producer(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The layer that makes ``node``, maybe with a batch norm behind it, if both feed nothing else.
 
-    ValueError if that convolution is called more than once: changing it would change both calls.
+    ValueError if that layer is called more than once: changing it would change both calls.
     """
-    norm = module_of(traced, node) if isinstance(module_of(traced, node), NORM) else None
-    conv = node.args[0] if norm is not None else node
-    if only_user(node) is None or (norm is not None and calls(traced, node) > 1):
-        return None, None
-    fits = norm is None or normalizes(traced, node, conv)
-    if only_user(conv) is None or not isinstance(module_of(traced, conv), CONV) or not fits:
-        return None, norm
+    normed = isinstance(module_of(traced, node), NORM)
+    conv = node.args[0] if normed else node
+    if normed and not (is_private(traced, node, NORM) and normalizes(traced, node, conv)):
+        return None
+    if only_user(conv) is None or not isinstance(module_of(traced, conv), CONV):
+        return None
     if calls(traced, conv) > 1:
         raise ValueError(f"{conv.target} is called more than once: give each call its own copy.")
-    return conv, norm
+    return conv
 
 
 def readers(traced: fx.GraphModule, node: fx.Node) -> list[tuple[fx.Node, list[fx.Node]]]:

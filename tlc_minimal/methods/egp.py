@@ -45,7 +45,7 @@ def egp(task: Task) -> list[Stage]:
 
 def prunable(traced: fx.GraphModule) -> dict[str, nn.Module]:
     """{activation: the convolution or linear layer that alone feeds it}."""
-    found = {n: producer(traced, a.args[0])[0] for n, a in activation_nodes(traced).items()}
+    found = {n: producer(traced, a.args[0]) for n, a in activation_nodes(traced).items()}
     return {name: module_of(traced, node) for name, node in found.items() if node is not None}
 
 
