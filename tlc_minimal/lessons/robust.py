@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..data import Data
 from ..gaussian import Gaussian
 from ..reading.images import read_digits, resize
+from ..reading.refuse import in_eval
 from ..train import device_of
 from .corruptions import CORRUPTIONS, corrupt
 
@@ -41,10 +42,9 @@ def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Te
 @torch.no_grad()
 def probabilities(model: nn.Module, data: Data, images: Tensor, batch: int = 500) -> Tensor:
     """Softmax outputs, float32 (N, classes) on the CPU, of uint8 images normalised as ``data``."""
-    device, mode = device_of(model), model.training
-    model.eval()
-    outputs = [model(data.normalize(part.to(device))) for part in images.split(batch)]
-    model.train(mode)
+    device = device_of(model)
+    with in_eval(model):
+        outputs = [model(data.normalize(part.to(device))) for part in images.split(batch)]
     return torch.cat(outputs).float().softmax(1).cpu()
 
 
