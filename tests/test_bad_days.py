@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from helpers import digits
+from helpers import digits, interrupted
 from torch import fx, nn
 
 import tlc_minimal as tlc
@@ -66,16 +66,11 @@ def test_the_command_line_says_it_in_two_sentences(tmp_path, monkeypatch, name):
 
 def test_ctrl_c_says_where_a_temporary_run_is_and_leaves_it_there(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(sys.modules["tlc_minimal.collapse"], "fit", interrupted)
-    with pytest.raises(KeyboardInterrupt) as stop:
+    with interrupted(1), pytest.raises(KeyboardInterrupt) as stop:
         tlc.collapse(network(), DATA, 1, 1, progress=False)
     (folder,) = tmp_path.glob("tlc-*")
     assert f"kept in {folder}: resume=True" in stop.value.__notes__[0]
     assert (folder / "run.json").exists()
-
-
-def interrupted(*args, **options):
-    raise KeyboardInterrupt
 
 
 def test_a_temporary_run_goes_when_python_ends(tmp_path, monkeypatch):
@@ -99,9 +94,6 @@ OTHERS = {
     "jit.script": torch.jit.script,
     "deepcopy": copy.deepcopy,
     "pickle": lambda net: pickle.loads(pickle.dumps(net)),
-    "export": lambda net: torch.export.export(
-        net, (X,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    ).module(),
 }
 
 

@@ -127,9 +127,6 @@ def test_the_report_holds_table_and_pictures_with_alt_text(run, compared):
 
 
 def test_without_a_finished_run_there_is_no_report(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no run"):
-        write_report(tmp_path)
-    assert not list(tmp_path.iterdir())
     config, rows = run_of(run.folder).values()
     write_run(tmp_path, config, [row | {"test": None} for row in rows])  # as a killed one leaves it
     with pytest.raises(FileNotFoundError, match="no finished run|not finished"):

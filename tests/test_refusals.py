@@ -90,17 +90,6 @@ def test_control_flow_that_depends_on_data_names_the_line(do):
 
 
 @BOTH
-@pytest.mark.parametrize("where", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
-def test_a_hook_on_what_would_go_is_named(do, where, kind):
-    model = chain()
-    handle = getattr(model[where], kind)(lambda *args: None)
-    refused(do, model, f"{where} carries a hook", "remove()")
-    handle.remove()
-    do(model)
-
-
-@BOTH
 def test_a_parametrised_convolution_and_a_quantised_one_are_named(do):
     model = chain()
     weight_norm(model[0])
