@@ -50,7 +50,8 @@ def run_pieces(
     check_alone()
     chosen = [p for p in pieces if only in p.what]
     if not chosen:
-        raise ValueError(f"there is no piece {only!r}; there are: {_names(pieces)}.")
+        there = ", ".join(p.what for p in pieces)
+        raise ValueError(f"there is no piece {only!r}; there are: {there}.")
     missing = [p for p in chosen if not _is_recorded(folder / f"{p.what}.json")]
     total = sum(p.minutes for p in missing)
     print(f"{len(chosen)} pieces, {len(missing)} to do, about {total:.0f} minutes", flush=True)
@@ -130,7 +131,3 @@ def _is_recorded(path: Path) -> bool:
             f"{path} is not of schema {SCHEMA}: move it away, and run again to make it anew."
         )
     return True
-
-
-def _names(pieces: list[Piece]) -> str:
-    return ", ".join(p.what for p in pieces)

@@ -40,15 +40,15 @@ def throughput(piece, data: Data, out: Path):
     return rows, float(sum(row.pop("epochs", 0) for row in rows))
 
 
-def ceilings(device: torch.device, repeats: int = 5) -> list[dict]:
+def ceilings(device: torch.device) -> list[dict]:
     """What the device does at most: a matrix product in the precision that trains there, a copy of
     its memory; both measured."""
     size, numbers = (8192, 2**28) if device.type == "cuda" else (1024, 2**24)
     a = torch.randn(size, size, device=device, dtype=precision(device))
     source = torch.zeros(numbers, device=device)
     target = torch.empty_like(source)
-    product = _seconds(lambda: a @ a, device, repeats)
-    copy = _seconds(lambda: target.copy_(source), device, repeats)
+    product = _seconds(lambda: a @ a, device)
+    copy = _seconds(lambda: target.copy_(source), device)
     moved = 2 * source.numel() * source.element_size()  # read and written
     return [
         {"measured": "matrix product", "tflops": 2 * size**3 / product / 1e12},
@@ -65,13 +65,13 @@ def training_flops(model: nn.Module, data: Data) -> float:
     return counter.get_total_flops() / len(data.example)
 
 
-def speed_of_fit(width: int, data: Data, batch: int, epochs: float = 1.0) -> dict:
+def speed_of_fit(width: int, data: Data, batch: int) -> dict:
     """Images a second of ``fit`` in its second half: a run twice as long, less the short run."""
     device = best_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds, busy = [], []
-    epochs = min(epochs, 20_000 / data.train.size) if device.type == "cpu" else epochs
+    epochs = min(1.0, 20_000 / data.train.size) if device.type == "cpu" else 1.0
     for length in (epochs, 2 * epochs):
         model = resnet18(len(data.classes), width)
         start, begun = now(device), used(device)
@@ -92,7 +92,7 @@ def used(device: torch.device) -> float:
     return now(device) if device.type == "cuda" else time.process_time()
 
 
-def bare_step(width: int, data: Data, batch: int, steps: int = 45) -> float:
+def bare_step(width: int, data: Data, batch: int) -> float:
     """Seconds used by forward, backward and SGD, as ``fit`` does them, on a batch at hand."""
     model, device = resnet18(len(data.classes), width).train(), best_device()
     model = model.to(device, memory_format=layout(model))
@@ -108,7 +108,7 @@ def bare_step(width: int, data: Data, batch: int, steps: int = 45) -> float:
         sgd.step()
 
     step()
-    begun = used(device)
+    begun, steps = used(device), 45
     for _ in range(steps):
         step()
     return (used(device) - begun) / steps
@@ -124,10 +124,10 @@ def bound(row: dict, smallest: dict | None) -> str:
     return "memory traffic and small kernels"
 
 
-def _seconds(run, device: torch.device, repeats: int) -> float:
+def _seconds(run, device: torch.device) -> float:
     run()
     times = []
-    for _ in range(repeats):
+    for _ in range(5):
         start = now(device)
         for _ in range(3):
             run()

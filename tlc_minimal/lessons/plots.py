@@ -102,11 +102,11 @@ def layers(stats: dict[str, Gaussian]) -> Figure:
     return figure
 
 
-def curves(table: pd.DataFrame, x: str = "removed", y: str = "test", by: str = "method") -> Figure:
-    """One line a ``by`` of a table of runs: ``y`` against ``x``; mean and range over the seeds.
+def curves(table: pd.DataFrame, x: str = "removed", y: str = "test") -> Figure:
+    """One line a method of a table of runs: ``y`` against ``x``; mean and range over the seeds.
     The first has larger, hollow markers: it is seen even where another lies on it."""
     figure, ax = plt.subplots()
-    groups = list(table.groupby(by, sort=False))
+    groups = list(table.groupby("method", sort=False))
     for i, (label, runs) in enumerate(groups):
         grouped, style = runs.groupby("removed"), look(label, i)
         style |= {} if ax.lines else {"ms": 9, "mfc": "none"}

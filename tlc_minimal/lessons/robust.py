@@ -13,7 +13,7 @@ from ..train import device_of
 from .corruptions import CORRUPTIONS, corrupt
 
 
-def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Tensor]:
+def unknown_inputs(data: Data, count: int = 1000) -> dict[str, Tensor]:
     """Images of none of the classes, as large as those of ``data``: {name: uint8 (N, C, H, W)}.
 
     "digits" (all 1,797 of scikit-learn, unless the data are digits), "photographs" (``count``
@@ -22,7 +22,7 @@ def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Te
     from sklearn.datasets import load_sample_images
 
     _, channels, height, width = data.test.images.shape
-    generator, found = torch.Generator().manual_seed(seed), {}
+    generator, found = torch.Generator().manual_seed(0), {}
     if data.name not in ("digits", "mnist"):
         digits = torch.cat([s.images for s in read_digits(None, None)[1:3]])
         found["digits"] = resize(digits, height).expand(-1, channels, -1, -1)
@@ -40,11 +40,11 @@ def unknown_inputs(data: Data, count: int = 1000, seed: int = 0) -> dict[str, Te
 
 
 @torch.no_grad()
-def probabilities(model: nn.Module, data: Data, images: Tensor, batch: int = 500) -> Tensor:
+def probabilities(model: nn.Module, data: Data, images: Tensor) -> Tensor:
     """Softmax outputs, float32 (N, classes) on the CPU, of uint8 images normalised as ``data``."""
     device = device_of(model)
     with in_eval(model):
-        outputs = [model(data.normalize(part.to(device))) for part in images.split(batch)]
+        outputs = [model(data.normalize(part.to(device))) for part in images.split(500)]
     return torch.cat(outputs).float().softmax(1).cpu()
 
 
@@ -90,7 +90,7 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
 
 def assess(
     models: dict[str, nn.Module], data: Data, unknown: dict[str, Tensor] | None = None,
-    names=tuple(CORRUPTIONS), severities=(1, 2, 3, 4, 5), seed: int = 0,
+    names=tuple(CORRUPTIONS), severities=(1, 2, 3, 4, 5),
 ) -> pd.DataFrame:  # fmt: skip
     """Each model on the test split, clean and corrupted, and on unknown inputs; all in percent.
 
@@ -101,7 +101,7 @@ def assess(
     rows, known = [], {}
     conditions = [("clean", "clean", 0)] + [("corrupted", n, s) for n in names for s in severities]
     for kind, name, severity in conditions:
-        images = clean if kind == "clean" else corrupt(clean, name, severity, seed)
+        images = clean if kind == "clean" else corrupt(clean, name, severity)
         for label, model in models.items():
             confidence, predicted = probabilities(model, data, images).max(1)
             correct = predicted == labels.cpu()
