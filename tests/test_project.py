@@ -85,7 +85,7 @@ def test_a_shortcut_is_part_of_the_run_and_everything_is_in_its_place():
         (3, 1, conv(3, 3, 1, 1), nn.Identity(), 5, (2, 2)),
         (3, 1, conv(3, 3, 1, 2, dilation=2), nn.Identity(), 7, (3, 3)),
         (4, 2, conv(4, 3, 2, 1), conv(4, 1, 2), 7, (3, 3)),
-        (4, 1, conv(4, 5, padding="same"), conv(4, 1), 7, (3, 3)),
+        (4, 1, conv(4, 4, padding="same"), conv(4, 1), 7, (3, 3)),
         (4, 2, conv(4, 2, 2), conv(4, 4, 2, 1), 6, (2, 2)),
     ]
     x = F.pad(X[..., :-1, :-1], [4] * 4)  # with zeros around no padding is noticed without biases
