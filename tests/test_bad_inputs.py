@@ -119,8 +119,10 @@ NO_LOADERS = [
     (3, TypeError, "batches of .images, labels., two tensors, and int does not"),
     ([ONES], TypeError, "list does not: wrap"), ([], ValueError, "yields nothing: give"),
     ([(-ONES, PAIR)], ValueError, "Normalize"), ([(X[:2], PAIR)], ValueError, "Normalize"),
-    ([(ONES * NAN, PAIR)], ValueError, "Normalize"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
+    ([(ONES * NAN, PAIR)], ValueError, "or inf"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
     ([(ONES, torch.rand(2, 4))], ValueError, "whole"), ([(ONES, -PAIR)], ValueError, "from 0 on"),
+    ([(ONES[..., :0], PAIR)], ValueError, "H, W"), ([(ONES, PAIR - 9)], ValueError, "from -9 on"),
+    ([(ONES[:1], PAIR[:1])], ValueError, "one training image is no training set"),
     ([(ONES, 10**9 * PAIR)], ValueError, "from 0 on"), ([(ONES[0], PAIR[0])], ValueError, "batch"),
     ([(ONES, PAIR), (ONES[..., 1:], PAIR)], ValueError, "of one size, not of {.*8, 7"),
 ]  # fmt: skip
@@ -161,6 +163,13 @@ for (name, do), (k, (bad, kind)) in product(TRAIN.items(), NO_DATA.items()):
     said = "data are a Data, as load_data gives it, not" if kind is TypeError else ""
     CASES.append((f"{name}(…, {k})", do, network, bad, kind, said))
 
+
+def assigns(net, x):
+    y = net.a(x)
+    y[1:] = y[:-1]
+    return y
+
+
 lazy = lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
 on_meta = lambda: network().to("meta")
 AT_HOME, APART = (patch.dict(os.environ, d) for d in ({"HOME": "."}, {"WORLD_SIZE": "abc"}))
@@ -178,6 +187,11 @@ OPTIONS = [  # (call with a model, exception, words)
       for do in (READ | TRAIN | COPIED).values()],
     *[(lambda m, do=do: do(on_meta(), DATA), ValueError, "0.weight holds no numbers .device meta.")
       for do in (TRAIN | COPIED | FOLD | {"": tlc.statistics}).values()],
+    (lambda m: tlc.measured_statistics(on_meta(), DATA), ValueError, "0.weight holds no numbers"),
+    *[(lambda m, n=n: torch.no_grad()(TRAIN[n])(m, DATA), ValueError, "gradients are off here")
+      for n in ("fit", "collapse")],
+    (lambda m: tlc.find_layers(Net(assigns, a=m), X), ValueError, "torch.cat or torch.where"),
+    (lambda m: tlc.statistics(m, (X, PAIR)), TypeError, "give them without labels"),
     *[(lambda m, n=n: TRAIN[n](m.requires_grad_(False), DATA), ValueError, "no parameter learns: ")
       for n in ("fit", "collapse")],
     (lambda m: tlc.fit(m, DATA, 1, state="/dev/null/x"), FileExistsError, "cannot be written"),

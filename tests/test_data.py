@@ -317,6 +317,8 @@ def test_two_loaders_make_data(channels):
     images, labels = torch.randint(256, (50, channels, 8, 8)).byte(), torch.arange(50) % 4
     loaders = ([DataLoader(TensorDataset(x, labels), 7)] * 2 for x in (images, images / 255))
     one, two = (Data.from_loader(*both) for both in loaders)  # bytes, and as ToTensor makes them
+    for kind in ((images / 255).half(), images.long()):
+        assert Data.from_loader(*[[(kind, labels)]] * 2).sha256 == one.sha256
     for x, y in zip((*one.train, *one.val, *one.test), (*two.train, *two.val, images, labels)):
         assert torch.equal(x, y)
     assert [one.train.size, one.val.size, one.classes] == [45, 5, ("0", "1", "2", "3")]

@@ -371,6 +371,30 @@ def test_what_mixes_channels_loses_none(name, front):
     assert relative_error(linear(100 * X), want) < 1e-12
 
 
+def test_a_turn_that_leaves_the_kept_in_their_places_moves_the_channel_of_ones():
+    model = attack(MIXES["they are turned round"])
+    even = tlc.Gaussian(torch.tensor([1.0, 1, -1, -1, 1, 1]).double(), torch.ones(6).double())
+    want = by_hand(model, "relu1", even, "on_off_affine")(X)
+    assert relative_error(tlc.linearize(model, "relu1", {"relu1": even})(X), want) < 1e-12
+
+
+def test_an_activation_of_one_number_an_image_is_in_nobodys_way():
+    run = lambda net, x: (
+        net.b(net.r(net.a(x)).mean((2, 3))) * F.softplus(x.mean((1, 2, 3)))[:, None]
+    )
+    model = Net(run, a=nn.Conv2d(3, 6, 3), r=nn.ReLU(), b=nn.Linear(6, 2)).double()
+    linear = tlc.linearize(model, "r", X)
+    assert [*tlc.statistics(model, X, ["r"])] == ["r"] and not hasattr(linear, "r")
+
+
+def test_an_instance_norm_counts_the_channels_that_are_left(recwarn):
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    linear = tlc.linearize(model.double(), "2", {"2": MIXED})
+    want = by_hand(model, "2", MIXED, "on_off_affine")(X)
+    assert relative_error(linear(X), want) < 1e-12 and getattr(linear, "1").num_features == 3
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("path, stay", PASSES.values(), ids=PASSES)
 def test_constants_are_followed_through_what_leaves_channels_alone(path, stay, capfd):
     shape = path(torch.ones(2, 6, 7, 7)).shape

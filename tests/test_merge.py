@@ -115,6 +115,22 @@ def test_one_is_faster_if_it_wins_three_rounds_of_four(monkeypatch, one, faster)
     assert row == {"two_ms": 40, "one_ms": one[3]}
 
 
+def test_each_layer_keeps_its_own_precision():
+    """A head in another precision than the trunk, and weights that are complex numbers."""
+    run = lambda net, x: net.head(net.r(net.a(x)).mean((2, 3)).double())
+    head = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 3)).double()
+    model, x = Net(run, a=nn.Conv2d(3, 4, 3), r=nn.ReLU(), head=head).eval(), X.float()
+    linear = tlc.linearize(model, "head.1", x)
+    for small in (tlc.merge(model, x, "all"), tlc.merge(linear, x, "all"), linear,
+                  tlc.project(model, "head.1", x).model):  # fmt: skip
+        assert small(x).dtype == torch.float64 and small.a.weight.dtype == torch.float32
+    spectral = lambda net, x: net.b(net.a(torch.fft.irfft(torch.fft.rfft(x.float()) * net.w, n=32)))
+    fourier = Net(spectral, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1)).eval()
+    fourier.w = nn.Parameter(torch.randn(17, dtype=torch.cfloat))
+    merged = tlc.merge(fourier, x, "all")
+    assert not hasattr(merged, "a") and relative_error(merged(x), fourier(x)) < 1e-5
+
+
 def test_nothing_to_merge_is_no_mistake():
     for model in (nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Sequential(nn.Conv2d(3, 2, 3))):
         merged = tlc.merge(model.double().eval(), X, verbose=True)

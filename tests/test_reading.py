@@ -283,6 +283,7 @@ FORWARDS = {  # or the words that refuse
     "a gate": lambda n, x: n.b(F.relu(n.a(x)) * F.relu(n.gate * n.graph)),
     "classes": lambda n, x: n.b(n.a(x)).argmax(1),
     "masked": lambda n, x: n.b(n.a(x)).tril().masked_fill(n.gate > 0, float("-inf")),
+    "the forward writes into seen": lambda n, x: [n.seen.add_(1), n.b(n.a(x) * n.seen)][-1],
     "works in place on a view": lambda n, x: [y := n.a(x), y.unsqueeze(0).add_(1), n.b(y)][-1],
     "in place on a view": lambda n, x: [y := n.a(x), z := F.relu_(y.double()), n.b(y + z)][-1],
     "compare self.training": lambda n, x: n.b(n.a(x) if n.training is False else n.relu(n.a(x))),
@@ -298,6 +299,7 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
     a, b, layers["swish"] = Helped(3, 4, 3), nn.Conv2d(4, 2, 3), Swish()
     net = Caching(FORWARDS[name], a=a, b=b, both=nn.Sequential(a, nn.ReLU(), b), **layers)
     net.gate, net.graph, net.mean = (*map(nn.Parameter, torch.ones(2, 1)), torch.zeros(3, 1, 1))
+    net.register_buffer("seen", torch.ones(1))
     net.double().eval()
     if list(FORWARDS).index(name) > 14:
         for example in (DataLoader(TensorDataset(X, X), 4, shuffle=True), X):
@@ -317,6 +319,7 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
 
 
 SIZED = [lambda net, x: net.a(F.avg_pool2d(x, 2) if x.shape[-1] > 16 else x)]
+SIZED += [lambda net, x: net.a(F.pad(x, (0, -x.shape[3] % 4)) if x.shape[3] % 4 else x)]
 SIZED += [lambda net, x: F.interpolate(net.a(x), size=(int(x.shape[2] * 1.5), 9))]
 
 
@@ -528,13 +531,16 @@ def test_a_model_that_is_random_in_eval_mode_is_merged_and_told():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in merged.modules())
 
 
-@pytest.mark.parametrize("kind", ["convolution", "matrix"])
+@pytest.mark.parametrize("kind", ["convolution", "matrix", "head first"])
 def test_grey_images_have_one_channel_for_a_network_of_one(kind):
     data, ends = digits(60), (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), *ends]
     if kind == "matrix":
         layers = [nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10)]
     model = nn.Sequential(*layers)
+    if kind == "head first":
+        run = lambda net, x: net.head(net.r(net.a(x)).mean((2, 3)))
+        model = Net(run, head=nn.Linear(4, 10), a=nn.Conv2d(1, 4, 3), r=nn.ReLU())
     losses = tlc.fit(model, data, 2, progress=None)
     assert len(losses) == 2 and tlc.find_layers(model, data) and tlc.statistics(model, data)
     run = tlc.collapse(model, data, 1, 1, progress=False)

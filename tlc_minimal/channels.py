@@ -125,5 +125,5 @@ def thin(module: nn.Module, keep: Tensor) -> None:
         if getattr(module, "groups", 1) > 1:
             module.groups = len(module.weight)
         resize(module)
-    elif isinstance(module, NORM):
+    elif hasattr(module, "num_features"):  # an instance norm's, too
         module.num_features = int(keep.sum())

@@ -90,7 +90,7 @@ def linearize(
     nodes = {name: find_node(traced, name) for name in names}
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     names = [name for name in activation_nodes(traced) if name in nodes]
-    gaussians = data if isinstance(data, dict) else statistics(model, data)
+    gaussians = data if isinstance(data, dict) else statistics(model, data, names)
     for name in names:
         check_gaussian(name, gaussians)
     if not isinstance(data, dict):
@@ -157,9 +157,9 @@ def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
-    like = next(traced.parameters(), g.mean)
     f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
-    producer(traced, before)  # refuses a layer that is called twice
+    made = module_of(traced, producer(traced, before))  # refuses a layer that is called twice
+    like = next(traced.parameters(), g.mean) if made is None else made.weight
     if (there := _channels(traced, before) or len(slope)) != len(slope):
         text = f"statistics of {node.target} are of {len(slope)} channels, and it has {there} now"
         raise ValueError(f"the {text}: take the statistics of this model.")

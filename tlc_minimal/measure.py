@@ -30,8 +30,9 @@ def count(model: nn.Module, example) -> dict[str, int]:
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """
     traced = trace(model, share=True, example=example).eval()
+    x = example_of(example, traced)[:1]
     with flop_counter() as flops:
-        shapes = find_shapes(traced, example_of(example, traced)[:1])
+        shapes = find_shapes(traced, x)
     activations = activation_nodes(traced).values()
     return {
         "activations": len(activations),

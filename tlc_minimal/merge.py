@@ -17,7 +17,7 @@ from .clock import fast_layout, race
 from .fold import fold, fold_maps, fold_sums
 from .graph import editable, example_of, find_shapes, trace
 from .linearize import linearize
-from .nodes import alone, finish, replace, shape_of
+from .nodes import alone, finish, module_of, replace, shape_of
 from .piece import Piece, extract, grow, obstacle, read
 from .reading.refuse import check_model, tensors_in
 from .refuse import check_known
@@ -94,7 +94,7 @@ def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
         good.append(f)
     for f in reversed(good):
         try:
-            one = read(f).to(next(traced.parameters()))
+            one = read(f).to(module_of(traced, next(iter(f.layers))).weight)
         except ValueError as error:
             rows += _row(traced, f, f"{APART}{error}")
             continue
@@ -150,7 +150,9 @@ class _Double(fx.Interpreter):
         self.noise, self.dice = noise, torch.Generator().manual_seed(0)
 
     def run_node(self, node):
-        wide = lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        to = {True: torch.complex128, False: torch.float64}
+        numbers = lambda v: isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())
+        wide = lambda v: v.to(to[v.is_complex()]) if numbers(v) else v
         return tree_map(wide, super().run_node(node))  # whatever the forward casts to
 
     def call_module(self, target, args, kwargs):

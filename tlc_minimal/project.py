@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
 from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import finish, put_module
+from .nodes import CONV, finish, module_of, put_module
 from .reading.fits import data_for
 from .reading.layers import unused
 from .reading.refuse import check_names
@@ -69,7 +69,9 @@ def project(
     shapes = find_shapes(traced, example_of(data, traced)[:2])
     runs, left = find_runs(traced, gone, shapes, kernel)
     if not runs:
-        raise ValueError("; ".join(left.values()) or "no activation is to go: give names.")
+        more = f" (and {len(left) - 1} others stay)" * (len(left) > 1)
+        why = next(iter(left.values()), "no activation is to go: give names.")
+        raise ValueError(f"{why.rstrip('.')}{more}.")
     _check_size(runs, min(images, _size(data, images)), ridge, like.device)
     order, ends = [node.name for node in dense.graph.nodes], [run.end.name for run in runs]
     at, files, rows = order[:1] * 2, [], []
@@ -86,7 +88,7 @@ def project(
                 torch.save([ours, theirs], file)
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
-            error = _put(traced, run, gram, ridge, like)
+            error = _put(traced, run, gram, ridge)
             removed, layer = ", ".join(run.removed), str(run.layer)
             rows.append({"removed": removed, "layer": layer, "error": error})
     rows += [{"removed": name, "left": why} for name, why in left.items()]
@@ -167,9 +169,11 @@ def solve(gram: Tensor, taps: int, ridge: float, where) -> tuple[Tensor, ...]:
     return kernel, mean.flatten(), var.flatten(), means[:, taps + 1 :].flatten(), error.sqrt()
 
 
-def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Tensor) -> float:
+def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float) -> float:
     """Let the run's last node call the layer, or its norm; returns the relative error."""
     layer, before, end = run.layer, run.entry, run.end
+    modules = (module_of(traced, node) for node in run.nodes)
+    like = next(module.weight for module in modules if isinstance(module, CONV))
     name = unused(traced, f"{run.removed[0]}_layer")
     kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge, run)
     layer.weight = nn.Parameter(kernel.mT.reshape(layer.weight.shape).to(like))

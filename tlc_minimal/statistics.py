@@ -19,16 +19,17 @@ from .reading.refuse import check_finite, reason
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
 
-def statistics(model: nn.Module, data) -> dict[str, Gaussian]:
-    """{name: Gaussian(mean, std)} of every activation's input, in forward order, eval mode.
+def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
+    """{name: Gaussian(mean, std)} of every activation's input (``names``: of these activations
+    only), in forward order, eval mode.
 
     ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
     ValueError if the model cannot be traced or does not accept a batch, an activation has no
     channels, or a weight or measured value is not finite.
     """
     traced = trace(model, share=True, example=data).eval()
-    check_finite(traced)
     nodes = activation_nodes(traced)
+    nodes = {n: a for n, a in nodes.items() if names is None or n in names}
     known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
     other = measured(traced, data, [name for name in nodes if name not in known])
@@ -74,6 +75,8 @@ class Welford:
 def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
     """{name: Gaussian} of ``see(z)``, each (channels,), z what the activations ``names`` (None:
     all) of a network in eval mode receive. Errors as in :func:`statistics`."""
+    check_finite(traced)
+    data = data_for(traced, data)
     shapes = find_shapes(traced, data)  # refuses what is no example, though none may be needed
     nodes, tally = activation_nodes(traced), {}
     for name in nodes if names is None else names:
@@ -84,7 +87,7 @@ def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[
         traced.get_submodule(name).register_forward_pre_hook(see_in)  # of a copy: it stays
     like = next(traced.parameters(), torch.empty(0))
     with torch.no_grad(), torch.random.fork_rng([]):
-        for batch in input_batches(data_for(traced, data), limit=CALIBRATION) if tally else ():
+        for batch in input_batches(data, limit=CALIBRATION) if tally else ():
             try:
                 traced(batch.to(like.device, like.dtype))
             except RuntimeError as error:

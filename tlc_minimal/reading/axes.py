@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import torch
@@ -105,7 +106,8 @@ def at_sizes(path: nn.Module, known, kinds: list[int], f, axis: int, at: int, ke
         for sides in SIDES if axis == 1 else (FEW, *SIDES):
             pair = [1, *sides[: ndim - 2], len(keep)], [2, *sides[::-1][: ndim - 2], len(keep)]
             try:
-                found += [f(run, size, axis, at, keep, *more) for size in (*pair, *seen)]
+                with warnings.catch_warnings(action="ignore"):  # an InstanceNorm counts channels
+                    found += [f(run, size, axis, at, keep, *more) for size in (*pair, *seen)]
                 break
             except Exception:  # too small, or what it wants is not there
                 continue
@@ -146,6 +148,11 @@ def arrive(run, size: list[int], axis: int, at: int, keep: Tensor, shift: Tensor
     if not gone or not torch.equal(*gone):
         return None
     ones = torch.ones(*size[:-1], 1, dtype=torch.float64)
-    carried = CLOSE(gone[0], shift[~keep, None] * features(run, ones, axis, at).flatten())
+    one = features(run, ones, axis, at)
+    kept = torch.randn(*size[:-1], int(keep.sum()), generator=torch.Generator().manual_seed(1))
+    rest = features(run, kept.double(), axis, at) if keep.any() else one[:0]
+    both = features(run, torch.cat([kept.double(), ones], -1), axis, at)
+    carried = CLOSE(gone[0], shift[~keep, None] * one.flatten())
+    carried &= CLOSE(both, torch.cat([rest, one]))  # what comes last is last still: no flip
     values = gone[0][:, 0] if CLOSE(gone[0], gone[0][:, :1]) else None
     return (values, carried) if values is not None or carried else None

@@ -13,17 +13,15 @@ from .tracer import first_input
 
 
 def data_for(model: nn.Module, data):
-    """The data as a model takes them: of grey images one channel, not three, where its first layer
-    takes one. What is no Data comes back as it is; ValueError for a tensor that is no batch."""
+    """The data as a model takes them: of grey images one channel, not three, where it takes one
+    and not three. What is no Data comes back as it is; ValueError for a tensor that is no batch."""
     if isinstance(data, Tensor):
         return check_batched(data, model)
-    first = next((m for m in model.modules() if isinstance(m, CONV)), None)
-    if not isinstance(data, Data) or first is None or data.train.images.shape[1] > 1:
+    if not isinstance(data, Data) or data.train.images.shape[1] > 1 or len(data.mean) == 1:
         return data
-    linear = isinstance(first, nn.Linear)  # its weight is not asked: spectral norm would work on
-    into = first.in_features if linear else first.in_channels
-    one = data.train.images[0, 0].numel() if linear else 1
-    return replace(data, mean=data.mean[:1], std=data.std[:1]) if into == one else data
+    grey, like = replace(data, mean=data.mean[:1], std=data.std[:1]), next(model.parameters(), None)
+    takes = lambda some: not not_accepted(model, some.example[:2].to(like))
+    return grey if like is not None and not takes(data) and takes(grey) else data
 
 
 def example_of(data, model: nn.Module | None = None) -> Tensor:
@@ -79,7 +77,10 @@ def check_batched(x: Tensor, model: nn.Module | None) -> Tensor:
 
 
 def check_learns(model: nn.Module) -> None:
-    """ValueError for a model that cannot be trained: all of it is frozen, or in float16."""
+    """ValueError for a model that cannot be trained: all of it is frozen, or in float16, or
+    gradients are switched off."""
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are off here: train outside torch.no_grad().")
     learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not learning:
         raise ValueError("no parameter learns: call model.requires_grad_() first.")

@@ -147,9 +147,12 @@ def differs_on(twin: nn.Module, traced: fx.GraphModule, x: Tensor) -> bool:
 
 
 def warn_of_size(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
-    """Warn if the copy of a forward that asked for shapes differs on a larger image."""
+    """Warn if the copy of a forward that asked for shapes differs on larger images: a multiple of
+    this one, and one that is no multiple of what this one may be a multiple of."""
     larger = x[:1].repeat(1, 1, *(max(2, -(-32 // side)) for side in x.shape[2:]))
-    if x.ndim > 2 and differs_on(copied(model, share=False), traced, larger):
+    odd = larger[(..., *[slice(0, -3)] * (x.ndim - 2))]
+    twin = copied(model, share=False)
+    if x.ndim > 2 and any(differs_on(twin, traced, some) for some in (larger, odd)):
         warnings.warn(
             f"the copy of {type(model).__name__} holds for images of {tuple(x.shape[2:])} only, as "
             "its forward makes a number of their size or branches on it: give an example of the "

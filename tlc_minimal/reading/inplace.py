@@ -105,6 +105,11 @@ def redirect_later_uses(traced: fx.GraphModule, node: fx.Node, place=None) -> No
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     alias, view = place or node.all_input_nodes[0], False
     while isinstance(alias, fx.Node):
+        if alias.op == "get_attr" and not alias.target.startswith("_tensor_constant"):
+            raise ValueError(
+                f"the forward writes into {alias.target}, and a copy would not keep that: do it in "
+                "training mode only, or outside the model."
+            )
         later = [user for user in alias.users if order[user] > order[node]]
         older = [n for n in alias.users if order[n] < order[node] and is_view(traced, n)]
         older = [n for n in older if not view and any(order[u] > order[node] for u in n.users)]

@@ -32,15 +32,19 @@ def read_loader(loader) -> Split:
     images, labels = (torch.cat(part).cpu() for part in zip(*pairs))
     numbers = not labels.is_floating_point() and labels.shape == (len(images),)
     if not (numbers and 0 <= labels.min() <= labels.max() < 2**20):
+        least = f" from {labels.min()} on" if numbers else ""
         raise ValueError(
             f"labels are whole numbers from 0 on, one an image, not {labels.dtype} "
-            f"{tuple(labels.shape)}: give the number of each image's class."
+            f"{tuple(labels.shape)}{least}: give the number of each image's class."
         )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError(f"images are (B, 1 or 3, H, W), not {tuple(images.shape)}.")
+    if images.is_complex() or not images.isfinite().all():
+        raise ValueError("images hold complex numbers, NaN or inf: give bytes, or bytes / 255.")
     if images.dtype != torch.uint8:
-        whole = (images.double() * 255).round()
-        near = (images.double() * 255 - whole).abs().max() < 0.01
+        wide = images.double() * (255 if images.is_floating_point() else 1)
+        whole, digits = wide.round(), 0.2 if images.element_size() == 2 else 0.01
+        near = (wide - whole).abs().max() < digits
         if not near or whole.min() < 0 or whole.max() > 255:
             raise ValueError(
                 "images of a loader are bytes, or bytes divided by 255, and these are not: leave "

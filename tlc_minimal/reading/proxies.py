@@ -58,6 +58,9 @@ class Known(fx.Proxy):
             return word
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
+    def __setitem__(self, *_):
+        raise TypeError("it assigns to a part of a tensor")
+
     def __len__(self) -> int:
         return len(self.node.meta["value"]) if "value" in self.node.meta else super().__len__()
 

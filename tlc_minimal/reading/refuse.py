@@ -93,7 +93,8 @@ def check_plain(model: nn.Module) -> None:
             )
         if "forward" in vars(module) and (not name or not chooses(module)):
             raise ValueError(f"the forward of {where} was replaced: write a module of its own.")
-        if "quantized" in kind or "quantizable" in kind:
+        quantised = "quantized" in kind or "quantizable" in kind
+        if quantised and type(module).__name__ != "FloatFunctional":
             raise ValueError(f"{where} is quantised: give the float model; quantise the result.")
         for key, tensor in module.named_parameters(recurse=False):
             if tensor.dtype in (torch.float16, torch.bfloat16) and tensor.device.type == "cpu":
@@ -192,10 +193,10 @@ def untraceable(model: nn.Module, error: Exception, example=None) -> str:
     why = f"{type(model).__name__} cannot be traced ({reason(error)}{line_of(error)})"
     if example is None and "on the shape of" in str(error):
         return f"{why}: give an example, an input whose shapes its forward can ask for."
-    return (
-        f"{why}: its forward must not branch or loop on the values of tensors; move that part "
-        "outside the model or wrap it with torch.fx.wrap."
-    )
+    way = "its forward must not branch or loop on the values of tensors; move that part outside "
+    way += "the model or wrap it with torch.fx.wrap"
+    parts = "assigns to a part" in str(error)
+    return f"{why}: {'put it together with torch.cat or torch.where' if parts else way}."
 
 
 def there_are() -> str:
@@ -239,11 +240,11 @@ def check_input(x) -> Tensor:
         raise TypeError(f"inputs are a tensor of floats, not {type(x).__name__}.")
     if not x.is_floating_point():
         raise TypeError(
-            f"inputs are floats, not {x.dtype}: normalise images; of a model that takes token ids, "
-            "give the part behind the embedding."
+            f"inputs are floats, not {x.dtype}: normalise images, give them without labels; of a "
+            "model that takes token ids, give the part behind the embedding."
         )
     if not x.numel():
         raise ValueError("There are no inputs: give at least one image.")
     if not x.isfinite().all():
         raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
-    return x
+    return x.detach()
