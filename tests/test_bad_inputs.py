@@ -191,7 +191,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, n=n: torch.no_grad()(TRAIN[n])(m, DATA), ValueError, "gradients are off here")
       for n in ("fit", "collapse")],
     (lambda m: tlc.find_layers(Net(assigns, a=m), X), ValueError, "torch.cat or torch.where"),
-    (lambda m: tlc.statistics(m, (X, PAIR)), TypeError, "give them without labels"),
+    (lambda m: tlc.measured_statistics(m, (X, PAIR)), TypeError, "give them without labels"),
     *[(lambda m, n=n: TRAIN[n](m.requires_grad_(False), DATA), ValueError, "no parameter learns: ")
       for n in ("fit", "collapse")],
     (lambda m: tlc.fit(m, DATA, 1, state="/dev/null/x"), FileExistsError, "cannot be written"),

@@ -105,7 +105,8 @@ def redirect_later_uses(traced: fx.GraphModule, node: fx.Node, place=None) -> No
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     alias, view = place or node.all_input_nodes[0], False
     while isinstance(alias, fx.Node):
-        if alias.op == "get_attr" and not alias.target.startswith("_tensor_constant"):
+        kept = alias.op == "get_attr" and not alias.target.startswith("_tensor_constant")
+        if kept and alias.target in dict(traced.named_buffers()):
             raise ValueError(
                 f"the forward writes into {alias.target}, and a copy would not keep that: do it in "
                 "training mode only, or outside the model."
