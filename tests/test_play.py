@@ -33,7 +33,8 @@ PLAYS = """
 05 "resnet18_w8_pictures", 0.3 -> "resnet18_w8_pictures", 0.6
 05 "layer3.1.relu1"], 3, 2000 -> "layer3.1.relu1"], 5, 9
 06 remove=2 -> remove=1 | width=4 -> width=3 | 1.3, 0.2, 0.8], 1 -> 0.9], 3
-07 width=24 -> width=16 | depth=2 -> depth=3 | "affine", 1, 128 -> "on_off", 0.5, 64
+07 width=24 -> width=16 | depth=2 -> depth=3 | "affine", 1 -> "on_off", 0.5
+07 batch, lr = 128, 0.005 -> batch, lr = 64, 0.02
 08 remove=2 -> remove=1 | width=4 -> width=3 | "gaussian_blur", 3, 1.0 -> "shot_noise", 5, 2.0
 09 remove=2 -> remove=1 | width=4 -> width=3 | "random", "affine", 2, 1 -> "quiet", "sure", 1, 0
 """
