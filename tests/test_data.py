@@ -319,6 +319,7 @@ def test_two_loaders_make_data(channels):
     one, two = (Data.from_loader(*both) for both in loaders)  # bytes, and as ToTensor makes them
     for kind in ((images / 255).half(), images.long()):
         assert Data.from_loader(*[[(kind, labels)]] * 2).sha256 == one.sha256
+    assert Data.from_loader(*[[(images > 99, labels)]] * 2).train.images.max() == 255
     for x, y in zip((*one.train, *one.val, *one.test), (*two.train, *two.val, images, labels)):
         assert torch.equal(x, y)
     assert [one.train.size, one.val.size, one.classes] == [45, 5, ("0", "1", "2", "3")]

@@ -116,7 +116,6 @@ def test_one_is_faster_if_it_wins_three_rounds_of_four(monkeypatch, one, faster)
 
 
 def test_each_layer_keeps_its_own_precision():
-    """A head in another precision than the trunk, and weights that are complex numbers."""
     run = lambda net, x: net.head(net.r(net.a(x)).mean((2, 3)).double())
     head = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 3)).double()
     model, x = Net(run, a=nn.Conv2d(3, 4, 3), r=nn.ReLU(), head=head).eval(), X.float()

@@ -137,8 +137,8 @@ def reference(model, data, names, replacement, seed) -> dict[str, float]:
 
 def mask(model: fx.GraphModule, known: dict[str, Gaussian]) -> fx.GraphModule:
     """A copy without the activations whose β and γ are ``known``; filter, γ and β of the channels
-    that are OFF are 0 (lines 562 to 597), and so are bias and running mean, which γ hides: what γ
-    scales is 0, and neither filter nor γ gets a gradient, so that no tuning moves them. β does."""
+    that are OFF are 0 (lines 562 to 597). Bias and running mean are our addition: γ hides
+    both, what it scales is then 0, neither filter nor γ gets a gradient, no tuning moves them."""
     traced = trace(model)
     found, there = pairs(traced), activation_nodes(traced)
     for name, g in known.items():

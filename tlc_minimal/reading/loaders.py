@@ -42,7 +42,8 @@ def read_loader(loader) -> Split:
     if images.is_complex() or not images.isfinite().all():
         raise ValueError("images hold complex numbers, NaN or inf: give bytes, or bytes / 255.")
     if images.dtype != torch.uint8:
-        wide = images.double() * (255 if images.is_floating_point() else 1)
+        shares = images.is_floating_point() or images.dtype is torch.bool  # else whole bytes
+        wide = images.double() * (255 if shares else 1)
         whole, digits = wide.round(), 0.2 if images.element_size() == 2 else 0.01
         near = (wide - whole).abs().max() < digits
         if not near or whole.min() < 0 or whole.max() > 255:
