@@ -28,7 +28,7 @@ METHODS += ("one_by_one", "easier", "random", "layer_folding", "lacoot", "blocks
 METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
 METHODS += ("ours, projected, tuned",)
 ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
-ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one"}
+ALIASES |= {"ours, one by one": "one_by_one", "ours": "one_by_one", "all at once": "at_once"}
 # Published for ResNet-18, width 64, CIFAR-10 (another copy of the data): activations removed, test
 # accuracy in percent, share of MACs left in percent where one is printed. Sources: arXiv 2412.15077
 # (TLC), 2404.18949 (EASIER), 2406.08933 (LaCoOT, whole blocks).
