@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.channels import channel_dim
 from tlc_minimal.gaussian import Gaussian, best_affine
 from tlc_minimal.graph import activation_nodes, find_shapes, trace
 from tlc_minimal.linearize import RULES
-from tlc_minimal.nodes import channel_dim
 
 # ---- the words: what an instruction can be ----
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from tlc_minimal.graph import find_shapes, trace
 from tlc_minimal.lessons import kernels as k
-from tlc_minimal.nodes import CONV
 from tlc_minimal.piece import extract, grow, obstacle, read
+from tlc_minimal.reading.layers import CONV
 
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

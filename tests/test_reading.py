@@ -18,7 +18,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
-from tlc_minimal.nodes import NORM, module_of
+from tlc_minimal.nodes import module_of
+from tlc_minimal.reading.layers import NORM
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -25,7 +25,8 @@ from torch import nn
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
-from tlc_minimal.nodes import CONV, NORM, module_of
+from tlc_minimal.nodes import module_of
+from tlc_minimal.reading.layers import CONV, NORM
 from tlc_minimal.reading.refuse import not_accepted
 from tlc_minimal.reading.tracer import first_input
 

@@ -1,26 +1,43 @@
-"""What happens to each channel on its own: y = slope * x + shift, and how layers take that in."""
+"""Where channels are, and what happens to each on its own: y = slope * x + shift."""
 
 import torch
 from torch import Tensor, fx, nn
 
+from .edits import bypass, resize
 from .modules import Affine
-from .nodes import (
-    CONV,
-    MAP,
-    NORM,
-    bypass,
-    calls,
-    is_private,
-    is_sum,
-    made_dim,
-    module_of,
-    normalizes,
-    only_user,
-    resize,
-    shape_of,
-)
+from .nodes import calls, is_fixed, is_private, is_sum, module_of, only_user
+from .reading.axes import moved, shape_of
+from .reading.layers import CONV, NORM
 
+MAP = (*NORM, Affine)  # slope * x + shift, per channel
 PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "slope", "shift", "on")
+
+
+def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int:
+    """Where the channels are that ``node`` takes: :func:`made_dim` of its first input that is made
+    of the network's."""
+    inputs = [n for n in node.all_input_nodes if not is_fixed(n)] or node.all_input_nodes
+    return made_dim(traced, inputs[0]) if inputs else 1
+
+
+def made_dim(traced: fx.GraphModule, node: fx.Node) -> int:
+    """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm) or 1, moved by views."""
+    module = module_of(traced, node)
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        return -1
+    tokens = isinstance(module, NORM) and not normalizes(traced, node, node.args[0])
+    if isinstance(module, CONV) or tokens:
+        return 1
+    return moved(node, channel_dim(traced, node))
+
+
+def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:
+    """Whether the channels of a batch norm are those of the layer in front of it. Behind a Linear
+    they need not be: on (N, tokens, features) a BatchNorm1d takes the tokens as its channels."""
+    layer, features = module_of(traced, conv), module_of(traced, norm).num_features
+    if not isinstance(layer, nn.Linear):
+        return isinstance(layer, CONV)
+    return features == layer.out_features and len(shape_of(norm) or (0, 0)) == 2
 
 
 def slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:

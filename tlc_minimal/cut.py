@@ -14,32 +14,13 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from .channels import add_bias, scale, slope_and_shift, thin
+from .channels import MAP, add_bias, channel_dim, made_dim, normalizes, scale, slope_and_shift, thin
+from .edits import alone, bypass, insert_after, put_module, resize
 from .modules import LEAVES, Affine, BiasMap, Ones
-from .nodes import (
-    ACTIVATION,
-    CONV,
-    DROPOUT,
-    MAP,
-    NORM,
-    alone,
-    bypass,
-    calls,
-    channel_dim,
-    insert_after,
-    is_padded,
-    is_private,
-    is_sum,
-    keeps_size,
-    made_dim,
-    module_of,
-    normalizes,
-    only_user,
-    put_module,
-    resize,
-)
+from .nodes import calls, is_private, is_sum, module_of, only_user
+from .padding import is_padded, keeps_size
 from .reading.axes import CLOSE, arrive, at_sizes, shape_of, wholes
-from .reading.layers import unused
+from .reading.layers import ACTIVATION, CONV, DROPOUT, NORM, unused
 
 PASSIVE = (nn.Identity, *(kind for kind in ACTIVATION if kind is not nn.PReLU), *DROPOUT)
 

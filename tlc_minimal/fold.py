@@ -3,26 +3,13 @@
 import torch
 from torch import fx, nn
 
-from .channels import absorb, aligned, scale, slope_and_shift
+from .channels import MAP, absorb, aligned, scale, slope_and_shift
+from .edits import bypass, finish, put_module, replace, resize
 from .graph import editable, find_shapes
 from .modules import Affine, Ones, ScaledSum
-from .nodes import (
-    CONV,
-    MAP,
-    bypass,
-    calls,
-    finish,
-    is_fixed,
-    is_private,
-    is_sum,
-    module_of,
-    only_user,
-    passes,
-    put_module,
-    replace,
-    resize,
-)
+from .nodes import calls, is_fixed, is_private, is_sum, module_of, only_user
 from .piece import extract, obstacle, read
+from .reading.layers import CONV, passes
 
 
 def fold(model: nn.Module, example=None) -> fx.GraphModule:

@@ -15,9 +15,11 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .nodes import NORM, activation_nodes, channel_dim, is_sum, looked_through, module_of
+from .channels import channel_dim
+from .nodes import activation_nodes, is_sum, looked_through, module_of
 from .reading.fits import at_hand, example_of
 from .reading.follow import follow
+from .reading.layers import NORM
 from .reading.refuse import check_model, check_plain, check_read_once, in_eval, quoted, reason
 from .reading.tracer import first_input
 

@@ -8,27 +8,16 @@ both sides, so that no tuning brings them back; on a residual stream an ``Affine
 import torch
 from torch import Tensor, fx, nn
 
-from .channels import absorb
+from .channels import absorb, channel_dim
 from .cut import cut, cut_branch, is_cuttable, producer
+from .edits import bypass, finish, put_module
 from .gaussian import Gaussian, best_affine
 from .graph import editable, example_of, find_node, find_shapes
 from .modules import Affine
-from .nodes import (
-    ACTIVATION,
-    CONV,
-    NORM,
-    SUM,
-    activation_nodes,
-    bypass,
-    channel_dim,
-    finish,
-    module_of,
-    only_user,
-    put_module,
-    shape_of,
-)
+from .nodes import SUM, activation_nodes, module_of, only_user
 from .padding import move_padding
-from .reading.layers import unused
+from .reading.axes import shape_of
+from .reading.layers import ACTIVATION, CONV, NORM, unused
 from .reading.refuse import check_names
 from .refuse import check_known
 from .statistics import statistics

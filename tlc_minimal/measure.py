@@ -15,8 +15,9 @@ from .clock import captured, fast_layout, middle, race, ratio
 from .data import Data
 from .fold import fold
 from .graph import example_of, find_shapes, trace
-from .nodes import CONV, activation_nodes, module_of
+from .nodes import activation_nodes, module_of
 from .reading.fits import check_all
+from .reading.layers import CONV
 from .reading.refuse import check_input, check_models, not_accepted
 from .refuse import check_number
 from .train import device_of, dtype_of, evaluate, profile

@@ -14,11 +14,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from .clock import fast_layout, race
+from .edits import alone, finish, replace
 from .fold import fold, fold_maps, fold_sums
 from .graph import editable, example_of, find_shapes, trace
 from .linearize import linearize
-from .nodes import alone, finish, module_of, replace, shape_of
+from .nodes import module_of
 from .piece import Piece, extract, grow, obstacle, read
+from .reading.axes import shape_of
 from .reading.refuse import check_model, tensors_in
 from .refuse import check_known
 from .table import APART, MERGED, describe, macs_of, table

@@ -1,9 +1,33 @@
-"""Padding moves to the front of a linear chain, so that the chain can be one convolution."""
+"""Zero padding: how wide it is, and how it moves to the front of a chain, to make it one layer."""
 
 from torch import fx, nn
 
 from .modules import Affine
-from .nodes import CONV, DROPOUT, NORM, calls, left_padding, module_of, only_user, width
+from .nodes import calls, module_of, only_user
+from .reading.layers import CONV, DROPOUT, NORM
+
+
+def is_padded(conv: nn.Module) -> bool:
+    """Whether a convolution puts zeros around its input."""
+    zeros = getattr(conv, "padding_mode", "") == "zeros"
+    return zeros and any(width(conv) if conv.padding == "same" else left_padding(conv))
+
+
+def keeps_size(conv: nn.Module) -> bool:
+    """Whether the output of a convolution is as large as its input."""
+    parts = zip(left_padding(conv), width(conv), conv.stride)
+    return conv.padding == "same" or all(2 * p == w and s == 1 for p, w, s in parts)
+
+
+def width(conv: nn.Module) -> list[int]:
+    """Pixels from the first to the last tap of a convolution, along each dimension."""
+    return [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+
+
+def left_padding(conv: nn.Module) -> list[int]:
+    """Zeros in front of the first pixel, along each dimension."""
+    same = {"same": [w // 2 for w in width(conv)], "valid": [0] * len(conv.stride)}
+    return same.get(conv.padding) or list(conv.padding)
 
 
 def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:

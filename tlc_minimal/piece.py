@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .channels import aligned, slope_and_shift
+from .channels import MAP, aligned, slope_and_shift
 from .modules import LEAVES
-from .nodes import CONV, MAP, calls, is_sum, left_padding, module_of, name_of, shape_of, width
+from .nodes import calls, is_sum, module_of, name_of
+from .padding import left_padding, width
+from .reading.axes import shape_of
+from .reading.layers import CONV
 
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MOST = 2**27  # numbers in one layer, or to run it once: a gigabyte in float64

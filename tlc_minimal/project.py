@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
+from .edits import finish, put_module
 from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import CONV, finish, module_of, put_module
+from .nodes import module_of
 from .reading.fits import data_for
-from .reading.layers import unused
+from .reading.layers import CONV, unused
 from .reading.refuse import check_names
 from .refuse import check_number
 from .runs import Run, find_runs

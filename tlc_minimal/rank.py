@@ -11,14 +11,16 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .channels import channel_dim, normalizes
 from .data import Data
 from .gaussian import cost_line
 from .graph import find_shapes, trace
 from .linearize import check_rule, function_of, line_at, linearize
 from .modules import Affine
-from .nodes import CONV, NORM, activation_nodes, channel_dim, module_of, normalizes, only_user
+from .nodes import activation_nodes, module_of, only_user
 from .prefix import Swap, swapped_losses
 from .reading.fits import check_data
+from .reading.layers import CONV, NORM
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known
 from .statistics import statistics

@@ -9,11 +9,13 @@ published code takes the second batch norm's beta there, which misses the mean o
 import torch
 from torch import Tensor, fx, nn
 
+from .channels import channel_dim
 from .data import input_batches
 from .gaussian import Gaussian
 from .graph import find_shapes, trace
-from .nodes import NORM, activation_nodes, channel_dim, looked_through, module_of
+from .nodes import activation_nodes, looked_through, module_of
 from .reading.fits import data_for
+from .reading.layers import NORM
 from .reading.refuse import check_finite, reason
 
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number

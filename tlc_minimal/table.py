@@ -6,8 +6,10 @@ import pandas as pd
 from torch import fx, nn
 
 from .graph import find_shapes, trace
-from .nodes import CONV, is_sum, module_of, only_user, shape_of
+from .nodes import is_sum, module_of, only_user
 from .piece import extract, grow, obstacle
+from .reading.axes import shape_of
+from .reading.layers import CONV
 
 MERGED, APART = "merged into one", "left in two: "
 

@@ -19,8 +19,8 @@ from ..graph import find_layers, trace
 from ..linearize import RULES, function_of, linearize
 from ..merge import merge
 from ..models import BasicBlock
-from ..nodes import NORM
 from ..reading.images import Split
+from ..reading.layers import NORM
 from ..statistics import measured_statistics
 
 NAMES = ["3.relu1", "4.relu1", "4.relu2"]  # of the five activations of _network

@@ -12,13 +12,15 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, fx
 
+from ..channels import channel_dim
 from ..data import Data
 from ..gaussian import Gaussian
 from ..linearize import line_at, linearize
 from ..measure import count
 from ..modules import Affine
-from ..nodes import CONV, activation_nodes, channel_dim
+from ..nodes import activation_nodes
 from ..prefix import Swap, swapped_losses
+from ..reading.layers import CONV
 from ..refuse import check_number
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import statistics

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, fx
 
+from ..edits import bypass, finish
 from ..graph import trace
-from ..nodes import activation_nodes, bypass, finish
+from ..nodes import activation_nodes
 from ..rank import rank
 from ..stages import Stage, Task
 

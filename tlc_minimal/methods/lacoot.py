@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..data import Data, input_batches
+from ..edits import bypass, finish
 from ..graph import trace
-from ..nodes import activation_nodes, bypass, finish, is_sum
+from ..nodes import activation_nodes, is_sum
 from ..stages import Stage, Task
 from ..train import device_of, dtype_of
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ..edits import put_module
 from ..graph import trace
-from ..nodes import activation_nodes, module_of, put_module
+from ..nodes import activation_nodes, module_of
 from ..stages import Stage, Task
 from .easier import without
 

@@ -16,10 +16,11 @@ from torch import Tensor, fx, nn
 
 from ..clock import fast_layout, race
 from ..data import Data
+from ..edits import alone
 from ..fold import fold
 from ..graph import example_of, trace
 from ..measure import count, first_images, latency
-from ..nodes import activation_nodes, alone
+from ..nodes import activation_nodes
 from ..prefix import Swap, swapped_losses
 from ..project import project as project_layers
 from ..refuse import check_number

@@ -9,22 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ..channels import normalizes
 from ..cut import cut, cut_branch, replace_branch
 from ..data import Data
+from ..edits import bypass, finish, insert_after
 from ..gaussian import Gaussian
 from ..graph import trace
-from ..nodes import (
-    NORM,
-    activation_nodes,
-    bypass,
-    calls,
-    finish,
-    insert_after,
-    is_private,
-    is_sum,
-    module_of,
-    normalizes,
-)
+from ..nodes import activation_nodes, calls, is_private, is_sum, module_of
+from ..reading.layers import NORM
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import from_batch_norm
 from ..train import device_of, dtype_of

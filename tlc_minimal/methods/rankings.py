@@ -4,7 +4,8 @@ from torch import Tensor, fx, nn
 
 from ..gaussian import entropy as binary_entropy
 from ..graph import trace
-from ..nodes import NORM, activation_nodes, module_of
+from ..nodes import activation_nodes, module_of
+from ..reading.layers import NORM
 from ..statistics import measured
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..nodes import module_of, put_module
+from ..edits import put_module
+from ..nodes import module_of
 from .by_hand import inline_activations
 from .inplace import out_of_place
 from .layers import ACTIVATION

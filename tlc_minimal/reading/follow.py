@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from ..nodes import finish
+from ..edits import finish
 from .activations import name_activations
 from .layers import ByMode, Frozen, unused
 from .plain import read

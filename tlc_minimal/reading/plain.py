@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
-from ..nodes import bypass
+from ..edits import bypass
 from .classes import plain_modules, turn_plain
 from .frozen import held_in_eval, replace_tensors
 from .layers import DROPOUT, ByMode, Frozen, Norm, unused

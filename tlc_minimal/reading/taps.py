@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..nodes import left_padding
+from ..padding import left_padding
 from .layers import CONV
 from .refuse import in_eval
 

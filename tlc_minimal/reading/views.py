@@ -7,7 +7,7 @@ from io import StringIO
 import torch
 from torch import Tensor, fx
 
-from ..nodes import bypass
+from ..edits import bypass
 from .fits import example_of
 from .refuse import in_eval
 
