@@ -189,10 +189,3 @@ def test_a_method_of_ones_own_is_one_line(residual, data, tmp_path, monkeypatch)
     monkeypatch.delitem(tlc.METHODS, "mine")
     with pytest.raises(ValueError, match="holds a run by 'mine': add it to METHODS first"):
         tlc.load_run(residual, tmp_path, 1)
-
-
-def test_compress_warns_and_forwards(residual, data):
-    with pytest.warns(FutureWarning, match="compress is now collapse.*'one_by_one'"):
-        old = tlc.compress(residual, data, "tlc", 1, 0.5, rank="random", progress=False)
-    new = tlc.collapse(residual, data, 1, 0.5, "one_by_one", rank="random", progress=False)
-    assert old.table.drop(columns=CLOCK).equals(new.table.drop(columns=CLOCK))

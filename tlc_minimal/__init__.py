@@ -17,12 +17,12 @@ from .lessons.checkpoints import load_checkpoint, save_checkpoint
 from .linearize import linearize
 from .measure import compare, count, latency
 from .merge import explain, merge
-from .methods import compress
+from .methods import METHODS
 from .models import resnet18, simple_cnn
 from .project import project
 from .rank import rank
 from .results import record, results
-from .stages import METHODS, Method, Stage, Task
+from .stages import Method, Stage, Task
 from .statistics import measured_statistics, statistics
 from .train import best_device, evaluate, fit, precision, profile
 

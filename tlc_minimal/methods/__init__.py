@@ -5,9 +5,6 @@ dense parent, the data, the budget of tuning epochs, the recipe (learning rate, 
 the parent, seeds), the splits (choices on val, test touched once) and the tested merge at the end.
 """
 
-import warnings
-
-from ..collapse import Run, collapse
 from ..rank import RULES
 from ..stages import METHODS, Method
 from .blocks import blocks
@@ -26,11 +23,3 @@ METHODS |= {"project": Method(project, {"lr": 0.2}), "blocks": Method(blocks, {"
 METHODS["published"] = Method(published, {"distil": False}, cut_constants)
 METHODS |= {m.__name__: Method(m) for m in (easier, egp, layer_folding, lacoot_without_regulariser)}
 RULES |= {r.__name__: r for r in (entropy, magnitude, reference, spare)}
-FORMER = {"tlc": "one_by_one", "one_shot": "at_once", "lacoot": "lacoot_without_regulariser"}
-
-
-def compress(model, data, method: str, remove: int, epochs: float, **options) -> Run:
-    """The former name of :func:`tlc_minimal.collapse`, for one version more."""
-    method = FORMER.get(method, method)
-    warnings.warn(f"compress is now collapse(…, method={method!r}).", FutureWarning, stacklevel=2)
-    return collapse(model, data, remove, epochs, method, **options)
