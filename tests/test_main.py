@@ -193,14 +193,13 @@ def test_damaged_weights_are_named_and_heal_once_deleted(name, again, collapsed,
 @pytest.fixture
 def demo(data, monkeypatch, tmp_path):
     """The demo, with a network and digits that take a moment."""
-    small, load, real = data.subset(20), tlc.load_data, command._collapse
+    small, load, real = data.subset(20), tlc.load_data, command.collapse
     monkeypatch.setattr(tlc, "load_data", lambda name: small if name == "digits" else load(name))
 
-    def tiny(network, width, data, *args, **how):
-        how = {k: v for k, v in how.items() if k != "macs"} | {"remove": 1}
-        real("simple_cnn", 2, data, *args, **how)
+    def tiny(data, out, macs, **how):
+        real(data, out, remove=1, network="simple_cnn", **how | {"width": 2})
 
-    monkeypatch.setattr(command, "_collapse", tiny)
+    monkeypatch.setattr(command, "collapse", tiny)
     return ["demo", "--out", tmp_path, "--epochs", 0.1, "--tune", 0.1]
 
 

@@ -37,10 +37,10 @@ def doctor() -> None:
 @app.command()
 def demo(out: str = "runs/demo", epochs: float = 15, tune: float = 12) -> None:
     """Collapse a ResNet-18 on handwritten digits that need no download; ends with a report."""
-    data, size = tlc.load_data("digits"), f"ResNet-18, width 8, on {tlc.best_device()}"
-    print(f"{data}\n{size}: one convolution a run of layers, until 30 % of the MACs are left")
-    how = {"remove": None, "macs": 0.3, "method": "project", "epochs": tune}
-    _collapse("resnet18", 8, data, epochs, out, resume=True, **how)
+    print(f"{tlc.load_data('digits')}\nResNet-18, width 8, on {tlc.best_device()}:", end=" ")
+    print("one convolution a run of layers, until 30 % of the MACs are left")
+    how = {"macs": 0.3, "method": "project", "width": 8, "resume": True}
+    collapse("digits", out, dense_epochs=epochs, epochs=tune, **how)
     print("next: `make lab` opens the course, notebooks/00_tour.ipynb first")
 
 
@@ -65,9 +65,35 @@ def collapse(
     choices = {"rank": rank, "rule": rule, "macs": macs, "speedup": speedup}
     choices = {k: v for k, v in choices.items() if v is not None}
     remove = 12 if remove is None and macs is speedup is None else remove
-    how = {"remove": remove, "epochs": epochs, "method": method, "seed": seed}
     images = from_main(lambda: tlc.load_data(data))
-    _collapse(network, width, images, dense_epochs, out, resume, **how, **choices)
+    check_known("network", network, NETWORKS)
+    build = partial(NETWORKS[network], len(images.classes), width)
+    check_recipe(images, epochs=dense_epochs, seed=seed)
+    config = checked(build(), images, remove, epochs, method, seed, choices)[3]
+    del config["model"]  # it is not trained yet
+    with owned(out) as folder:
+        path = folder / "dense.safetensors"
+        begun = [path, path.with_suffix(".state"), folder / "run.json"]
+        if not resume and any(there.exists() for there in begun):
+            raise FileExistsError(
+                f"{folder} already holds a run: add --resume, or choose another folder."
+            )
+        rows_of(folder, config, resume=True)  # ValueError if they are another run's
+        model = trained(path, build, images, dense_epochs, seed)
+        how = (remove, epochs, method, seed, folder)
+        run = tlc.collapse(model, images, *how, resume=True, **choices)
+        if not is_main():
+            return
+        both = tlc.compare({"dense": model, "collapsed": run.model}, images)
+        both.to_json(folder / "compare.json", orient="index", indent=1)
+        from .lessons.drawings import towers  # only here: matplotlib is slow to load
+        from .lessons.plots import png
+        from .lessons.report import readable
+
+        drawn = png(towers({"dense": model, "collapsed": run.model}, images))
+        write_whole(folder / "layers.png", drawn)
+    report(folder)
+    print(readable(both).to_string())
 
 
 @app.command()
@@ -94,41 +120,6 @@ def table() -> None:
             print(f"filled: {page}")
     for path in readme_pictures(tlc.results(), folder):
         print(f"drawn: {path.name}")
-
-
-def _collapse(
-    network: str, width: int, data, dense_epochs: float, out: str, resume: bool,
-    remove: int | None, epochs: float, method: str = "at_once", seed: int = 0, **choices,
-) -> None:  # fmt: skip
-    """Train, collapse, report, and print the four counts and the milliseconds before and after."""
-    check_known("network", network, NETWORKS)
-    build = partial(NETWORKS[network], len(data.classes), width)
-    check_recipe(data, epochs=dense_epochs, seed=seed)
-    config = checked(build(), data, remove, epochs, method, seed, choices)[3]
-    del config["model"]  # it is not trained yet
-    with owned(out) as folder:
-        path = folder / "dense.safetensors"
-        begun = [path, path.with_suffix(".state"), folder / "run.json"]
-        if not resume and any(there.exists() for there in begun):
-            raise FileExistsError(
-                f"{folder} already holds a run: add --resume, or choose another folder."
-            )
-        rows_of(folder, config, resume=True)  # ValueError if they are another run's
-        model = trained(path, build, data, dense_epochs, seed)
-        how = (remove, epochs, method, seed, folder)
-        run = tlc.collapse(model, data, *how, resume=True, **choices)
-        if not is_main():
-            return
-        both = tlc.compare({"dense": model, "collapsed": run.model}, data)
-        both.to_json(folder / "compare.json", orient="index", indent=1)
-        from .lessons.drawings import towers  # only here: matplotlib is slow to load
-        from .lessons.plots import png
-        from .lessons.report import readable
-
-        drawn = png(towers({"dense": model, "collapsed": run.model}, data))
-        write_whole(folder / "layers.png", drawn)
-    report(folder)
-    print(readable(both).to_string())
 
 
 def main() -> None:
