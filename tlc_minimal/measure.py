@@ -19,7 +19,7 @@ from .nodes import activation_nodes, module_of
 from .reading.fits import check_all
 from .reading.layers import CONV
 from .reading.refuse import check_input, check_models, not_accepted
-from .refuse import check_number
+from .refuse import COUNT, check_number
 from .train import device_of, dtype_of, evaluate, profile
 
 
@@ -97,7 +97,7 @@ def compare(
     check_models(models)
     fitting = check_all(models.values(), data)
     for batch in batches or ():
-        check_number("batch", batch, Integral, lambda n: n > 0, "a whole number of at least 1")
+        check_number("batch", batch, *COUNT)
     device = device_of(next(iter(models.values())))
     table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
     table.insert(0, "accuracy", [evaluate(m, data, "test").accuracy for m in models.values()])

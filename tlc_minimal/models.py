@@ -1,10 +1,8 @@
 """Networks of the course. torchvision's models work with the library unchanged."""
 
-from numbers import Integral
-
 from torch import Tensor, nn
 
-from .refuse import check_number
+from .refuse import check_ranges
 
 
 def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
@@ -13,7 +11,7 @@ def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
     Input (N, 3, H, W), output (N, classes). Strides instead of pooling, so that linear stretches
     can be merged end to end. ValueError for a width below 1.
     """
-    check_number("width", width, Integral, lambda n: n > 0, "a whole number of at least 1")
+    check_ranges(width=width)
     model, before = nn.Sequential(), 3
     for i, channels in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
         stride = 1 if i % 2 else 2
@@ -60,7 +58,7 @@ class ResNet18(nn.Module):
         super().__init__()
         if stem not in ("paper", "strong"):
             raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
-        check_number("width", width, Integral, lambda n: n > 0, "a whole number of at least 1")
+        check_ranges(width=width)
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()

@@ -10,7 +10,6 @@ stream blocks later. Here the regression has taps and a bias, and x is the colla
 
 import math
 import warnings
-from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from .nodes import module_of
 from .reading.fits import data_for
 from .reading.layers import CONV, unused
 from .reading.refuse import check_names
-from .refuse import check_number
+from .refuse import check_ranges
 from .runs import Run, find_runs
 
 
@@ -60,9 +59,7 @@ def project(
     singular system. MemoryError before a system is built that does not fit. A warning for fewer
     images than a layer needs, where the ridge decides; a ValueError if there is none.
     """
-    for name, value in (("kernel", kernel), ("images", images)):
-        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
-    check_number("ridge", ridge, Real, lambda r: 0 <= r < math.inf, "a number, 0 or above")
+    check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
     gone = {find_node(traced, n) for n in check_names(names)}

@@ -2,7 +2,6 @@
 
 import math
 import os
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from .reading.fits import check_all, check_data, check_learns
 from .reading.refuse import check_finite, in_eval
 from .reading.taps import hold_idle_taps
 from .recipe import SCHEDULES, check_recipe, steps_of
-from .refuse import check_known, check_number
+from .refuse import COUNT, check_known, check_number
 from .state import keep, take_up
 
 
@@ -179,7 +178,7 @@ def evaluate(
     data = check_data(model, data)
     check_known("split", split, SPLITS)
     for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
-        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
+        check_number(name, value, *COUNT)
     if not getattr(data, split).size:
         raise ValueError(f"there are no images in {split}: choose another split.")
     score = _score(model, data, split, batch, limit)

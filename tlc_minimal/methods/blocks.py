@@ -7,8 +7,6 @@ whose prices have the least sum is found exactly; that prices add up is an assum
 :mod:`.project`. (LaCoOT drops whole blocks, too, but for their shortcut alone: :mod:`.lacoot`.)
 """
 
-from numbers import Integral, Real
-
 import torch
 from torch import Tensor, fx
 
@@ -21,7 +19,7 @@ from ..modules import Affine
 from ..nodes import activation_nodes
 from ..prefix import Swap, swapped_losses
 from ..reading.layers import CONV
-from ..refuse import check_number
+from ..refuse import check_ranges
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import statistics
 from ..train import device_of
@@ -54,9 +52,9 @@ def blocks(task: Task, macs: float | None = None, constants: bool = True) -> lis
 
     ValueError for a share that cannot be reached: it says which one can.
     """
-    check_number("remove", task.remove, Integral, lambda n: n > 0, "how many activations go")
+    check_ranges(remove=task.remove)
     if macs is not None:
-        check_number("macs", macs, Real, lambda m: 0 < m < 1, "a share of the MACs, of 0 to 1")
+        check_ranges(macs=macs)
     if task.data is None:  # a finished run is read
         return [Stage(dict, change, None)]
     all_macs, gaussians = count(task.model, task.data)["macs"], statistics(task.model, task.data)

@@ -8,8 +8,6 @@ by dynamic programming over such tables, too.
 """
 
 import warnings
-from math import inf
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,7 +21,7 @@ from ..measure import count, first_images, latency
 from ..nodes import activation_nodes
 from ..prefix import Swap, swapped_losses
 from ..project import project as project_layers
-from ..refuse import check_number
+from ..refuse import check_ranges
 from ..runs import Run
 from ..stages import Stage, Task
 from ..train import device_of
@@ -53,17 +51,12 @@ def project(
     fitted to ``trial`` training images; the chosen ones are fitted to ``images``, one after the
     other. ValueError for none or two targets, and for one that cannot be reached: it says what can.
     """
-    for name, value in (("kernel", kernel), ("images", images), ("trial", trial)):
-        check_number(name, value, Integral, lambda n: n > 0, "a whole number of at least 1")
-    check_number("ridge", ridge, Real, lambda r: 0 <= r < inf, "a number, 0 or above")
     targets = {"remove": task.remove, "macs": macs, "speedup": speedup}
-    if sum(value is not None for value in targets.values()) != 1:
-        given = " and ".join(k for k, v in targets.items() if v is not None) or "none"
+    targets = {name: value for name, value in targets.items() if value is not None}
+    if len(targets) != 1:
+        given = " and ".join(targets) or "none"
         raise ValueError(f"project takes one target, remove=, macs= or speedup=, not {given}.")
-    if macs is not None:
-        check_number("macs", macs, Real, lambda m: 0 < m < 1, "a share of the MACs, of 0 to 1")
-    if speedup is not None:
-        check_number("speedup", speedup, Real, lambda s: 1 < s < inf, "a number above 1")
+    check_ranges(kernel=kernel, images=images, ridge=ridge, trial=trial, **targets)
 
     traced, stretches = trace(task.model, share=True).eval(), {}
     names = list(activation_nodes(traced))
