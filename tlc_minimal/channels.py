@@ -116,18 +116,13 @@ def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
 def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
     """Add to a layer's output: in its bias, or, if it has none, in the mean that the batch norm
     behind it takes away."""
-    conv, norm = module_of(traced, node), module_of(traced, only_user(node))
-    if conv.bias is not None:
-        conv.bias.data += bias
-    elif (
-        isinstance(norm, NORM)
-        and norm.running_mean is not None
-        and calls(traced, only_user(node)) == 1
-        and normalizes(traced, only_user(node), node)
-    ):
+    conv, behind = module_of(traced, node), only_user(node)
+    norm = module_of(traced, behind)
+    known = isinstance(norm, NORM) and norm.running_mean is not None and calls(traced, behind) == 1
+    if conv.bias is None and known and normalizes(traced, behind, node):
         norm.running_mean = norm.running_mean - bias
-    elif bias.any():
-        conv.bias = nn.Parameter(bias.to(conv.weight), conv.weight.requires_grad)
+    else:
+        scale(conv, torch.ones_like(bias), bias)
 
 
 def thin(module: nn.Module, keep: Tensor) -> None:
