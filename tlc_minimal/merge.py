@@ -84,12 +84,12 @@ def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
 def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
     """The node of the layer that a piece ending in ``end`` became: the largest that one layer
     computes and ``keep`` wants; None if there is none that was not ``tried``."""
-    good, whole = [], None
-    found = [piece for piece in grow(traced, end)[0] if tuple(piece) not in tried]
-    for source, *nodes in found:
+    good = []
+    for source, *nodes in grow(traced, end)[0]:
+        if (source, *nodes) in tried:
+            continue
         tried.add((source, *nodes))
-        whole = whole or extract(traced, found[-1][0], found[-1][1:])
-        f = Piece(source, tuple(nodes), {n: m for n, m in whole.modules.items() if n in nodes})
+        f = extract(traced, source, nodes)
         if why := obstacle(f):
             rows += _row(traced, f, f"{APART}{why}")
             break
