@@ -25,17 +25,7 @@ from ..refuse import check_ranges
 from ..runs import Run
 from ..stages import Stage, Task
 from ..train import device_of
-from .stretches import (
-    Place,
-    Stretch,
-    Stretches,
-    best_sets,
-    cheapest,
-    fit_alone,
-    found,
-    places,
-    removed,
-)
+from .stretches import best_sets, cheapest, fit_alone, found, macs_of, places, removed, summed
 
 
 def project(
@@ -90,16 +80,6 @@ def project(
         return projected
 
     return [Stage(choose, change, None)]
-
-
-def summed(stretches: Stretches, numbers: dict[Place, float]) -> dict[Stretch, float]:
-    """A number of each stretch: the sum of its runs' numbers."""
-    return {s: sum(numbers[place] for place in places({s: runs})) for s, runs in stretches.items()}
-
-
-def macs_of(stretches: Stretches) -> dict[Stretch, float]:
-    """The multiply-accumulates an image that each stretch saves."""
-    return {s: sum(run.macs for run in runs) for s, runs in stretches.items()}
 
 
 def check_reach(task: Task, traced, stretches, macs, speedup, kernel: int) -> None:

@@ -39,6 +39,16 @@ def places(stretches: Stretches) -> dict[Place, Run]:
     return {(run.entry, run.end): run for runs in stretches.values() for run in runs}
 
 
+def summed(stretches: Stretches, numbers: dict[Place, float]) -> dict[Stretch, float]:
+    """A number of each stretch: the sum of its runs' numbers."""
+    return {s: sum(numbers[place] for place in places({s: runs})) for s, runs in stretches.items()}
+
+
+def macs_of(stretches: Stretches) -> dict[Stretch, float]:
+    """The multiply-accumulates an image that each stretch saves."""
+    return {s: sum(run.macs for run in runs) for s, runs in stretches.items()}
+
+
 def removed(names: list[str], stretches: list[Stretch]) -> list[str]:
     """The activations that go with these stretches."""
     return [name for i, j in stretches for name in names[i:j]]
