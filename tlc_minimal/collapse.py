@@ -84,9 +84,8 @@ def collapse(
     data, keep = task.data, options.get("keep", "fastest")
     share(task.model)
     config = from_main(lambda: config)
-    with owned(
-        from_main(lambda: tempfile.mkdtemp(prefix="tlc-")) if out is None else out
-    ) as folder:
+    place = from_main(lambda: tempfile.mkdtemp(prefix="tlc-")) if out is None else out
+    with owned(place) as folder:
         rows, networks = rows_of(folder, config, resume), [task.model]
         current, dense = task.model, len(activation_nodes(task.model))
         teacher = copy.deepcopy(current) if tuning.pop("distil") else None

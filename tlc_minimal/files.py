@@ -54,10 +54,8 @@ def read_json(path: str | Path, fields: dict[str, type]) -> dict:
 
 
 def save_weights(weights: nn.Module | dict[str, Tensor], path: str | Path, **metadata: str) -> None:
-    """Write a model's state dict, or any named tensors, as safetensors with a SHA-256 inside.
-
-    As :func:`write_whole`: whole or not at all, missing folders are made, OSError names the file.
-    """
+    """Write a model's state dict, or any named tensors, as safetensors with a SHA-256 inside, as
+    :func:`write_whole` does."""
     weights = weights.state_dict() if isinstance(weights, nn.Module) else weights
     as_stored = {"memory_format": torch.contiguous_format}  # a copy: safetensors shares no memory
     weights = {k: v.detach().cpu().clone(**as_stored) for k, v in weights.items()}

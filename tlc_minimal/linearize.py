@@ -1,8 +1,7 @@
 """Takes activations out: OFF channels are cut, ON channels become linear, padding moves forward.
 
-What replaces an activation is one slope and one shift per channel (``RULES``). Where it goes:
-into the layer in front, if that feeds nothing else; constant channels are cut out of the layers on
-both sides, so that no tuning brings them back; on a residual stream an ``Affine`` stays behind.
+What replaces an activation is one slope and one shift per channel (``RULES``), an ``Affine``, which
+the layer in front takes in if it feeds nothing else.
 """
 
 import torch

@@ -2,9 +2,9 @@
 
 from torch import fx, nn
 
-from .modules import Affine
-from .nodes import calls, module_of, only_user
-from .reading.layers import CONV, DROPOUT, NORM
+from .channels import MAP
+from .nodes import calls, is_private, module_of, only_user
+from .reading.layers import CONV, DROPOUT
 
 
 def is_padded(conv: nn.Module) -> bool:
@@ -34,15 +34,13 @@ def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
     """The convolution in front of ``end``, nothing but linear maps between, that can take over its
     padding; None if there is no such chain."""
     node = end.args[0]
-    while isinstance(module_of(traced, node), NORM + (Affine, nn.Identity, *DROPOUT)):
-        if only_user(node) is None:
-            return None
+    maps = (*MAP, nn.Identity, *DROPOUT)
+    while isinstance(module_of(traced, node), maps) and only_user(node) is not None:
         node = node.args[0]
     first, second = module_of(traced, node), module_of(traced, end)
-    if not isinstance(first, CONV[:-1]) or type(first) is not type(second):
-        return None
-    alone = calls(traced, node) == calls(traced, end) == 1 and only_user(node) is not None
-    return node if alone and _is_even(first) and _is_even(second) else None
+    alike = is_private(traced, node, CONV[:-1]) and type(first) is type(second)
+    alike = alike and calls(traced, end) == 1
+    return node if alike and _is_even(first) and _is_even(second) else None
 
 
 def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:

@@ -1,9 +1,7 @@
 """Mean and spread of every pre-activation: read from BN where it feeds it, measured elsewhere.
 
 A batch norm knows: its output has mean beta and standard deviation |gamma| (TLC, arXiv 2412.15077,
-section 3). After a residual sum, or without a batch norm, nobody knows before measuring; the
-published code takes the second batch norm's beta there, which misses the mean of the shortcut
-(:func:`tlc_minimal.methods.published.published_statistics`).
+section 3). After a residual sum, or without a batch norm, nobody knows before measuring.
 """
 
 import torch

@@ -70,7 +70,7 @@ def pairs(traced: fx.GraphModule) -> dict[str, tuple[nn.Module, nn.Module]]:
 
 def published_statistics(model: nn.Module) -> dict[str, Gaussian]:
     """What the published code uses: gamma and beta of the last batch norm before the activation,
-    also behind a residual sum (where it is the branch's, and the shortcut is forgotten).
+    also behind a residual sum, where it is the branch's, and misses the mean of the shortcut.
 
     {name: Gaussian} as in :func:`statistics`; ValueError for an activation without a batch norm.
     """
