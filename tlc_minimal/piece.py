@@ -70,10 +70,8 @@ class Piece(NamedTuple):
 def extract(traced: fx.GraphModule, source: fx.Node, nodes) -> Piece:
     """A piece with copies of its modules: nothing that is done to it reaches the network."""
     called = {n: module_of(traced, n) for n in nodes}
-    modules = {n: copy.deepcopy(m).double() for n, m in called.items() if m is not None}
-    for module in modules.values():
-        module.requires_grad_(False)
-    return Piece(source, tuple(nodes), modules)
+    fixed = lambda module: copy.deepcopy(module).double().requires_grad_(False)
+    return Piece(source, tuple(nodes), {n: fixed(m) for n, m in called.items() if m is not None})
 
 
 def grow(traced: fx.GraphModule, end: fx.Node) -> tuple[list[list[fx.Node]], str]:
@@ -117,14 +115,15 @@ def obstacle(f: Piece) -> str:
     like = next(iter(layers.values()))
     if not all(aligned(node, f.modules[node], like) for node in f.modules):
         return "a batch norm between them works along another axis"
-    channels = len([*layers.values()][-1].weight) * (inputs_of(f)[0].shape[1] if f.dims else 1)
+    inputs = inputs_of(f) if f.dims else []
+    channels = len([*layers.values()][-1].weight) * (inputs[0].shape[1] if inputs else 1)
     far, taps = extent(f), max(layer.weight[0].numel() for layer in layers.values())
     size = channels * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
     if max(size) > MOST:
         return "as one they would have {:,} weights, and a run takes {:,} numbers".format(*size)
     frame = [n for _, stride, _ in reversed(far) for n in (stride, stride)]
     try:
-        for x in inputs_of(f) if f.dims else ():
+        for x in inputs:
             y = f(x)
             within = (..., *[slice(1, n + 1) for n in y.shape[2:]])
             if not same(f(F.pad(x, frame))[within], y):
@@ -149,9 +148,9 @@ def read(f: Piece) -> nn.Module:
 def response(f: Piece) -> tuple[Tensor, list[int]]:
     """What the first output pixel sees: a kernel (out, in, *size), and the input pixel that its
     first tap is at. Backpropagated: the gradient of a convolution is a transposed convolution."""
-    out = next(len(m.weight) for m in reversed(f.layers.values()))
-    pixel = torch.eye(out, dtype=torch.float64, device=device_of(f))
-    seen = {f.nodes[-1]: (pixel.reshape(out, out, *[1] * f.dims), [0] * f.dims)}
+    last = [*f.layers.values()][-1].weight
+    pixel = torch.eye(len(last)).to(last)[(..., *[None] * f.dims)]
+    seen = {f.nodes[-1]: (pixel, [0] * f.dims)}
     for node in reversed(f.nodes):
         rows, low = seen.pop(node)
         module = f.modules.get(node)
@@ -206,18 +205,15 @@ def inputs_of(f: Piece) -> list[Tensor]:
     """Noise in all the sizes that make a difference at the borders: modulo the stride, and large
     enough that some output sees no border, whatever the padding."""
     first, module = next((n, m) for n, m in f.modules.items() if f.source in n.all_input_nodes)
-    into = (
-        module.weight.shape[1] * getattr(module, "groups", 1)
-        if first in f.layers
-        else len(slope_and_shift(module)[0])
-    )
+    if first in f.layers:
+        into = module.weight.shape[1] * getattr(module, "groups", 1)
+    else:
+        into = len(slope_and_shift(module)[0])
     known, noise = extent(f), torch.Generator().manual_seed(0)
-    sizes = [
-        [reach + stride + more for reach, stride, _ in known]
-        for more in range(max([s for _, s, _ in known], default=1))
-    ]
+    ways = max([stride for _, stride, _ in known], default=1)
+    sizes = [[reach + stride + more for reach, stride, _ in known] for more in range(ways)]
     draws = [torch.randn(2, into, *size, generator=noise, dtype=torch.float64) for size in sizes]
-    return [x.to(device_of(f)) for x in draws]
+    return [x.to(next(iter(f.layers.values())).weight) for x in draws]
 
 
 def extent(f: Piece) -> list[tuple[int, int, int]]:
@@ -232,10 +228,6 @@ def extent(f: Piece) -> list[tuple[int, int, int]]:
             parts = zip(known[node], far, layer.stride, off)
             known[node] = [(r + s * w, s * t, o + s * more) for (r, s, o), w, t, more in parts]
     return known[f.nodes[-1]]
-
-
-def device_of(f: Piece) -> torch.device:
-    return next(iter(f.layers.values())).weight.device
 
 
 def same(a: Tensor, b: Tensor) -> bool:

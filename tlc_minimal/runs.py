@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from .modules import Affine
+from .channels import MAP
 from .nodes import is_sum, module_of, name_of
 from .piece import Piece, extent
 from .reading.layers import CONV, DROPOUT, NORM
 
-MIXES = (*CONV, *NORM, Affine, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
+MIXES = (*CONV, *MAP, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
 
 
 class Run(NamedTuple):
