@@ -30,29 +30,20 @@ def left_padding(conv: nn.Module) -> list[int]:
     return same.get(conv.padding) or list(conv.padding)
 
 
-def front(traced: fx.GraphModule, end: fx.Node) -> fx.Node | None:
-    """The convolution in front of ``end``, nothing but linear maps between, that can take over its
-    padding; None if there is no such chain."""
-    node = end.args[0]
-    maps = (*MAP, nn.Identity, *DROPOUT)
-    while isinstance(module_of(traced, node), maps) and only_user(node) is not None:
-        node = node.args[0]
-    first, second = module_of(traced, node), module_of(traced, end)
-    alike = is_private(traced, node, CONV[:-1]) and type(first) is type(second)
-    alike = alike and calls(traced, end) == 1
-    return node if alike and _is_even(first) and _is_even(second) else None
-
-
 def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
     """Move all padding of the linear chain that ends in ``end`` to its first convolution.
 
     A second convolution that pads its input by p2 becomes a first one of stride s1 that pads by
-    p1 + s1 p2 (MATHS, section 4). Nothing happens where there is no such chain.
+    p1 + s1 p2 (MATHS, section 4). Nothing happens where more than linear maps, or a branch, is
+    between the two, or one of them cannot give or take padding.
     """
-    node = front(traced, end)
-    if node is None:
-        return
+    node, maps = end.args[0], (*MAP, nn.Identity, *DROPOUT)
+    while isinstance(module_of(traced, node), maps) and only_user(node) is not None:
+        node = node.args[0]
     first, second = module_of(traced, node), module_of(traced, end)
+    alike = is_private(traced, node, CONV[:-1]) and type(first) is type(second)
+    if not (alike and calls(traced, end) == 1 and _is_even(first) and _is_even(second)):
+        return
     parts = zip(left_padding(first), first.stride, left_padding(second))
     first.padding = tuple(p + s * q for p, s, q in parts)  # torch's private copy is not for zeros
     second.padding = (0,) * len(second.stride)
