@@ -1,5 +1,6 @@
 """Fit and evaluate: on one device, where data and augmentation are, too."""
 
+import copy
 import math
 import os
 from pathlib import Path
@@ -129,7 +130,7 @@ def fit(
         else:  # a file that cannot be written is said before an epoch is trained
             keep(state, recipe, model, sgd, generator, 0, [])
     handles = hold_idle_taps(model, data.example[:2].to(device, like))
-    losses, good = [], _snapshot(model)
+    losses, good = [], copy.deepcopy(model.state_dict())
     how = {"desc": progress, "disable": progress is None or not is_main(), "leave": False}
     bar = tqdm(total=steps, initial=done, mininterval=0.5, **how)
     try:
@@ -158,7 +159,7 @@ def fit(
                 after = _score(model, data, "train", 500, batch).loss
                 _check_finite([*losses, after], step + 1, model, good)
                 means.append(torch.stack(losses).mean().item())
-                losses, good = [], _snapshot(model)
+                losses, good = [], copy.deepcopy(model.state_dict())
                 if state is not None:
                     keep(state, recipe, model, sgd, generator, step + 1, means)
     finally:
@@ -210,10 +211,6 @@ def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> 
     with torch.no_grad(), in_eval(teacher):
         target = (teacher(x.to(dtype_of(teacher))).float() / 2).softmax(1)
     return (hard + 4 * F.cross_entropy(out.float() / 2, target)) / 2
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
 def _check_finite(losses: list, step: int, model: nn.Module, good: dict) -> None:
