@@ -212,6 +212,7 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.rank(m, DATA, "best"), ValueError, "no ranking rule 'best'; there are: tlc, g"),
     (lambda m: tlc.rank(m, DATA, []), ValueError, r"no ranking rule \[\]; there are: tlc"),
     (lambda m: tlc.rank(m, DATA, "gaussian", "zz"), ValueError, "there is no rule 'zz'"),
+    (lambda m: tlc.rank(m, DATA, len), TypeError, "a ranking rule is given by its name"),
     (lambda m: tlc.rank(NO_ACTIVATION, DATA), ValueError, "no activation left.*ReLU"),
     (lambda m: tlc.rank(conv(3, 144), DATA, "magnitude"), ValueError, "1 follows no batch norm"),
     (lambda m: tlc.evaluate(m, DATA, "tset"), ValueError, "no split 'tset'; there are: train"),
@@ -356,6 +357,7 @@ COMMANDS = {  # what is wrong, and what is said of it ("": typer's own words)
 }  # fmt: skip
 COMMANDS |= {
     f"{COLLAPSE} --remove 99": "remove is 1 to 6, the model's activations, not 99",
+    f"{COLLAPSE} --remove 1 --dense-epochs 0": "dense_epochs is a number above 0",
     f"{COLLAPSE} --remove 1 --rank best": "there is no ranking rule 'best'; there are: tlc",
     f"{COLLAPSE} --method tlc": "there is no method 'tlc'; there are: at_once",
     f"{COLLAPSE} --method random --rank tlc": "random takes no 'rank'; it takes: rule",

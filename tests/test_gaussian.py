@@ -1,4 +1,4 @@
-"""The closed forms of MATHS sections 1 and 2: against samples, high precision, and each other."""
+"""The closed forms of lesson 02: against samples, high precision, and each other."""
 
 import math
 

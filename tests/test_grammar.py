@@ -449,7 +449,7 @@ def cases(draw):
 
 
 def maps(rule, g, f) -> list:
-    """Slope and shift as MATHS, section 2 has them; where all is OFF one channel may be kept."""
+    """Slope and shift as lesson 02 has them; where all is OFF one channel may be kept."""
     slope, shift = best_affine(g.mean, g.std, f)
     on, one, zero = g.mean > 0, torch.ones_like(slope), torch.zeros_like(slope)
     if rule in ("affine", "identity"):

@@ -21,7 +21,7 @@ names = lambda model: list(activation_nodes(trace(model)))
 
 
 def affine_map(rule, g):
-    """Slope and shift as MATHS, section 2 has them."""
+    """Slope and shift as lesson 02 has them."""
     slope, shift = best_affine(g.mean, g.std)
     on = (g.mean > 0).to(slope)
     return {

@@ -167,7 +167,7 @@ def test_reading_changes_neither_the_network_nor_the_piece():
 
 @pytest.mark.parametrize(("size", "percent"), [(16, 23), (8, 44), (4, 75), (2, 100)])
 def test_zeros_in_between_spoil_the_border(size, percent):
-    """The shares of MATHS, section 4: composing as if the padding could simply be added."""
+    """The shares of lesson 03, section 4: composing as if the padding could simply be added."""
     torch.manual_seed(0)
     first, second = (k.read(nn.Conv2d(4, 4, 3, padding=1).double()) for _ in range(2))
     with pytest.raises(ValueError, match="pads its input"):

@@ -68,7 +68,7 @@ def collapse(
     images = from_main(lambda: tlc.load_data(data))
     check_known("network", network, NETWORKS)
     build = partial(NETWORKS[network], len(images.classes), width)
-    check_recipe(images, epochs=dense_epochs, seed=seed)
+    check_recipe(images, dense_epochs=dense_epochs, seed=seed)
     config = checked(build(), images, remove, epochs, method, seed, choices)[3]
     del config["model"]  # it is not trained yet
     with owned(out) as folder:

@@ -125,7 +125,7 @@ def _phi(r: Tensor) -> Tensor:
 
 
 def _cdf(r: Tensor) -> Tensor:
-    # Not torch.special.ndtr: on vectors it loses the lower tail (2 % off at r = -8, 0 from -10 on).
+    # Not torch.special.ndtr: it loses the lower tail (2 % off at r = -8, 0 from -10 on).
     return 0.5 * torch.erfc(-r / math.sqrt(2))
 
 

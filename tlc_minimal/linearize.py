@@ -29,7 +29,7 @@ def on_off(g: Gaussian, f) -> tuple[Tensor, Tensor]:
 
 
 def affine(g: Gaussian, f) -> tuple[Tensor, Tensor]:
-    """Every channel becomes its best affine map (MATHS, section 2); nothing is cut."""
+    """Every channel becomes its best affine map (lesson 02); nothing is cut."""
     return best_affine(g.mean, g.std, f)
 
 
@@ -62,7 +62,7 @@ def linearize(
     chain that has become linear moves to its first convolution, which changes the border a little
     now, before tuning, so that the chain can later be *one* convolution everywhere. The default is
     what measures better: on maps of 2 to 16 pixels the moved frame costs more than merging brings
-    (records bench_*; MATHS, section 3).
+    (records bench_*; lesson 03).
 
     OFF channels are cut out of the convolutions on both sides, so that no tuning brings them back;
     their constants become a bias, or where zero padding follows one channel of ones. On a residual

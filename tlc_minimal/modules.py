@@ -48,7 +48,7 @@ class ScaledSum(nn.Module):
 
 class Ones(nn.Module):
     """x with one more channel behind it, of ones: it carries the constants of OFF channels into a
-    convolution that pads with zeros, whose border sees less of them (MATHS, section 4)."""
+    convolution that pads with zeros, whose border sees less of them (lesson 03)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, torch.ones_like(x[:, :1])], 1)

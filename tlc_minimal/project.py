@@ -1,11 +1,12 @@
 """The best layer of a given size for a run of layers whose activations go, by least squares.
 
 The best line for a channel is a regression of f(z) on z; the best *layer* for a run is one, too
-(MATHS, section 7): the kernel W and bias b that minimise |W * x + b - y|² + ridge |W|², summed over
+(lesson 05): the kernel W and bias b that minimise |W * x + b - y|² + ridge v |W|², in the mean over
 images and pixels, x what the collapsed network has at that place, y what the dense one has behind
-the run. ReplaceMe (arXiv 2505.02819) has the case of one matrix for transformer blocks,
-T = (M'M + alpha I)⁻¹ M'(L - Y) in its code: M an MLP's output, Y the stream it is added to, L the
-stream blocks later. Here the regression has taps and a bias, and x is the collapsed network's own.
+the run, v the mean variance of what a tap sees. ReplaceMe (arXiv 2505.02819) has the case of one
+matrix for transformer blocks, T = (M'M + alpha I)⁻¹ M'(L - Y) in its code: M an MLP's output, Y the
+stream it is added to, L the stream blocks later. Here the regression has taps and a bias, and x is
+the collapsed network's own.
 """
 
 import math

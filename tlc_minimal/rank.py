@@ -71,8 +71,10 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
 
 
 def gaussian(model, data, names, replacement, seed) -> dict[str, float]:
-    """Expected squared error of the next layer's output, in units of its variance (MATHS, section
-    2, weighted by the next kernel). Neither labels nor validation passes: statistics only."""
+    """Expected squared error of the next layer's output, in units of its variance (a line's price,
+    weighted by the next kernel), as if the errors of all channels and taps had mean 0 and did not
+    hang together: too small for ``on_off`` and ``identity``. Neither labels nor validation passes:
+    statistics only."""
     gaussians, traced = statistics(model, data), trace(model, True, data)
     nodes = activation_nodes(traced)
     find_shapes(traced, data)
@@ -86,7 +88,7 @@ def random(model, data, names, replacement, seed) -> dict[str, float]:
 
 
 def gaussian_entropy(model, data, names, replacement, seed) -> dict[str, float]:
-    """The same entropy of P(ON) = Phi(mean / std), from the statistics alone (TLC, section 3)."""
+    """Mean entropy in bits of P(ON) = Phi(mean / std): statistics only (TLC, section 3)."""
     gaussians = statistics(model, data)
     return {n: float(gaussians[n].entropy) for n in names}
 

@@ -5,9 +5,11 @@ from numbers import Integral, Real
 
 from .reading.refuse import quoted
 
+EPOCHS = (Real, lambda v: 0 < v <= 1e9, "a number above 0, at most 1e9")
 COUNT = (Integral, lambda v: v > 0, "a whole number of at least 1")
 RANGES = {  # kind of number, what is allowed, in words
-    "epochs": (Real, lambda v: 0 < v <= 1e9, "a number above 0, at most 1e9"),
+    "epochs": EPOCHS,
+    "dense_epochs": EPOCHS,
     "lr": (Real, lambda v: 0 < v <= 1e38, "a number above 0, at most 1e38"),
     "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
     "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
@@ -34,6 +36,8 @@ def check_number(name: str, value, kind, allowed, words: str) -> None:
 
 
 def check_known(kind: str, name, known) -> None:
-    """ValueError that names what there is, if ``name`` is nothing known."""
+    """ValueError that names what there is, if ``name`` is none; TypeError for a function."""
+    if callable(name):
+        raise TypeError(f"a {kind} is given by its name: register it under one first (lesson 09).")
     if name not in [*known]:
         raise ValueError(f"there is no {kind} {quoted(name)}; there are: {', '.join(known)}.")

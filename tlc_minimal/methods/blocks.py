@@ -9,6 +9,7 @@ whose prices have the least sum is found exactly; that prices add up is an assum
 
 import torch
 from torch import Tensor, fx
+from tqdm.auto import tqdm
 
 from ..channels import channel_dim
 from ..data import Data
@@ -58,7 +59,7 @@ def blocks(task: Task, macs: float | None = None, constants: bool = True) -> lis
     if task.data is None:  # a finished run is read
         return [Stage(dict, change, None)]
     all_macs, gaussians = count(task.model, task.data)["macs"], statistics(task.model, task.data)
-    brings = candidates(task.model, gaussians, task.data, constants)
+    brings = candidates(task.model, gaussians, task.data, constants, task.progress)
     needed = 0.0 if macs is None else all_macs * (1 - macs)
     most = max(best_choices(dict.fromkeys(brings, 0.0), brings)[task.remove])
     if most < needed:
@@ -86,12 +87,13 @@ def change(network: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModu
 
 
 def candidates(
-    model: fx.GraphModule, gaussians: dict[str, Gaussian], data: Data, constants: bool
-) -> dict[Choice, float]:
+    model: fx.GraphModule, gaussians: dict[str, Gaussian], data: Data, constants: bool,
+    progress: bool = False,
+) -> dict[Choice, float]:  # fmt: skip
     """{what can become of an activation: the MACs of an image that it saves alone}."""
     layers = lambda traced: sum(isinstance(m, CONV) for m in traced.modules())
     all_macs, brings = count(model, data)["macs"], {}
-    for name in activation_nodes(model):
+    for name in tqdm(activation_nodes(model), "what goes", disable=not progress, leave=False):
         for rule in ("thrifty", "constant")[: 1 + constants]:
             without = linearize(model, name, *by_rule(gaussians, rule))
             if rule == "thrifty" or layers(without) < layers(model):  # the branch is gone
