@@ -2,7 +2,8 @@
 what is replaced meanwhile, because it would not take a proxy."""
 
 import builtins
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
@@ -91,30 +92,22 @@ for operator_ in OPERATORS:
 
 
 @contextmanager
-def replaced(news: list[tuple[object, str, object]]):
-    """Attributes (whose, its name, its value) for a while."""
-    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in news]
-    try:
-        for new in news:
-            setattr(*new)
-        yield
-    finally:
-        for owner, name, value in before:
-            delattr(owner, name) if value is None else setattr(owner, name, value)
-
-
-def recorded() -> list[tuple[object, str, object]]:
-    """What takes proxies in the place of what does not: factories (``torch.zeros(n)``), compiled
-    functions, which are read as the Python that they were, foreign autograd.Functions, each one
-    call. And what stands for a tensor is one to Python's ``isinstance``; not by ``__class__``,
-    which C asks, too, and would look for the tensor's memory."""
-    return [
+def recording():
+    """Meanwhile proxies are taken by what does not take them: factories (``torch.zeros(n)``),
+    compiled functions, which are read as the Python that they were, foreign autograd.Functions,
+    each one call. And what stands for a tensor is one to Python's ``isinstance``; not by
+    ``__class__``, which C asks, too, and would look for the tensor's memory."""
+    news = [
         (builtins, "isinstance", _is_instance),
         (torch.jit.ScriptFunction, "__call__", _interpreted),
-        *((torch, name, _factory(getattr(torch, name))) for name in FACTORIES),
-        *((kind, "forward", staticmethod(_one_call(kind))) for kind in _below(Function)),
+        *((torch, name, _one_call(getattr(torch, name))) for name in FACTORIES),
+        *((f, "forward", staticmethod(_one_call(f.forward, f.apply))) for f in _below(Function)),
         (CheckpointFunction, "forward", staticmethod(_checkpointed)),
     ]
+    with ExitStack() as stack:
+        for new in news:
+            stack.enter_context(patch.object(*new))
+        yield
 
 
 def _is_instance(value, kinds, plain=isinstance) -> bool:
@@ -132,28 +125,19 @@ def _interpreted(function, *args, call=torch.jit.ScriptFunction.__call__, **kwar
     return python(*args, **kwargs)
 
 
-def _factory(original):
-    def make(*args, **kwargs):
+def _one_call(original, function=None):
+    """``original``; given proxies, a call in the graph: of ``original``, or of ``function``."""
+
+    def call(*args, **kwargs):
         found = _proxies(args, kwargs)
         if not found:
             return original(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", original, args, kwargs)
+        given = tuple(a for a in args if not isinstance(a, FunctionCtx))
+        with torch.enable_grad():  # a Function's forward runs without
+            called = ("call_function", function or original, given, kwargs)
+            return found[0].tracer.create_proxy(*called)
 
-    return make
-
-
-def _one_call(kind: type[Function]):
-    original, apply = kind.forward, kind.apply
-
-    def forward(*args, **kwargs):
-        found = _proxies(args, kwargs)
-        if not found:
-            return original(*args, **kwargs)
-        given = args[isinstance(args[0], FunctionCtx) :]
-        with torch.enable_grad():
-            return found[0].tracer.create_proxy("call_function", apply, given, kwargs)
-
-    return forward
+    return call
 
 
 @torch.enable_grad()

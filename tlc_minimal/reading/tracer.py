@@ -20,7 +20,7 @@ from torch.fx.proxy import ParameterProxy
 from ..modules import LEAVES
 from .inplace import is_in_place, written
 from .layers import ByMode, Norm, asks_by_is, asks_for_mode, differs, is_elementwise, plain_class
-from .proxies import Flag, Known, recorded, replaced
+from .proxies import Flag, Known, recording
 from .refuse import in_eval
 
 COUNTS = {0: "no", 2: "two", 3: "three"}
@@ -44,7 +44,7 @@ class Reader(fx.Tracer):
         for name, module in root.named_modules():
             module.training = Flag(name, self.asked)
             self.asked |= {name} if id(module) not in self.leaves and asks_by_is(module) else set()
-        with torch.enable_grad(), replaced(recorded()):
+        with torch.enable_grad(), recording():
             graph = super().trace(root)
         ask = lambda v: bool(v) if isinstance(v, Flag) else v
         for node in graph.nodes:
