@@ -11,28 +11,14 @@ from ..edits import put_module
 from ..nodes import module_of
 from .by_hand import inline_activations
 from .inplace import out_of_place
-from .layers import ACTIVATION
+from .layers import ACTIVATION, QuickGELU
 
-FUNCTIONAL = {
-    F.relu: nn.ReLU,
-    torch.relu: nn.ReLU,
-    "relu": nn.ReLU,
-    F.relu6: nn.ReLU6,
-    F.leaky_relu: nn.LeakyReLU,
-    F.gelu: nn.GELU,
-    F.silu: nn.SiLU,
-    F.hardswish: nn.Hardswish,
-    F.mish: nn.Mish,
-    F.elu: nn.ELU,
-    F.selu: nn.SELU,
-    torch.selu: nn.SELU,
-    F.celu: nn.CELU,
-    torch.celu: nn.CELU,
-    F.hardtanh: nn.Hardtanh,
-    F.softplus: nn.Softplus,
-    torch.tanh: nn.Tanh,
-    F.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
+KINDS = {kind.__name__.lower(): kind for kind in ACTIVATION if kind not in (nn.PReLU, QuickGELU)}
+KINDS["leaky_relu"] = KINDS.pop("leakyrelu")
+FUNCTIONAL = {  # a method's name, and functions
+    function: kind
+    for name, kind in KINDS.items()
+    for function in (name, getattr(F, name), getattr(torch, name, name))
 }
 
 
@@ -69,33 +55,23 @@ def name_activations(traced: fx.GraphModule) -> None:
     for node in traced.graph.nodes:  # a module that calls functions only is not in there yet
         taken |= {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
     for node in [n for n in traced.graph.nodes if n in moving]:
-        module = module_of(traced, node)
+        module = found = module_of(traced, node)
         if node in inline:
             module = inline[node][1]
-            base, shared = _owner(node, module), True
-        elif isinstance(module, ACTIVATION):
-            base, shared = node.target, calls[node.target] > 1
         elif node.op in ("call_function", "call_method") and node.target in FUNCTIONAL:
             module = _as_module(node)
-            base, shared = _owner(node, module), True
         if not isinstance(module, ACTIVATION):
             continue
-        own = {id(p): p for p in module.parameters()}  # of a PReLU: shared by all its calls
-        module = copy.deepcopy(module, own)
-        name = base
-        while shared:
+        alone = module is found and calls[node.target] == 1
+        name = base = node.target if module is found else _owner(node, module)
+        while not alone and (name == base or name in taken):
             seen[base] += 1
             name = f"{base}{seen[base]}"
-            if name not in taken:
-                taken.add(name)
-                break
-        put_module(traced, name, module)
-        node.op, node.target, node.args, node.kwargs = (
-            "call_module",
-            name,
-            (node.all_input_nodes[0],),
-            {},
-        )
+        taken.add(name)
+        own = {id(p): p for p in module.parameters()}  # of a PReLU: shared by all its calls
+        put_module(traced, name, copy.deepcopy(module, own))
+        node.op, node.target = "call_module", name
+        node.args, node.kwargs = (node.all_input_nodes[0],), {}
 
 
 def _as_module(node: fx.Node) -> nn.Module | None:
@@ -103,13 +79,10 @@ def _as_module(node: fx.Node) -> nn.Module | None:
     if len(node.all_input_nodes) > 1:
         return None
     options = {k: v for k, v in node.kwargs.items() if k != "input"}
-    module = FUNCTIONAL[node.target](*node.args["input" not in node.kwargs :], **options)
-    if hasattr(module, "inplace"):
-        module.inplace = False
-    return module
+    return FUNCTIONAL[node.target](*node.args["input" not in node.kwargs :], **options)
 
 
-def _owner(node: fx.Node, module: nn.Module | None) -> str:
+def _owner(node: fx.Node, module: nn.Module) -> str:
     """A name for a functional activation: that of the module whose forward calls it."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
