@@ -12,8 +12,8 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from ..edits import bypass
-from .classes import plain_modules, turn_plain
-from .frozen import held_in_eval, replace_tensors
+from .classes import configure, plain_modules, turn_plain
+from .frozen import held_in_eval
 from .layers import DROPOUT, ByMode, Frozen, Norm, unused
 from .tracer import Flag, Reader, copied
 
@@ -127,7 +127,7 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
         return
     if kind not in (Norm, nn.PReLU) and attrgetter(read["weight"].target)(model).ndim < 2:
         return  # F.linear takes a vector, too
-    options = {k: v for k, v in given.items() if k not in (*keys, "input")}
+    options = {k: given[k] for k in names if k in given and k not in (*keys, "input")}
     if any(isinstance(a, fx.Node) for v in options.values() for a in tree_leaves(v)):
         return
     owners = {n.target.rpartition(".")[0] for n in read.values()}
@@ -138,8 +138,8 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     module = model.get_submodule(owner)
     own = owner and isinstance(module, nn.modules.batchnorm._BatchNorm if kind is Norm else kind)
     own = own and {*module._parameters, *module._buffers} <= {*keys, "num_batches_tracked"}
-    if kind is Norm and not isinstance(options.get("training"), Flag):
-        if options.get("training"):
+    if kind is Norm and not isinstance(mode := options.pop("training", False), Flag):
+        if mode:
             return
         kind = kind if own and owner in asked else Frozen  # F.batch_norm(…, training=False)
     alone = own and len(owners) == 1
@@ -150,39 +150,6 @@ def as_layer(model: nn.Module, node: fx.Node, reads: Counter, called: set, asked
     configure(module, kind, tensors, options)
     called.add(name)
     node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
-
-
-def configure(module: nn.Module, kind: type, tensors: dict, options: dict) -> None:
-    """Make a module the layer ``kind`` with these tensors, in place; its children stay."""
-    buffers = {k: v for k, v in tensors.items() if k.startswith("running")}
-    replace_tensors(module, {k: tensors.get(k) for k in ("weight", "bias")}, buffers)
-    module.__class__, weight = kind, tensors["weight"]
-    if issubclass(kind, Norm):
-        module.num_features, module.eps = len(tensors["running_mean"]), options.get("eps", 1e-5)
-        if getattr(module, "momentum", 0.1) is not None:  # None: the mean of all batches
-            module.momentum = options.get("momentum", 0.1)
-        module.affine, module.track_running_stats = weight is not None, True
-        if "num_batches_tracked" not in module._buffers:
-            module.num_batches_tracked = None
-        return
-    if kind is nn.PReLU:
-        module.num_parameters = len(weight)
-        return
-    out, into = weight.shape[:2]
-    if kind is nn.Linear:
-        module.out_features, module.in_features = out, into
-        return
-    dims = weight.ndim - 2
-    for key, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        value = options.get(key, default)
-        value = value if isinstance(value, str | tuple | list) else (value,) * dims
-        setattr(
-            module, key, value if isinstance(value, str) else tuple(value) * (dims // len(value))
-        )
-    module.groups, module.kernel_size = options.get("groups", 1), tuple(weight.shape[2:])
-    module.out_channels, module.in_channels = out, into * module.groups
-    module.padding_mode, module.transposed, module.output_padding = "zeros", False, (0,) * dims
-    module._reversed_padding_repeated_twice = [0] * (2 * dims)
 
 
 def follow_mode(model: nn.Module, node: fx.Node) -> None:
