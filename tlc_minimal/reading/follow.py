@@ -2,6 +2,7 @@
 
 import copy
 import keyword
+import re
 import warnings
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -44,24 +45,23 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphMod
     copy is tried against the model. ``data``: what has or yields such inputs, or None. ValueError
     if the forward cannot be followed, or if the two differ."""
     with untouched(model):
-        for example in (None, x):
+        for example in [None] if x is None else [None, x]:
             try:
                 graph, root = read(model, share, example)
             except Exception as error:
-                if example is None and x is not None:
+                if example is not x:
                     continue
                 refused = "" if x is None else not_accepted(model, x)
                 raise ValueError(refused or untraceable(model, error, x)) from error
             traced = assemble(model, graph, root, data)
-            why = "" if x is None or ALIKE.get(model) == traced.code else unlike(model, traced, x)
-            if example is not None and not why and ALIKE.get(model) != traced.code:
-                warn_of_size(model, traced, x)
-            if x is not None and not why:
-                ALIKE[model] = traced.code
-            if not why:
+            if x is None or ALIKE.get(model) == traced.code:
                 return traced
-            if example is not None:
-                raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
+            if not (why := unlike(model, traced, x)):
+                if example is not None:
+                    warn_of_size(model, traced, x)
+                ALIKE[model] = traced.code
+                return traced
+        raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
 
 
 def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.GraphModule:
@@ -95,15 +95,13 @@ def rename_taken(graph: fx.Graph, root: nn.Module) -> None:
     autoencoder's ``code``) other ones."""
     holders = root._modules, root._parameters, root._buffers
     for holder, name in [(h, n) for h in holders for n in TAKEN.intersection(h)]:
-        new = lambda path, name=name: f"{name}_{path[len(name) :]}"
-        mine = lambda path, name=name: path.split(".")[0] == name
+        free = lambda path, name=name: re.sub(rf"^{name}(?=\.|$)", f"{name}_", path)
         holder[f"{name}_"] = holder.pop(name)
         for node in graph.nodes:
-            if node.op in ("call_module", "get_attr") and mine(node.target):
-                node.target = new(node.target)
+            if node.op in ("call_module", "get_attr"):
+                node.target = free(node.target)
             stack = node.meta.get("nn_module_stack") or {}
-            known = {k: (new(p) if mine(p) else p, kind) for k, (p, kind) in stack.items()}
-            node.meta["nn_module_stack"] = known
+            node.meta["nn_module_stack"] = {k: (free(p), kind) for k, (p, kind) in stack.items()}
 
 
 @torch.no_grad()
