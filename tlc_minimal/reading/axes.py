@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 CLOSE = partial(torch.allclose, rtol=1e-12, atol=1e-12)
 VIEWS = ("view", "reshape", "flatten", "unflatten")
@@ -82,15 +83,13 @@ def _end(to: int, shape) -> int:
 def _renamed(node: fx.Node, name: str, dim: int) -> int:
     """What ``permute`` and those that change two axes do, from their arguments."""
     axes = [*node.args[1:], *(v for v in node.kwargs.values() if not isinstance(v, fx.Node))]
-    axes = [*axes[0]] if name == "permute" and len(axes) == 1 else axes
-    if not all(isinstance(a, int) for a in axes) or name != "permute" and len(axes) != 2:
+    axes = tree_leaves(axes)  # as one list, too
+    if not all(isinstance(a, int) for a in axes):
         return dim
-    order = axes
-    if name != "permute":
-        order = list(range(len(shape_of(node) or ()) or 1 + max(2, dim, *axes)))
-        a, b = axes
-        order[a], order[b] = order[b], order[a]
-    return _end([a % len(order) for a in order].index(dim % len(order)), order)
+    count = len(axes) if name == "permute" else 1 + max(2, dim, *axes)
+    x = torch.empty(*range(1, count + 1), device="meta")  # its sizes tell its axes apart
+    y = getattr(x, name)(*axes)
+    return _end(y.shape.index(x.shape[dim]), y.shape)
 
 
 # ---- what becomes of channels that are constant ----
