@@ -33,29 +33,29 @@ def out_of_place(traced: fx.GraphModule) -> None:
     """Let nothing in the graph work in place, in forward order. ValueError where that cannot be
     followed: on a view, or before an older view is used."""
     for node in list(traced.graph.nodes):
-        module, name = module_of(traced, node), word(node)
-        if module is not None:
-            if getattr(module, "inplace", False):
-                redirect_later_uses(traced, node)
-        elif node.target in OPERATORS:
-            if not is_number(node.args[0]):
-                redirect_later_uses(traced, node)
-            node.target = OPERATORS[node.target]
-        elif (place := written(node)) is not None:
+        if (place := place_of(traced, node)) is not None:
             if not isinstance(place, fx.Node):
                 raise ValueError(f"{node} writes into several tensors: assign what it returns.")
             redirect_later_uses(traced, node, place)
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
-        elif is_in_place(node):
-            redirect_later_uses(traced, node)
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-            homes = [torch.Tensor] if node.op == "call_method" else [torch, F]
-            others = [getattr(home, name[:-1], None) for home in homes if name.endswith("_")]
-            if other := next(filter(None, others), None):
-                node.target = name[:-1] if node.op == "call_method" else other
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("out", "inplace")}
+        node.target = OPERATORS.get(node.target, node.target)
+        if is_in_place(node):  # still: by its name
+            name, method = word(node)[:-1], node.op == "call_method"
+            homes = [torch.Tensor] if method else [torch, F]
+            if home := next((home for home in homes if hasattr(home, name)), None):
+                node.target = name if method else getattr(home, name)
     for module in traced.modules():
         if getattr(module, "inplace", False):
             module.inplace = False
+
+
+def place_of(traced: fx.GraphModule, node: fx.Node):
+    """What a node writes into: a node, or several; None for what writes nowhere."""
+    if node.target in OPERATORS:
+        in_place = not is_number(node.args[0])
+    else:
+        in_place = getattr(module_of(traced, node), "inplace", False) or is_in_place(node)
+    return written(node) or (node.all_input_nodes[0] if in_place else None)
 
 
 def word(node: fx.Node) -> str:
@@ -99,11 +99,10 @@ def is_view(traced: fx.GraphModule, node: fx.Node) -> bool:
     return passes or isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity))
 
 
-def redirect_later_uses(traced: fx.GraphModule, node: fx.Node, place=None) -> None:
-    """Let all that uses the input of an in-place node, or the ``place`` it writes to, after it use
-    its output."""
+def redirect_later_uses(traced: fx.GraphModule, node: fx.Node, place: fx.Node) -> None:
+    """Let all that uses the ``place`` that a node writes into, after it, use its output."""
     order = {n: i for i, n in enumerate(node.graph.nodes)}
-    alias, view = place or node.all_input_nodes[0], False
+    alias, view = place, False
     while isinstance(alias, fx.Node):
         kept = alias.op == "get_attr" and not alias.target.startswith("_tensor_constant")
         if kept and alias.target in dict(traced.named_buffers()):
