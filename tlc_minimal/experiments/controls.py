@@ -47,13 +47,20 @@ def train(
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     fit(model, data, epochs, lr, batch, **how)
-    row = {"removed": removed, "epochs": epochs}
-    return [row | scores(model, data) | count(model, data)], epochs
+    return [{"removed": removed, "epochs": epochs} | scores(model, data)], epochs
 
 
-def scores(model: nn.Module, data: Data) -> dict[str, float]:
-    """Accuracy in percent on validation and test."""
-    return {split: evaluate(model, data, split).accuracy for split in ("val", "test")}
+def scores(model: nn.Module, data: Data, splits=("val", "test")) -> dict[str, float]:
+    """Accuracy in percent, and what the model costs."""
+    accuracy = {split: evaluate(model, data, split).accuracy for split in splits}
+    return accuracy | count(model, data)
+
+
+def without(model: nn.Module, names: list[str], data: Data, rule: str) -> nn.Module:
+    """The model without these activations, before any tuning: by a rule, or "projected"."""
+    if rule == "projected":
+        return project(model, names, data).model
+    return linearize(model, names, data, rule)
 
 
 def reset(network: nn.Module, like: nn.Module | None = None) -> nn.Module:
@@ -86,15 +93,11 @@ def trials(model: nn.Module, names: list[str], data: Data, seed: int) -> list[di
     tried += [{"ridge": 10.0**k} for k in range(-6, 1)] + [{"kernel": k} for k in (1, 5)]
     for rule in ("identity", "on_off", "on_off_affine", "thrifty", "affine"):
         linear = linearize(model, names, data, rule)
-        rows.append({"removed": len(names), "rule": rule, **_scored(linear, data)})
+        rows.append({"removed": len(names), "rule": rule, **scores(linear, data, ["val"])})
     for trial in [*tried, {"augmented": True}]:
         given = augmented if "augmented" in trial else data
         options = {k: v for k, v in trial.items() if k != "augmented"}
         small, table = project(model, names, given, **options)
         row = {"removed": len(names), "rule": "projected", "error": float(table["error"].mean())}
-        rows.append(row | trial | _scored(small, data))
+        rows.append(row | trial | scores(small, data, ["val"]))
     return rows
-
-
-def _scored(network: nn.Module, data: Data) -> dict[str, float]:
-    return {"val": evaluate(network, data).accuracy, **count(network, data)}

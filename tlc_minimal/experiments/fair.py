@@ -7,7 +7,6 @@ from torch import nn
 
 from ..collapse import collapse
 from ..data import Data
-from ..measure import count
 from ..models import resnet18
 from ..refuse import check_known
 from ..stages import METHODS
@@ -46,11 +45,11 @@ def plan(profile: str) -> list[Piece]:
 
     def methods(seed: int) -> list[Piece]:
         dense = piece("dense", seed, _dense, method="dense", set="methods")
-        rivals = [piece(m, seed, _method, method=m, set="methods") for m in METHODS]
+        rivals = [piece(m, seed, partial(_method, m), method=m, set="methods") for m in METHODS]
         return [dense, *rivals]
 
     def rankings(seed: int) -> list[Piece]:
-        ranked = partial(piece, run=_ranking, set="rankings")
+        ranked = partial(piece, run=partial(_method, "one_by_one"), set="rankings")
         return [ranked(f"rank_{r}", seed, method=f"rank: {r}", rank=r) for r in RANKINGS]
 
     first = [p for seed in range(min(3, size["seeds"])) for p in methods(seed)]
@@ -67,31 +66,21 @@ def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
 
 def _dense(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
     model = dense_network(piece, data, out)
-    return [{"removed": 0} | scores(model, data) | count(model, data)], piece.config["dense"]
+    return [{"removed": 0} | scores(model, data)], piece.config["dense"]
 
 
-def _method(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
-    """Iterative methods go all the way once; the others start anew for every number removed."""
-    model, method = dense_network(piece, data, out), piece.config["method"]
+def _method(method: str, piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
+    """Iterative methods go all the way once; the others start anew for every number removed. The
+    rankings are all of one method."""
+    model = dense_network(piece, data, out)
+    how = RECIPE | {k: v for k, v in piece.config.items() if k == "rank"}
     numbers = [n for n in piece.config["remove"] if n <= LIMIT.get(method, n)]
     rows, epochs = [], 0.0
     for remove in numbers if method in AT_ONCE else numbers[-1:]:
         share = piece.config["tune"] * remove / piece.config["remove"][-1]
         folder = out / f"{piece.what}_{remove}"
-        run = collapse(
-            model, data, remove, share, method, piece.seed, folder, resume=True, **RECIPE
-        )
+        run = collapse(model, data, remove, share, method, piece.seed, folder, resume=True, **how)
         table = run.table.to_dict("records")  # on the way to 12 a run may pass 8, with more to come
         rows += [*table[: 1 - bool(rows)], table[-1]] if method in AT_ONCE else table
         epochs += share
     return rows, epochs
-
-
-def _ranking(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
-    """As the method ``one_by_one``, with another ranking: the one thing that differs."""
-    model, remove = dense_network(piece, data, out), piece.config["remove"][-1]
-    run = collapse(
-        model, data, remove, piece.config["tune"], "one_by_one", piece.seed, out / piece.what,
-        resume=True, rank=piece.config["rank"], **RECIPE,
-    )  # fmt: skip
-    return run.table.to_dict("records"), piece.config["tune"]

@@ -13,13 +13,10 @@ from torch import nn
 
 from ..data import Data
 from ..graph import trace
-from ..linearize import linearize
-from ..measure import count
 from ..nodes import activation_nodes
-from ..project import project
 from ..stages import METHODS
 from ..train import fit
-from .controls import reset, scores
+from .controls import reset, scores, without
 from .fair import PROFILES as FAIR
 from .fair import dense_network
 from .pieces import Piece
@@ -56,11 +53,11 @@ def inner(model: nn.Module) -> list[str]:
 
 
 def _start(method: str, dense: nn.Module, data: Data, seed: int) -> nn.Module:
-    if not method.startswith("projected"):
-        return linearize(dense, inner(dense), data, method)
-    small = project(dense, inner(dense), data).model
+    small = without(dense, inner(dense), data, "projected" if method == FRESH else method)
+    if method != FRESH:
+        return small
     torch.manual_seed(seed)
-    return reset(small) if method == FRESH else small
+    return reset(small)
 
 
 def _climb(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
@@ -74,6 +71,5 @@ def _climb(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
         if epochs:
             state, teacher = out / f"{label}.state", dense if taught else None
             fit(small, data, epochs, teacher=teacher, progress=label, state=state, **how)
-        row = {"removed": gone, "epochs": epochs, "taught": taught}
-        rows.append(row | scores(small, data) | count(small, data))
+        rows.append({"removed": gone, "epochs": epochs, "taught": taught} | scores(small, data))
     return rows, sum(epochs for epochs, _ in tried)

@@ -8,10 +8,11 @@ from torch import nn
 
 from ..collapse import Run, collapse
 from ..data import Data
-from ..measure import compare, count, first_images, usual_batches
+from ..measure import compare, first_images, usual_batches
 from ..merge import merge
 from ..models import simple_cnn
-from ..train import best_device, evaluate
+from ..train import best_device
+from .controls import scores
 from .pieces import Piece, trained
 
 PROFILES = {  # width, epochs of the dense network, epochs of tuning per removal, images, images/s
@@ -46,8 +47,7 @@ def plan(profile: str) -> list[Piece]:
 
 def _dense(piece: Piece, data: Data, out: Path):
     model = _parent(piece, data, out)
-    scores = {s: evaluate(model, data, s).accuracy for s in ("val", "test")}
-    return [{"removed": 0, **scores, **count(model, data)}], piece.config["dense_epochs"]
+    return [{"removed": 0} | scores(model, data)], piece.config["dense_epochs"]
 
 
 def _collapse(piece: Piece, data: Data, out: Path):

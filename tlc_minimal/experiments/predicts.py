@@ -9,13 +9,11 @@ from pathlib import Path
 
 from ..data import Data
 from ..graph import trace
-from ..linearize import linearize
-from ..measure import count
 from ..methods.stretches import best_sets, found, removed
 from ..nodes import activation_nodes
-from ..project import project
 from ..stages import METHODS
 from ..train import evaluate, fit
+from .controls import scores, without
 from .fair import PROFILES as FAIR
 from .fair import dense_network
 from .pieces import Piece
@@ -50,13 +48,10 @@ def _predicts(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
         costs = {stretch: draw.random() for stretch in stretches}
         gone = removed(names, best_sets(len(names), costs)[c["remove"]][1])
         for rule in ("on_off_affine", "projected"):
-            if rule == "projected":
-                small = project(dense, gone, data).model
-            else:
-                small = linearize(dense, gone, data, rule)
+            small = without(dense, gone, data, rule)
             before = evaluate(small, data)
             fit(small, data, c["epochs"], progress=f"{piece.what}: {rule} {i}", **how)
             row = {"rule": rule, "draw": i, "removed": len(gone), "layer": ", ".join(gone)}
             row |= {"val_loss": before.loss, "val_before": before.accuracy}
-            rows.append(row | {"val": evaluate(small, data).accuracy} | count(small, data))
+            rows.append(row | scores(small, data, ["val"]))
     return rows, len(rows) * c["epochs"]

@@ -9,7 +9,6 @@ from torch import nn
 from ..collapse import collapse
 from ..data import Data
 from ..lessons.robust import agreement, assess, unknown_inputs
-from ..measure import count
 from ..models import resnet18
 from ..refuse import check_known
 from ..statistics import statistics
@@ -92,7 +91,7 @@ def _network(piece: Piece, data: Data, out: Path):
         model = collapse(dense, data, removed, *how, resume=True, rank=name).linear.eval()
     table = assess({name: model}, data, unknown_inputs(data)).drop(columns="model")
     rows = [{k: v for k, v in row.items() if v == v} for row in table.to_dict("records")]  # no NaN
-    rows[0] |= {"val": evaluate(model, data).accuracy, **count(model, data)}
+    rows[0] |= scores(model, data, ["val"])
     return [{"removed": removed, **row} for row in rows], epochs
 
 
@@ -108,7 +107,7 @@ def _vary(piece: Piece, data: Data, out: Path):
         epochs += how["epochs"]
         found = statistics(model, data)
         table = 100 * agreement(found, base).drop(columns="off_other")
-        accuracies = scores(model, data)
+        accuracies = {split: evaluate(model, data, split).accuracy for split in ("val", "test")}
         for layer, row in table.iterrows():
             row = row.to_dict() | {"entropy": float(found[layer].entropy)} | accuracies
             rows.append({"factor": factor, "value": value, "layer": layer, **row})
