@@ -481,7 +481,8 @@ INLINE = {  # written where it is used, in as many ways as people do
     "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))],
     "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)], "PReLU": [None],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
-           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05)],
+           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05),
+           lambda x: torch.max(x, torch.tensor(1e-6))],
 }  # fmt: skip
 
 
