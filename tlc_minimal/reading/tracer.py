@@ -38,8 +38,8 @@ class Reader(fx.Tracer):
         tensors = [*root.named_parameters(), *root.named_buffers()]
         self.names = {id(tensor): name for name, tensor in tensors}
         lists = nn.ModuleList, nn.ModuleDict  # they are called by nobody: what is in them is read
-        leaves = [m for n, m in root.named_modules() if self.stays_whole(m, n)]
-        leaves = [m for m in leaves if not isinstance(m, lists)]
+        called = [(m, n) for n, m in root.named_modules() if not isinstance(m, lists)]
+        leaves = [m for m, n in called if self.stays_whole(m, n)]
         self.leaves = {id(inner) for leaf in leaves for inner in leaf.modules()}
         for name, module in root.named_modules():
             module.training = Flag(name, self.asked)
@@ -54,10 +54,8 @@ class Reader(fx.Tracer):
         return graph
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        return root_fn, [
-            self.root,
-            self.create_proxy("placeholder", first_input(self.root), (), {}),
-        ]
+        x = self.create_proxy("placeholder", first_input(self.root), (), {})
+        return root_fn, [self.root, x]
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return id(module) in self.leaves
