@@ -10,7 +10,7 @@ import operator
 import random
 from collections import Counter
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
@@ -60,69 +60,37 @@ class Call(nn.Module):
         return self.function(*values)
 
 
-MODULES = {
-    "relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "silu": nn.SiLU,
-    "leaky_relu": lambda **options: nn.LeakyReLU(0.2, **options), "hardswish": nn.Hardswish,
-}  # fmt: skip
-FUNCTIONS = {name: getattr(F, name) for name in MODULES} | {
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "torch.relu": torch.relu, "x.relu": lambda x: x.relu(),
-}  # fmt: skip
-IN_PLACE = {
-    "relu": lambda x: F.relu(x, inplace=True), "x.relu_": lambda x: x.relu_(), "F.relu_": F.relu_,
+ACTS = {
+    "ReLU": "relu", "ReLU6": "relu6", "GELU": "gelu", "SiLU": "silu", "LeakyReLU": "leaky_relu",
+    "Hardswish": "hardswish",
 }  # fmt: skip
 SUMS = {
     "+": operator.add, "+=": operator.iadd, "torch.add": torch.add,
     "alpha": lambda a, b: torch.add(a, b, alpha=2), "*": lambda a, b: a * torch.sigmoid(b),
 }  # fmt: skip
-FLATTEN = {
-    "module": nn.Flatten, "function": lambda: Call(lambda x: torch.flatten(x, 1)),
-    "method": lambda: Call(lambda x: x.flatten(1)),
-    "middle": lambda: nn.Flatten(1, 2),  # joins the channels and the rows, not the columns
+CALLS = SUMS | {
+    "torch.relu": torch.relu, "x.relu": lambda x: x.relu(), "x.relu_": lambda x: x.relu_(),
+    "torch.flatten": lambda x: torch.flatten(x, 1), "x.flatten": lambda x: x.flatten(1),
+    "x.mean": lambda x, dim, keepdim: x.mean(dim, keepdim=keepdim),
+    "torch.cat": lambda *values: torch.cat(values, 1),
 }  # fmt: skip
+VIEWS = ("Drop", "Identity", "latten", "again", "sequential")  # may give back what they were given
 
 
 def make(op: Op, memory: dict) -> nn.Module:
-    """The module of one instruction; ``memory`` holds what several instructions share."""
-    o = SimpleNamespace(**op.options)
+    """The module of one instruction, which is a class of ``nn``, a function of ``F`` or one of
+    CALLS, with its options; ``memory`` holds what several instructions share."""
     if op.kind == "again":
-        return memory[o.register]
+        return memory[op.options["register"]]
+    if op.kind == "shared":
+        return memory.setdefault(op.options["of"].kind, make(op.options["of"], memory))
     if op.kind == "sequential":
-        return nn.Sequential(*[make(inner, memory) for inner in o.inner])
-    if op.kind == "conv":
-        return getattr(nn, f"Conv{len(o.kernel)}d")(
-            o.into, o.out, o.kernel, o.stride, o.padding, o.dilation, o.groups, o.bias, o.mode
-        )
-    if op.kind == "linear":
-        return nn.Linear(o.into, o.out, o.bias)
-    if op.kind == "norm":
-        norm = getattr(nn, f"BatchNorm{o.dims}d")
-        return norm(o.channels, o.eps, affine=o.affine, track_running_stats=o.running)
-    if op.kind == "layer_norm":
-        return nn.LayerNorm(o.features)
-    if op.kind == "act":
-        if o.style == "shared":
-            return memory.setdefault(o.name, MODULES[o.name]())
-        if "module" in o.style:  # gelu has no such option
-            return MODULES[o.name](**{"inplace": True} if "in-place" in o.style else {})
-        return Call((FUNCTIONS if o.style == "function" else IN_PLACE)[o.name])
-    if op.kind == "pool":
-        if o.function:
-            function = getattr(F, f"{o.name.lower()}_pool{o.dims}d")
-            return Call(lambda x: function(x, **o.settings))
-        return getattr(nn, f"{o.name}Pool{o.dims}d")(**o.settings)
-    if op.kind == "global":
-        if o.style == "module":
-            return getattr(nn, f"AdaptiveAvgPool{o.dims}d")(1)
-        return Call(lambda x: x.mean(list(range(2, o.dims + 2)), keepdim=o.style == "keepdim"))
-    if op.kind == "drop":
-        return getattr(nn, o.name)()
-    if op.kind == "flatten":
-        return FLATTEN[o.style]()
-    if op.kind == "sum":
-        return Call(SUMS[o.style])
-    assert op.kind == "cat"
-    return Call(lambda *values: torch.cat(values, 1))
+        return nn.Sequential(*[make(inner, memory) for inner in op.options["inner"]])
+    if op.kind.startswith("F."):
+        return Call(partial(getattr(F, op.kind[2:]), **op.options))
+    if op.kind in CALLS:
+        return Call(partial(CALLS[op.kind], **op.options))
+    return getattr(nn, op.kind)(**op.options)
 
 
 class Network(nn.Module):
@@ -190,13 +158,13 @@ class Draft:
         self.ops.append(op)
         self.shapes.append(shape)
         new = len(self.shapes) - 1
-        if op.kind in ("drop", "flatten", "again", "sequential"):
+        if any(word in op.kind for word in VIEWS):
             self.fresh -= {*sources, new}  # the same memory under two names
         else:
             self.fresh.add(new)
-        if "in-place" in op.options.get("style", ""):
+        if op.options.get("inplace") or op.kind.endswith("_"):
             self.fresh -= {*sources}
-        if op.options.get("style") == "+=":
+        if op.kind == "+=":
             self.gone.add(sources[0])
         return new
 
@@ -222,7 +190,7 @@ class Draft:
         def step(shape, _):
             width, bias = out or self.number(1, 6), self.pick(True, False)
             if len(shape) == 2 or self.tokens:
-                return op("linear", into=shape[-1], out=width, bias=bias)
+                return op("Linear", in_features=shape[-1], out_features=width, bias=bias)
             dims, into = len(shape) - 2, shape[1]
             if kernel:
                 k = (kernel,) * dims
@@ -250,30 +218,34 @@ class Draft:
                 padding = "same"
             mode = self.pick("reflect", "circular") if self.rarely() and self.rarely() else "zeros"
             return op(
-                "conv", into=into, out=width, kernel=k, stride=s, padding=padding, dilation=d,
-                groups=split, bias=bias, mode=mode,
+                f"Conv{dims}d", in_channels=into, out_channels=width, kernel_size=k, stride=s,
+                padding=padding, dilation=d, groups=split, bias=bias, padding_mode=mode,
             )  # fmt: skip
 
         return step
 
     def norm(self, shape, _):
         if self.tokens and not self.rarely():
-            return op("layer_norm", features=shape[-1])
+            return op("LayerNorm", normalized_shape=shape[-1])
         settings = {"eps": self.pick(1e-5, 1e-3, 0.3), "affine": not self.rarely()}
-        running = not (self.rarely() and self.rarely())
-        dims = max(len(shape) - 2, 1)
-        return op("norm", dims=dims, channels=shape[1], running=running, **settings)
+        settings["track_running_stats"] = not (self.rarely() and self.rarely())
+        return op(f"BatchNorm{max(len(shape) - 2, 1)}d", num_features=shape[1], **settings)
 
     def act(self, _, fresh):
-        style = self.pick("module", "shared", "function", "in-place", "in-place module")
-        name = self.pick("relu", "relu", "relu", *MODULES)
-        if style.startswith("in-place") and (not fresh or name == "gelu"):
+        style = self.pick("module", "shared", "function", "in place", "in-place module")
+        name = self.pick("ReLU", "ReLU", "ReLU", *ACTS)
+        slope = {"negative_slope": 0.2} if name == "LeakyReLU" else {}
+        if style.startswith("in") and (not fresh or name == "GELU"):  # which has no such option
             style = "module"
-        if style == "in-place":
-            name = self.pick(*IN_PLACE)
-        if style == "function" and name == "relu":
-            name = self.pick("relu", "torch.relu", "x.relu")
-        return op("act", name=name, style=style)
+        if style == "in place":
+            return self.pick(op("F.relu", inplace=True), op("x.relu_"), op("F.relu_"))
+        if style == "function" and name == "ReLU":
+            return op(self.pick("F.relu", "torch.relu", "x.relu"))
+        if style == "function":
+            return op(f"F.{ACTS[name]}", **slope)
+        if style == "shared":
+            return op("shared", of=op(name, **slope))
+        return op(name, **slope, **({"inplace": True} if style == "in-place module" else {}))
 
     def pool(self, shape, _):
         dims, name = max(len(shape) - 2, 1), self.pick("Max", "Avg")
@@ -282,11 +254,17 @@ class Draft:
         if name == "Avg":
             rare |= {"count_include_pad": False} | ({"divisor_override": 3} if dims > 1 else {})
         settings |= {key: value for key, value in rare.items() if self.rarely()}
-        return op("pool", name=name, dims=dims, function=self.pick(True, False), settings=settings)
+        kind = self.pick(f"F.{name.lower()}_pool{dims}d", f"{name}Pool{dims}d")
+        return op(kind, **settings)
+
+    def mean(self, shape, style):
+        dims = len(shape) - 2
+        if style == "module":
+            return op(f"AdaptiveAvgPool{dims}d", output_size=1)
+        return op("x.mean", dim=list(range(2, dims + 2)), keepdim=style == "keepdim")
 
     def drop(self, shape, _):
-        whole_channels = f"Dropout{max(len(shape) - 2, 1)}d"
-        return op("drop", name=self.pick("Dropout", "Identity", whole_channels))
+        return op(self.pick("Dropout", "Identity", f"Dropout{max(len(shape) - 2, 1)}d"))
 
     def maybe(self, *steps) -> list:
         return list(steps) if self.pick(True, False) else []
@@ -337,7 +315,7 @@ class Draft:
         if style == "+=" and a not in self.fresh:
             style = "+"
         a, b = (a, b) if self.pick(True, False) or style == "+=" else (b, a)
-        return self.emit(op("sum", style=style), a, b)
+        return self.emit(op(style), a, b)
 
     def skip(self, x) -> int:
         """A sum with any earlier value of the same shape."""
@@ -353,25 +331,26 @@ class Draft:
             steps = [self.conv(True), *self.maybe(self.norm), *self.maybe(self.act)]
             parts.append(self.chain(x, *steps))
         parts = [p for p in parts if p not in self.gone]
-        joined = self.emit(op("cat"), *parts)
+        joined = self.emit(op("torch.cat"), *parts)
         return self.chain(joined, *self.maybe(self.norm), *self.maybe(self.act))
 
     def gated(self, x) -> int:
         """Squeeze and excite, or a sum that broadcasts over the picture."""
         if len(self.shapes[x]) == 2 or self.tokens:
             return self.plain(x)
-        style, (_, channels, *size) = self.pick("module", "keepdim"), self.shapes[x]
-        pooled = self.emit(op("global", style=style, dims=len(size)), x)
+        channels = self.shapes[x][1]
+        pooled = self.emit(self.mean(self.shapes[x], self.pick("module", "keepdim")), x)
         one = lambda out: self.conv(True, 1, out, kernel=1)
         gate = self.chain(pooled, one(self.number(1, 4)), self.act, one(channels))
         if self.rarely():
             wide = self.chain(x, self.conv(True, 1), self.act, self.conv(True, 1, channels))
-            return self.emit(op("sum", style="+"), pooled, wide)
-        return self.emit(op("sum", style=self.pick("*", "+")), x, gate)
+            return self.emit(op("+"), pooled, wide)
+        return self.emit(op(self.pick("*", "+")), x, gate)
 
     def again(self, x) -> int:
         """A layer that is there is called once more."""
-        old = [r for r, o in enumerate(self.ops, 1) if o.kind in ("conv", "linear", "norm")]
+        layers = ("Conv", "Linear", "BatchNorm")
+        old = [r for r, o in enumerate(self.ops, 1) if o.kind.startswith(layers)]
         again = self.emit(op("again", register=self.pick(*old)), x) if old else x
         return self.chain(again, self.act)
 
@@ -381,22 +360,20 @@ class Draft:
         if len(shape) == 2:
             return self.plain(x)
         if self.tokens:
-            conv = op(
-                "conv", into=shape[1], out=7, kernel=(1,), stride=(1,), padding=(0,),
-                dilation=(1,), groups=1, bias=True, mode="zeros",
-            )  # fmt: skip
+            conv = op("Conv1d", in_channels=shape[1], out_channels=7, kernel_size=1)
             return self.chain(self.emit(conv, x), self.act)
-        before = self.emit(op("flatten", style="middle"), x) if self.pick(True, False) else x
-        linear = op("linear", into=self.shapes[before][-1], out=self.number(1, 5), bias=True)
+        middle = op("Flatten", start_dim=1, end_dim=2)  # joins channels and rows, not columns
+        before = self.emit(middle, x) if self.pick(True, False) else x
+        into, out = self.shapes[before][-1], self.number(1, 5)
+        linear = op("Linear", in_features=into, out_features=out)
         return self.chain(self.emit(linear, before), *self.maybe(self.norm), self.act)
 
     def head(self, x) -> int:
         shape = self.shapes[x]
         if len(shape) > 2 and not self.tokens and self.pick(True, False):
-            style = self.pick("module", "mean", "keepdim")
-            x = self.emit(op("global", style=style, dims=len(shape) - 2), x)
+            x = self.emit(self.mean(shape, self.pick("module", "mean", "keepdim")), x)
         if len(self.shapes[x]) > 2:
-            x = self.emit(op("flatten", style=self.pick("module", "function", "method")), x)
+            x = self.emit(op(self.pick("Flatten", "torch.flatten", "x.flatten")), x)
         self.tokens = False
         steps = self.maybe(self.conv(), *self.maybe(self.norm), self.act)
         return self.chain(x, *steps, self.conv())
@@ -533,9 +510,13 @@ def words(ops):
         yield from o.options.get("inner", ())
 
 
+def convs(ops):
+    return [o.options for o in words(ops) if o.kind.startswith("Conv")]
+
+
 def refused(case: Case, error: ValueError) -> Counter:
     """A refusal is right where the program gives the reason that its words name."""
-    running = [o.options["running"] for o in words(case.ops) if o.kind == "norm"]
+    running = [o.options.get("track_running_stats", True) for o in words(case.ops)]
     reasons = {
         "more than once": any(o.kind == "again" for o in case.ops),
         "running statistics": not all(running),
@@ -576,7 +557,7 @@ def contract(case: Case) -> Counter:
     except ValueError as error:
         return refused(case, error)
 
-    padded = {o.options["padding"] for o in words(case.ops) if o.kind == "conv"} - {0, "valid"}
+    padded = {o.get("padding", 0) for o in convs(case.ops)} - {0, "valid"}
     exact = case.dtype == torch.float64 and (case.padding == "as_trained" or not padded)
     pairs = []
     for x, dense in inputs(case, model):
@@ -599,7 +580,7 @@ def happened(case, traced, linear, merged) -> Counter:
     pads = lambda m: {n: c.padding for n, c in m.named_modules() if hasattr(c, "dilation")}
     old, new = pads(traced), pads(linear)
     facts = dict.fromkeys((case.rule, case.padding, str(case.dtype)), True) | {
-        "a sum": any(o.kind == "sum" for o in case.ops),
+        "a sum": any(o.kind in SUMS for o in case.ops),
         "channels cut": any(after[n].shape != before[n].shape for n in before if n in after),
         "a branch gone": any(name.endswith("_constant") for name, _ in linear.named_modules()),
         "an affine map left": any(name.endswith("_affine") for name, _ in linear.named_modules()),
@@ -608,7 +589,7 @@ def happened(case, traced, linear, merged) -> Counter:
         "merged twice": len(rows) > 1,
         "left in two": len(rows) < len(merged.meta["merges"]),
         "grouped": any(o.options.get("groups", 1) > 1 for o in words(case.ops)),
-        "strided": any(max(o.options["stride"]) > 1 for o in case.ops if o.kind == "conv"),
+        "strided": any(max(o.get("stride", (1,))) > 1 for o in convs(case.ops)),
         "nested": any(o.kind == "sequential" for o in case.ops),
     }
     return Counter({fact: int(true) for fact, true in facts.items()})
@@ -631,31 +612,31 @@ def test_any_network_stays_what_it_is():
     assert rare <= {"a branch gone"} and seen["a branch gone"] and len(seen) >= 19, seen
 
 
-plain = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), bias=True, mode="zeros")
-
-
 def conv(at, into, out, kernel=1, groups=1):
-    return op("conv", (at,), into=into, out=out, kernel=(kernel,) * 2, groups=groups, **plain)
+    sizes = dict(in_channels=into, out_channels=out, kernel_size=kernel)
+    return op("Conv2d", (at,), **sizes, groups=groups)
 
 
 def linear(at, into, out, bias=True):
-    return op("linear", (at,), into=into, out=out, bias=bias)
+    return op("Linear", (at,), in_features=into, out_features=out, bias=bias)
 
 
-def act(at, name="relu"):
-    return op("act", (at,), name=name, style="module")
+def act(at, name="ReLU", **options):
+    return op(name, (at,), **options)
 
 
-tokens = dict(dims=1, channels=4, running=True, eps=1e-5, affine=True)
-pool = dict(name="Max", dims=2, function=False, settings={"kernel_size": 2})
+def pool(at):
+    return op("MaxPool2d", (at,), kernel_size=2)
+
+
 branch = [conv(0, 3, 4), conv(1, 4, 2), act(2), conv(3, 2, 2), act(4), conv(5, 2, 4),
-          op("sum", (6, 1), style="+")]  # fmt: skip
+          op("+", (6, 1))]  # fmt: skip
 FOUND = {
     "two affine maps in a row, in front of a layer": Case(
-        [conv(0, 3, 4, 3), op("pool", (1,), **pool), act(2), act(3, "leaky_relu"),
+        [conv(0, 3, 4, 3), pool(1), act(2), act(3, "LeakyReLU", negative_slope=0.2),
          conv(4, 4, 5, 3)], shape=(3, 13, 13), removed=[0, 1], rule="affine"),
     "statistics of a network that had more channels": Case(
-        [conv(0, 3, 4), act(1, "relu6"), conv(2, 4, 4, groups=4), act(3, "silu"), conv(4, 4, 2)],
+        [conv(0, 3, 4), act(1, "ReLU6"), conv(2, 4, 4, groups=4), act(3, "SiLU"), conv(4, 4, 2)],
         shape=(3, 6, 6), removed=[1, 0], one_by_one=True, seed=1),
     "statistics of more channels, behind what became linear": Case(
         [linear(0, 1, 6), act(1), act(2), act(3), linear(4, 6, 1)],
@@ -664,18 +645,18 @@ FOUND = {
     "an activation that went with its branch": Case(
         branch, shape=(3, 6, 6), removed=[1, 0], states="off", one_by_one=True),
     "as many tokens as features, and a norm of the tokens": Case(
-        [linear(0, 1, 4), op("norm", (1,), **tokens), act(2), linear(3, 4, 1),
-         op("flatten", (4,), style="module"), linear(5, 4, 1)],
+        [linear(0, 1, 4), op("BatchNorm1d", (1,), num_features=4), act(2), linear(3, 4, 1),
+         op("Flatten", (4,)), linear(5, 4, 1)],
         shape=(4, 1), removed=[0]),
     "stale statistics behind a sum": Case(
-        [conv(0, 3, 4), act(1), op("sum", (2, 2), style="+"), act(3), act(4), conv(5, 4, 2)],
+        [conv(0, 3, 4), act(1), op("+", (2, 2)), act(3), act(4), conv(5, 4, 2)],
         shape=(3, 6, 6), removed=[0, 2, 1], one_by_one=True, rule="on_off"),
-    "no weights": Case([op("pool", (0,), **pool), act(1)], shape=(3, 6, 6), removed=[0]),
+    "no weights": Case([pool(0), act(1)], shape=(3, 6, 6), removed=[0]),
     "in place by hand, and its input read again": Case(
-        [linear(0, 1, 2), op("act", (1,), name="relu", style="in-place"),
-         op("sum", (2, 1), style="+"), linear(3, 2, 1)], shape=(1,), removed=[0]),
+        [linear(0, 1, 2), op("F.relu", (1,), inplace=True),
+         op("+", (2, 1)), linear(3, 2, 1)], shape=(1,), removed=[0]),
     "a sum of tokens and of features": Case(
-        [op("norm", (0,), **tokens), linear(0, 2, 2, bias=False), op("sum", (1, 2), style="+"),
+        [op("BatchNorm1d", (0,), num_features=4), linear(0, 2, 2, bias=False), op("+", (1, 2)),
          act(3), linear(4, 2, 3)],
         shape=(4, 2), removed=[0], rule="affine"),
 }  # fmt: skip
