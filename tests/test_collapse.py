@@ -1,32 +1,54 @@
 """The loop: its table, what it keeps, and that what a folder holds is taken up.
 
-What it refuses before anything is trained or written: tests/test_bad_inputs.py.
+A folder belongs to one process; what is damaged says so, and nothing is overwritten. What is
+refused before anything is trained or written: tests/test_bad_inputs.py.
 """
 
 import importlib
 import json
 import math
+import os
+import re
+import shutil
+import time
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from helpers import files, kept, randomize, refused, same
+from filelock import FileLock, Timeout
+from helpers import CLOCK, apart, chain, files, refused, same
+from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.files import load_weights, save_weights
+from tlc_minimal.run_folder import owned, run_of
 
 module = importlib.import_module("tlc_minimal.collapse")
 COLUMNS = [
     "removed", "layer", "off", "error", "val_loss", "val_before", "val", "test", "activations",
     "relu_units", "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
 ]  # fmt: skip
-HOW = dict(epochs=1.5, batch=50, keep="all", progress=False)
-ONE_BY_ONE = HOW | dict(method="one_by_one", rank="gaussian")
+HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return chain(3)
 
 
 @pytest.fixture(scope="module")
 def finished(model, data, tmp_path_factory):
-    """An uninterrupted run of three removals, one by one, never to be written to."""
-    return tlc.collapse(model, data, 3, out=tmp_path_factory.mktemp("runs") / "full", **ONE_BY_ONE)
+    """A run of two removals, never to be written to."""
+    return tlc.collapse(model, data, 2, out=tmp_path_factory.mktemp("runs") / "full", **HOW)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished.folder, tmp_path / "run")
+
+
+def resumed(model, data, out):
+    return tlc.collapse(model, data, 2, out=out, resume=True, **HOW)
 
 
 @pytest.fixture
@@ -41,12 +63,12 @@ def test_one_row_a_removal_with_every_column(finished, model, data):
     table = finished.table
     first = next(iter(tlc.rank(model, data, "gaussian", seed=1)))
     assert table["layer"].iloc[1] == first not in dict(finished.linear.named_modules())
-    assert list(table["removed"]) == [0, 1, 2, 3] and sorted(table) == sorted(COLUMNS)
-    assert list(table["activations"]) == [6, 5, 4, 3]
-    assert table["layer"].iloc[1:].nunique() == 3 and table["off"].between(0, 1).all()
+    assert list(table["removed"]) == [0, 1, 2] and sorted(table) == sorted(COLUMNS)
+    assert list(table["activations"]) == [3, 2, 1]
+    assert table["layer"].iloc[1:].nunique() == 2 and table["off"].between(0, 1).all()
     assert table["macs"].is_monotonic_decreasing and table["macs"].nunique() > 1
     assert (table["macs_cut"] == table["macs"]).all(), "what is constant was cut at once"
-    assert list(table["epochs"]) == [0, 0.5, 0.5, 0.5] and (table["seconds"].iloc[1:] > 0).all()
+    assert list(table["epochs"]) == [0, 1, 1] and (table["seconds"].iloc[1:] > 0).all()
     assert math.isnan(table["images_per_s"][0]) and (table["images_per_s"][1:] > 0).all()
 
 
@@ -84,18 +106,8 @@ def test_the_test_split_is_touched_only_after_the_last_removal(model, data, tmp_
     splits = []
     watch = lambda m, data, split="val": splits.append(split) or tlc.evaluate(m, data, split)
     monkeypatch.setattr(module, "evaluate", watch)
-    tlc.collapse(model, data, 2, out=tmp_path, **ONE_BY_ONE | {"rank": "random"})
+    tlc.collapse(model, data, 2, out=tmp_path, **HOW | {"rank": "random"})
     assert splits == ["val"] * 5 + ["test"] * 3
-
-
-def test_the_given_model_is_unmodified(data, tmp_path):
-    torch.manual_seed(1)
-    model = randomize(tlc.simple_cnn(width=2), 1, torch.float32).train()
-    before = kept(model)
-    run = tlc.collapse(model, data.subset(60), 1, 0.5, rank="random", out=tmp_path, progress=False)
-    assert same(tlc.load_run(model, tmp_path, 1), run.linear)
-    assert same(model, before)
-    assert all(m.training for m in model.modules()) and not run.model.training
 
 
 def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
@@ -107,30 +119,19 @@ def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
     assert again.table.equals(run.table)
 
 
-def test_a_finished_run_is_read_and_not_overwritten(finished, model, data, monkeypatch):
-    before = files(finished.folder)
-    for name in ("fit", "save_weights"):
-        monkeypatch.setattr(module, name, None)  # nothing may be tuned any more
-    again = tlc.collapse(model, data, 3, out=finished.folder, resume=True, **ONE_BY_ONE)
-    assert again.table.equals(finished.table) and same(again.linear, finished.linear)
-    assert files(finished.folder) == before
-    with refused(FileExistsError, "already holds a run: pass resume=True", finished.folder):
-        tlc.collapse(model, data, 3, out=finished.folder, **ONE_BY_ONE)
-
-
 @pytest.mark.parametrize(
     ("word", "other"),
     [
         ("seed", dict(seed=1)), ("options", dict(rule="affine")), ("options", dict(rank="tlc")),
-        ("epochs", dict(epochs=2)), ("tuning", dict(lr=0.1)), ("tuning", dict(distil=False)),
-        ("method", dict(method="at_once")), ("remove", dict(remove=2)), ("remove", dict(remove=4)),
+        ("epochs", dict(epochs=3)), ("tuning", dict(lr=0.1)), ("tuning", dict(distil=False)),
+        ("method", dict(method="at_once")), ("remove", dict(remove=1)), ("remove", dict(remove=3)),
         ("model", {}), ("train", {}), ("data", {}),
     ],
 )  # fmt: skip
 def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, data):
-    ask = dict(remove=3, model=model, data=data) | ONE_BY_ONE | other
+    ask = dict(remove=2, model=model, data=data) | HOW | other
     ask |= {
-        "model": dict(model=randomize(tlc.simple_cnn(width=4), 5, torch.float32)),
+        "model": dict(model=chain(3, seed=5)),
         "train": dict(data=data.subset(63)),
         "data": dict(data=tlc.Data(**vars(data) | {"sha256": "0"})),
     }.get(word, {})
@@ -139,7 +140,7 @@ def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, 
 
 
 def test_a_tuning_that_explodes_leaves_a_run_that_can_be_read(model, data, tmp_path):
-    how = HOW | dict(lr=1e30, rank="random")
+    how = HOW | dict(lr=1e30, method="at_once")
     with pytest.raises(FloatingPointError, match="lower lr"):
         tlc.collapse(model, data, 1, out=tmp_path, **how)
     assert len(json.loads((tmp_path / "run.json").read_text())["rows"]) == 1
@@ -147,10 +148,162 @@ def test_a_tuning_that_explodes_leaves_a_run_that_can_be_read(model, data, tmp_p
         tlc.collapse(model, data, 1, out=tmp_path, resume=True, **how | {"lr": 0.01})
 
 
-@pytest.mark.parametrize("out", ["file", "file/run", "file/a/b"])
-def test_a_folder_that_cannot_be_is_refused(out, model, data, tmp_path, asked):
-    (tmp_path / "file").write_text("mine")
-    words = rf"{out} cannot be written \(.*\): make room, or choose a folder that can be written"
-    with pytest.raises(OSError, match=words) as caught:
-        tlc.collapse(model, data, 1, rank="random", out=tmp_path / out)
-    assert len(str(caught.value)) < 300 and files(tmp_path) == {"file": b"mine"} and not asked
+# ---- the folder of a run: of one process, and whole ----
+
+
+def test_a_process_may_enter_its_own_folder_again_and_an_error_frees_it(tmp_path):
+    others = FileLock(tmp_path / "a/b/.lock", timeout=0)  # as another process would open it
+    with pytest.raises(KeyboardInterrupt), owned(tmp_path / "a/b") as folder:
+        with owned(str(folder)) as again:
+            assert folder == again == tmp_path / "a/b"
+        assert (folder / ".owner").read_text() == str(os.getpid())
+        with pytest.raises(Timeout):
+            others.acquire()
+        raise KeyboardInterrupt
+    others.acquire()
+    others.release()
+
+
+def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(tmp_path):
+    ours = tmp_path / "run.json.0a1b2c3d.part"
+    theirs = [tmp_path / name for name in ("film.part", "stage_play.txt", "notes.part.txt")]
+    for path in (ours, *theirs):
+        path.write_text("x")
+    with owned(tmp_path):
+        assert not ours.exists() and all(path.exists() for path in theirs)
+        ours.write_text("x")
+        with owned(tmp_path):
+            assert ours.exists(), "only when the folder is entered first"
+
+
+def test_a_run_in_a_folder_of_ones_own_leaves_what_is_there(model, data, tmp_path):
+    (tmp_path / "stage_play.txt").write_text("mine")
+    (tmp_path / "stage_01").mkdir()
+    (tmp_path / "stage_01.safetensors").write_text("of a run whose table is gone")
+    tlc.collapse(model, data, 1, 0.5, rank="random", out=tmp_path, progress=False)
+    assert (tmp_path / "stage_play.txt").read_text() == "mine" and (tmp_path / "stage_01").is_dir()
+    load_weights(tmp_path / "stage_01.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_second_process_is_turned_away_and_a_dead_ones_folder_taken_over(model, data, tmp_path):
+    """The first one tunes for minutes; killed with -9, it leaves lock, owner and state behind."""
+    ask = dict(out=tmp_path, rank="random", batch=16, seed=3, progress=False)
+    state = tmp_path / "stage_01.state"
+    first = apart(partial(tlc.collapse, model, data, 1, 500, **ask))
+    try:
+        while not state.exists():
+            assert first.is_alive(), "the first process ended"
+            time.sleep(0.1)
+        words = f"in use by process {first.pid}: wait for it, or choose another folder"
+        for how in (dict(resume=False), dict(resume=True), dict(resume=True, epochs=3)):
+            with pytest.raises(BlockingIOError, match=words):
+                tlc.collapse(model, data, 1, **{"epochs": 500} | ask | how)
+        written = state.stat().st_mtime_ns
+        while state.stat().st_mtime_ns == written:
+            assert first.is_alive(), "it was disturbed"
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.join()
+    assert (tmp_path / ".owner").read_text() == str(first.pid)
+    with pytest.raises(ValueError, match="another epochs: nothing was changed"):
+        tlc.collapse(model, data, 1, 3, resume=True, **ask)
+    with owned(tmp_path):
+        assert (tmp_path / ".owner").read_text() == str(os.getpid())
+
+
+FIELDS = {
+    "rows are a number": lambda c: c.update(rows=1),
+    "another test": lambda c: c["rows"][1].update(test=99.5),
+    "epochs of nothing": lambda c: c["config"].update(epochs=None),
+    "no checksum": lambda c: c.pop("sha256"),
+}
+
+
+@pytest.mark.parametrize("damage", ["truncated", *FIELDS])
+def test_a_damaged_table_is_named_and_left_as_it_is(damage, copied, model, data):
+    content = json.loads((copied / "run.json").read_text())
+    if damage != "truncated":
+        FIELDS[damage](content)
+    text = json.dumps(content)
+    (copied / "run.json").write_text(text[:30] if damage == "truncated" else text)
+    words = r"run\.json (is damaged|lacks a valid).*: restore it, or move it away"
+    for read in (run_of, lambda f: tlc.load_run(model, f, 1)):
+        with refused(ValueError, words, copied):
+            read(copied)
+    with refused(ValueError, words + "|holds a run with another", copied):
+        resumed(model, data, copied)
+    with refused(FileExistsError, "already holds a run", copied):
+        tlc.collapse(model, data, 2, out=copied, **HOW)
+
+
+DAMAGE = {"truncated": lambda c: c[:50], "empty": lambda c: b""}
+DAMAGE |= {"flipped": lambda c: c[:-9] + bytes([c[-9] ^ 1]) + c[-8:]}
+
+
+@pytest.mark.parametrize("name", ["stage_01.safetensors", "stage_02.choice"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_stage_is_named_and_mended(damage, name, copied, finished, model, data):
+    path = copied / name
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    words = rf"{re.escape(name)} is damaged .*: delete it, to make it again"
+    for read in (lambda: resumed(model, data, copied), lambda: tlc.load_run(model, copied, 2)):
+        with refused(ValueError, words, copied):
+            read()
+    if damage == "flipped":
+        path.unlink()
+        again = resumed(model, data, copied)
+        assert again.table.drop(columns=CLOCK).equals(finished.table.drop(columns=CLOCK))
+        assert same(again.linear, finished.linear) and same(again.model, finished.model)
+        assert files(copied)[name] == files(finished.folder)[name]
+
+
+def test_weights_of_another_network_are_named(copied, model, data):
+    save_weights(tlc.simple_cnn(width=2), copied / "stage_01.safetensors")
+    words = r"stage_01\.safetensors holds the weights of another network: .*, or delete it"
+    for read in (lambda: resumed(model, data, copied), lambda: tlc.load_run(model, copied, 1)):
+        with refused(ValueError, words, copied):
+            read()
+
+
+def test_what_is_lost_is_made_again_and_no_more(copied, finished, model, data):
+    """The first of two stages: the second one, which was tuned after it, is only read."""
+    (copied / "stage_01.safetensors").unlink()
+    seconds = finished.table["seconds"]
+    again = resumed(model, data, copied)
+    assert same(again.linear, finished.linear)
+    assert again.table["seconds"][1] != seconds[1] and again.table["seconds"][2] == seconds[2]
+    (copied / "run.json").unlink()  # without its table a run begins again
+    with pytest.raises(FileNotFoundError, match="holds no run: choose the folder that collapse"):
+        tlc.load_run(model, copied, 1)
+    again = tlc.collapse(model, data, 2, out=copied, **HOW)
+    assert again.table.drop(columns=CLOCK).equals(finished.table.drop(columns=CLOCK))
+
+
+def test_load_run_gives_every_network_and_names_what_is_not_there(finished, model, tmp_path):
+    assert same(tlc.load_run(model, finished.folder, 2), finished.linear)
+    assert same(tlc.load_run(model, str(finished.folder), 0), model)
+    for removed in (-1, 1.5, 3, None, "2", [1]):
+        words = re.escape(f"holds networks with 0, 1, 2 activations removed, not {removed!r}.")
+        with refused(ValueError, words, finished.folder):
+            tlc.load_run(model, finished.folder, removed)
+    for other in (chain(3, seed=1), tlc.simple_cnn(width=2)):
+        with pytest.raises(ValueError, match="the run of another model: give the one it began"):
+            tlc.load_run(other, finished.folder, 1)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"{folder} holds no run"):
+            tlc.load_run(model, folder, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_asks_for_shapes_is_loaded_with_an_example(data, tmp_path):
+    class Asks(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x[:, :1] if x.shape[1] == 1 else x)
+
+    asks = Asks(*chain(2)).eval()
+    run = tlc.collapse(asks, data, 1, out=tmp_path / "run", **HOW)
+    with pytest.raises(ValueError, match="example"):
+        tlc.load_run(asks, run.folder, 1)
+    assert same(tlc.load_run(asks, run.folder, 1, data), run.linear)

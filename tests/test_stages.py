@@ -67,8 +67,10 @@ def test_every_method_keeps_the_contract(method, residual, data, columns, tmp_pa
     assert len(steps) > 4 and not list((tmp_path / "killed").glob("*.state"))
     assert killed.table.drop(columns=CLOCK).equals(table.drop(columns=CLOCK))
     assert same(killed.linear, run.linear)
-    double = collapse(copy.deepcopy(residual).double(), data, method, epochs=0.1).model
-    assert all(p.dtype is torch.float64 for p in double.parameters())
+    given = copy.deepcopy(residual).double().train()
+    before, double = kept(given), collapse(given, data, method, epochs=0.1).model
+    assert all(p.dtype is torch.float64 for p in double.parameters()) and not double.training
+    assert same(given, before) and all(m.training for m in given.modules())
 
 
 @pytest.mark.parametrize("method", ["one_by_one", "at_once"])
