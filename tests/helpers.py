@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 import tlc_minimal as tlc
+from tlc_minimal.__main__ import main
+from tlc_minimal.gaussian import best_affine
 from tlc_minimal.models import BasicBlock
 
 CLOCK = ["seconds", "images_per_s"]  # the columns of a run that no seed decides
@@ -147,6 +150,14 @@ def apart(target, *args):
     return process
 
 
+def gives_up(monkeypatch, *args) -> str | int:
+    """What the command line ends with: its exit code, or a line of its own."""
+    monkeypatch.setattr(sys, "argv", ["tlc_minimal", *map(str, args)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
 class Replaced(nn.Module):
     """By hand: slope * z + shift in the place of an activation."""
 
@@ -157,3 +168,20 @@ class Replaced(nn.Module):
     def forward(self, z):
         z = z.movedim(self.dim, -1)
         return (z * self.slope.to(z) + self.shift.to(z)).movedim(-1, self.dim)
+
+
+def maps(rule, g, f=torch.relu) -> list:
+    """Slope and shift as MATHS, section 2 has them; where all is OFF one channel may be kept."""
+    slope, shift = best_affine(g.mean, g.std, f)
+    on, one, zero = g.mean > 0, torch.ones_like(slope), torch.zeros_like(slope)
+    if rule in ("affine", "identity"):
+        found = [(slope, shift) if rule == "affine" else (one, zero)]
+    else:
+        a, b = (slope, shift) if rule == "on_off_affine" else (one, zero)
+        constant = slope * g.mean + shift if rule == "on_off_affine" else zero
+        found = [(torch.where(on, a, zero), torch.where(on, b, constant))]
+        if not on.any():
+            kept = torch.zeros_like(on)
+            kept[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
+            found.append((torch.where(kept, a, zero), torch.where(kept, b, constant)))
+    return found

@@ -1,22 +1,17 @@
-"""Ctrl-C, a full disk, and what others make of a result: nothing is lost, and it is said."""
+"""Ctrl-C and a full disk: nothing is lost, and it is said."""
 
 import atexit
-import copy
 import errno
-import pickle
-import sys
 
 import pytest
 import torch
-from helpers import digits, interrupted
-from torch import fx, nn
+from helpers import digits, gives_up, interrupted
+from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal import files
-from tlc_minimal.__main__ import main
 
 DATA = digits(120)
-X = DATA.example
 
 
 def network() -> nn.Module:
@@ -53,14 +48,9 @@ def test_the_command_line_says_it_in_two_sentences(tmp_path, monkeypatch, name):
     full_disk(monkeypatch, name)
     monkeypatch.setattr("tlc_minimal.__main__.tlc.load_data", lambda name: DATA)
     sizes = ["--width", "4", "--dense-epochs", "0.3", "--epochs", "0.3", "--remove", "1"]
-    start = ["tlc_minimal", "collapse", "--data", "digits", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", start + sizes)
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = str(end.value).splitlines()
-    assert len(said) == 2
-    assert "No space left on device" in said[0]
-    assert f"kept in {tmp_path / 'run'}" in said[1]
+    start = ["collapse", "--data", "digits", "--out", tmp_path / "run"]
+    trouble, kept = gives_up(monkeypatch, *start, *sizes).splitlines()
+    assert "No space left on device" in trouble and f"kept in {tmp_path / 'run'}" in kept
     assert list((tmp_path / "run").glob("*.state"))  # of the training that was just finished
 
 
@@ -81,38 +71,3 @@ def test_a_temporary_run_goes_when_python_ends(tmp_path, monkeypatch):
     assert run.folder.parent == tmp_path and (run.folder / "run.json").exists()
     at_exit.pop()()
     assert not run.folder.exists()
-
-
-LEFT = {  # what stays behind in a network: lines on streams, sums of them, channels of ones
-    "linear": lambda m, names: tlc.linearize(m, names[2:9], DATA),
-    "merged": lambda m, names: tlc.merge(tlc.linearize(m, names[2:9], DATA).eval(), DATA, "all"),
-    "projected": lambda m, names: tlc.fold(tlc.project(m, names[1:5], DATA).model, DATA),
-}
-OTHERS = {
-    "symbolic_trace": fx.symbolic_trace,
-    "jit.trace": lambda net: torch.jit.trace(net, X),
-    "jit.script": torch.jit.script,
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
-}
-
-
-@pytest.fixture(scope="module", params=LEFT)
-def left(request):
-    names = [layer.name for layer in tlc.find_layers(network(), DATA)]
-    return LEFT[request.param](network(), names).eval()
-
-
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own, about its older tools
-@pytest.mark.parametrize("other", OTHERS)
-def test_what_others_make_of_a_result_computes_the_same(left, other):
-    made = OTHERS[other](left)
-    for x in (X, X[:3]):
-        torch.testing.assert_close(made(x), left(x), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_result_can_be_quantised(left):
-    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(left), {nn.Linear})
-    want = left(X)
-    assert 0 < (quantised(X) - want).norm() / want.norm() < 0.1

@@ -8,7 +8,6 @@ import copy
 import functools
 import os
 import shlex
-import sys
 from dataclasses import replace
 from itertools import chain, product
 from unittest.mock import patch
@@ -17,14 +16,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Net, digits, files, refused, untrained
+from helpers import Net, digits, files, gives_up, refused, untrained
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 import tlc_minimal as tlc
-from tlc_minimal.__main__ import main
 from tlc_minimal.data import Split
 from tlc_minimal.files import digest
 from tlc_minimal.methods.published import published_statistics
@@ -401,10 +399,9 @@ def test_a_wrong_command(arguments, tmp_path, monkeypatch, capsys):
     for name in ("OUT", "FILE", "EMPTY"):
         path = str(tmp_path / name.lower())
         arguments, words = arguments.replace(name, path), words.replace(name, path)
-    monkeypatch.setattr(sys, "argv", ["tlc_minimal", *shlex.split(arguments)])
-    with pytest.raises(SystemExit) as stopped, untrained():
-        main()
-    code, said = stopped.value.code, capsys.readouterr()
+    with untrained():
+        code = gives_up(monkeypatch, *shlex.split(arguments))
+    said = capsys.readouterr()
     if code == 2:  # typer's own: what is wrong with the option, in a box
         assert "Error" in said.err and "Traceback" not in said.err and not words
     else:

@@ -440,12 +440,6 @@ def test_a_damaged_mnist_is_mended_or_named(damage, serve, tmp_path, monkeypatch
     assert file.read_bytes() == whole
     file.write_bytes(bad)
     packed.unlink()
-    with pytest.raises(ConnectionError, match=r"train-images-idx3-ubyte\.gz: .*; put it at .* by"):
-        load_data("mnist", root=tmp_path)
-    packed.write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"\.gz is damaged \(wrong SHA-256\): delete it and l"):
-        load_data("mnist", root=tmp_path)
-    packed.unlink()
     monkeypatch.setitem(fetching.SOURCES, "mnist", (served,))
     assert load_data("mnist", root=tmp_path).sha256 == first.sha256 and file.read_bytes() == whole
 
@@ -518,10 +512,6 @@ def test_damaged_batches_are_mended_or_say_what_to_do(tmp_path, monkeypatch, tin
         file.write_bytes(whole[:-9])
         assert load_data("cifar10", root=tmp_path).sha256 == first.sha256
         assert file.read_bytes() == whole
-    file.unlink()
-    (tmp_path / "cifar-10-python.tar.gz").unlink()
-    with pytest.raises(ConnectionError, match=r"put it at .*cifar-10-python\.tar\.gz by hand"):
-        load_data("cifar10", root=tmp_path)
 
 
 @pytest.mark.skipif(not Path("data/cifar10/train").is_dir(), reason="no data/cifar10 here")

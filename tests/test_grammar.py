@@ -15,14 +15,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Replaced, randomize, relative_error
+from helpers import Replaced, maps, randomize, relative_error
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.channels import channel_dim
-from tlc_minimal.gaussian import Gaussian, best_affine
+from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import activation_nodes, find_shapes, trace
 from tlc_minimal.linearize import RULES
 
@@ -425,23 +425,6 @@ def cases(draw):
 # ---- what must hold ----
 
 
-def maps(rule, g, f) -> list:
-    """Slope and shift as lesson 02 has them; where all is OFF one channel may be kept."""
-    slope, shift = best_affine(g.mean, g.std, f)
-    on, one, zero = g.mean > 0, torch.ones_like(slope), torch.zeros_like(slope)
-    if rule in ("affine", "identity"):
-        found = [(slope, shift) if rule == "affine" else (one, zero)]
-    else:
-        a, b = (slope, shift) if rule == "on_off_affine" else (one, zero)
-        constant = slope * g.mean + shift if rule == "on_off_affine" else zero
-        found = [(torch.where(on, a, zero), torch.where(on, b, constant))]
-        if not on.any():
-            kept = torch.zeros_like(on)
-            kept[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
-            found.append((torch.where(kept, a, zero), torch.where(kept, b, constant)))
-    return found
-
-
 def by_hand(traced, gaussians, rule):
     """What the linearised network must equal one of: the traced one, changed again and again."""
     for node in traced.graph.nodes:
@@ -651,6 +634,9 @@ FOUND = {
     "stale statistics behind a sum": Case(
         [conv(0, 3, 4), act(1), op("+", (2, 2)), act(3), act(4), conv(5, 4, 2)],
         shape=(3, 6, 6), removed=[0, 2, 1], one_by_one=True, rule="on_off"),
+    "a sum with a factor is no plain one": Case(
+        [conv(0, 3, 6), act(1), conv(2, 6, 3), op("alpha", (0, 3))],
+        shape=(3, 6, 6), removed=[0], states="off", rule="on_off"),
     "no weights": Case([pool(0), act(1)], shape=(3, 6, 6), removed=[0]),
     "in place by hand, and its input read again": Case(
         [linear(0, 1, 2), op("F.relu", (1,), inplace=True),

@@ -136,13 +136,6 @@ def test_nothing_to_merge_is_no_mistake():
         assert relative_error(merged(X), model(X)) < 1e-12 and merged.meta["merges"] == []
 
 
-def test_shared_weights_are_refused_by_name():
-    """What belongs to one call of a convolution must not change the other."""
-    conv = nn.Conv2d(3, 3, 3, padding=1)
-    with pytest.raises(ValueError, match="0 is called more than once"):
-        tlc.linearize(nn.Sequential(conv, nn.ReLU(), conv), "1", torch.randn(2, 3, 8, 8))
-
-
 COST = """
 import time, torch, torchvision, tlc_minimal as tlc
 status = lambda key: next(int(l.split()[1]) for l in open("/proc/self/status") if key in l) * 1024
@@ -238,13 +231,3 @@ def test_a_layer_that_is_called_twice_counts_twice_and_a_line_along_rows_stays_a
     model = Net(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(32, 5, 3)).double().eval()
     linear = tlc.linearize(model, "relu1", X, "affine")
     assert relative_error(tlc.merge(linear, X, "all")(X), linear(X)) < 1e-12
-
-
-def test_tokens_are_no_channels():
-    """On (N, tokens, features) a BatchNorm1d takes the tokens as channels, a Linear the features:
-    the one does not fold into the other, not even where the numbers agree."""
-    for tokens in (5, 4):
-        model = randomize(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(tokens), nn.ReLU()))
-        x = torch.randn(2, tokens, 3).double()
-        merged = tlc.merge(model, x, keep="all")
-        assert relative_error(merged(x), model(x)) < 1e-12 and nn.BatchNorm1d in kinds(merged)

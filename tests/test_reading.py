@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
 import tlc_minimal as tlc
-from tlc_minimal.graph import trace
+from tlc_minimal.graph import activation_nodes, find_node, trace
 from tlc_minimal.nodes import module_of
 from tlc_minimal.reading.layers import NORM
 
@@ -134,6 +134,48 @@ def test_a_batch_norm_is_what_computes_one(kind):
     mean = norm.running_mean.clone()
     traced(X)
     assert torch.equal(mean, norm.running_mean) == ("frozen" in kind.lower())
+
+
+def names_of(model):
+    return list(activation_nodes(trace(model)))
+
+
+def test_the_unmodified_resnet18_of_torchvision_has_17_layers():
+    model = torchvision.models.resnet18(num_classes=7)
+    layers = tlc.find_layers(model, torch.randn(1, 3, 32, 32))
+    blocks = [f"layer{s}.{b}.relu{i}" for s in (1, 2, 3, 4) for b in (0, 1) for i in (1, 2)]
+    assert [layer.name for layer in layers] == ["relu", *blocks]
+    assert [layer.channels for layer in layers] == [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
+    assert [layer.after_sum for layer in layers] == [False] + [False, True] * 8
+    assert layers[1].norm == "layer1.0.bn1" and layers[2].norm is None
+    assert {layer.kind for layer in layers} == {"ReLU"}
+    assert tlc.find_layers(tlc.resnet18(width=64), torch.randn(1, 3, 32, 32)) == layers, "ours, too"
+
+
+def functional() -> Net:
+    """Three functional activations in one forward, one in a child."""
+    run = lambda net, x: net.child(F.relu(net.c(F.relu(net.b(F.relu(net.a(x)))))))
+    child = Net(lambda net, x: net.b(F.relu(net.a(x))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1))
+    return Net(run, **{n: nn.Conv2d(3, 3, 1) for n in "abc"}, child=child)
+
+
+def test_names_stay_what_they_were_after_removals():
+    model = randomize(tlc.resnet18(width=4))
+    before = names_of(model)
+    once = tlc.linearize(model, "layer2.0.relu1", X, "affine")
+    assert names_of(once) == [n for n in before if n != "layer2.0.relu1"]
+    twice = tlc.linearize(once, "layer4.1.relu2", X, "affine")
+    assert names_of(twice) == [n for n in names_of(once) if n != "layer4.1.relu2"]
+    assert names_of(functional()) == ["relu1", "relu2", "relu3", "child.relu1"]
+    left = tlc.linearize(functional().double(), "relu2", X, "affine")
+    assert names_of(left) == ["relu1", "relu3", "child.relu1"]
+
+
+def test_an_unknown_layer_suggests_the_closest():
+    with pytest.raises(ValueError, match="did you mean 'layer3.0.relu1'"):
+        find_node(trace(tlc.resnet18(width=4)), "layer3.0.rel1")
+    with pytest.raises(ValueError, match="there are: 1"):
+        find_node(trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())), "zzz")
 
 
 def test_torchvision_as_built_is_read_and_left_as_it_is():
@@ -473,13 +515,22 @@ def test_any_elementwise_activation_has_its_best_line(act):
 
 QUICK = lambda x: x * torch.sigmoid(1.702 * x)
 INLINE = {  # written where it is used, in as many ways as people do
-    "SiLU": [lambda x: x * torch.sigmoid(x), lambda x: x.sigmoid().mul(x)],
+    "SiLU": [lambda x: x * torch.sigmoid(x), lambda x: x.sigmoid().mul(x), F.silu],
     "ReLU": [lambda x: torch.where(x > 0, x, 0.0), lambda x: torch.max(x, torch.tensor(0.0)),
-             lambda x: x * (x > 0).float(), lambda x: (x + x.abs()) / 2],
-    "Hardswish": [lambda x: x * F.relu6(x + 3) / 6, lambda x: x * F.hardsigmoid(x)],
+             lambda x: x * (x > 0).float(), lambda x: (x + x.abs()) / 2, F.relu, torch.relu,
+             lambda x: F.relu(input=x), lambda x: x.relu(), lambda x: x.clamp(min=0),
+             lambda x: F.threshold(x, 0, 0), lambda x: 2 * x + F.relu(x) + x,
+             # in place, and the input is read again
+             lambda x: x.relu_() + x, lambda x: F.relu(x, inplace=True) + x,
+             lambda x: F.relu(x, True) - 2 * x, lambda x: torch.relu_(x) * x,
+             lambda x: x.clamp_min_(0) + x],
+    "ReLU6": [lambda x: F.relu6(5 * x)],
+    "Hardswish": [lambda x: x * F.relu6(x + 3) / 6, lambda x: x * F.hardsigmoid(x), F.hardswish],
     "Mish": [lambda x: x * torch.tanh(F.softplus(x))], "QuickGELU": [QUICK],
-    "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))],
-    "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x)], "PReLU": [None],
+    "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+             lambda x: F.gelu(x, approximate="tanh")],
+    "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x), lambda x: F.leaky_relu(x, 0.3),
+                  lambda x: F.leaky_relu(x, negative_slope=0.3)], "PReLU": [None],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
            lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05),
            lambda x: torch.max(x, torch.tensor(1e-6))],

@@ -99,28 +99,23 @@ def test_a_parametrised_convolution_and_a_quantised_one_are_named(do):
         do(chain().append(quantized.Conv2d(4, 4, 1)).eval())
 
 
-@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
-def test_other_paddings_are_left_alone_and_said_so(mode):
+PADS = {f"pads with {mode}": dict(kernel_size=3, padding=1, padding_mode=mode)
+        for mode in ("reflect", "circular", "replicate")}  # fmt: skip
+PADS["pads one side more than the other"] = dict(kernel_size=4, padding="same")
+
+
+@pytest.mark.parametrize("words", PADS)
+def test_other_paddings_are_left_alone_and_said_so(words):
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode),
-    )  # fmt: skip
-    model, x = randomize(model), X.double()
+    layers = nn.Conv2d(3, 4, **PADS[words]), nn.BatchNorm2d(4), nn.ReLU()
+    layers += nn.Conv2d(4, 4, **PADS[words]), nn.Conv2d(4, 2, 1)
+    model, x = randomize(nn.Sequential(*layers)), X.double()
     for padding in ("first", "as_trained"):
         linear = tlc.linearize(model, "2", x, "affine", padding)
         small = tlc.merge(linear, x, keep="all")
         assert relative_error(small(x), linear(x)) < 1e-10
         assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules()), "norms fold"
-        assert f"pads with {mode}" in tlc.explain(linear, x)["what"]["3"]
-
-
-def test_an_even_kernel_with_same_padding_is_left_alone_and_said_so():
-    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 4, padding="same"), nn.Conv2d(4, 2, 1)
-    model, x = nn.Sequential(*layers).double().eval(), X.double()
-    linear = tlc.linearize(model, "1", x, "affine", "first")
-    assert relative_error(merged(linear)(x), linear(x)) < 1e-10
-    assert "one side more" in tlc.explain(linear, x)["what"]["2"]
+        assert words in tlc.explain(linear, x)["what"]["3"]
 
 
 def test_what_feeds_two_and_what_is_called_twice_is_left_alone_and_said_so():

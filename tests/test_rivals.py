@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from helpers import Net, digits, drawn, perceptron, randomize, relative_error, same
+from helpers import Net, digits, drawn, perceptron, randomize, relative_error
 from torch import fx, nn
 from torch.nn.utils import prune as pruning
 
@@ -22,7 +22,7 @@ from tlc_minimal.methods.layer_folding import Slope, fold, largest, penalty, pus
 from tlc_minimal.methods.published import assumed, losses, mask, masked, pairs, select
 from tlc_minimal.nodes import activation_nodes
 from tlc_minimal.reading.images import Split
-from tlc_minimal.stages import Task, off_share
+from tlc_minimal.stages import Task
 from tlc_minimal.statistics import from_batch_norm
 
 
@@ -287,24 +287,6 @@ def test_constants_are_cut_exactly(name):
         assert macs[1] < macs[0] or (remove == SUMS and not all_off and macs[1] == macs[0])
         if name == "residual":  # all inside a block are gone
             assert all("bn2" in n.target or n.target == "bn1" for n, _ in masked(shipped))
-
-
-@pytest.mark.parametrize("set_rule", [True, False])
-def test_published_takes_out_what_it_is_asked_for(data, set_rule):
-    torch.manual_seed(0)
-    cnn = tlc.simple_cnn(width=4)
-    tlc.fit(cnn, data, 2, progress=None)
-    task = task_of(cnn, data, 3, 1.5)
-    stages = published(task, set_rule)
-    told, small = play(task, stages)
-    assert sum(len(names) for names, _ in told) == 3
-    assert sum(epochs for _, epochs in told) == pytest.approx(1.5)
-    assert len(told) == 3 or set_rule
-    assert list(masked(small)), "masked, and still there"
-    assert count(small, data)["macs"] == count(task.model, data)["macs"]
-    first, again = (stages[0].choose(task.model) for _ in range(2))
-    assert 0 < off_share(first) < 1
-    assert same(first, again)
 
 
 def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
