@@ -1,12 +1,15 @@
 """What several test files need: small networks whose batch norms hide nothing, and comparisons."""
 
 import importlib
+import itertools
 import multiprocessing
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import tlc_minimal as tlc
@@ -88,6 +91,17 @@ def perceptron(biases=(0.0, 50.0, 0.0)) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(12, 10)).eval()
 
 
+def make_folder(root, classes=("cat", "dog"), count=6, size=(32, 32), mode="RGB", kind="png"):
+    """A folder of images whose pixels differ from file to file; returns its path."""
+    rng = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "test"), classes):
+        (root / part / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / part / name / f"{i}.{kind}")
+    return root
+
+
 def digits(images: int, size: int = 8) -> tlc.Data:
     return tlc.load_data("digits", size=size).subset(images)
 
@@ -101,6 +115,19 @@ def same(a: nn.Module | dict, b: nn.Module | dict) -> bool:
 def kept(model: nn.Module) -> dict[str, torch.Tensor]:
     """Its weights as they are now."""
     return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+@torch.no_grad()
+def received(model: nn.Module, x, names) -> dict[str, torch.Tensor]:
+    """{name: what the module of that name is given} when the model, in its mode, runs on ``x``."""
+    seen, hooks = {}, []
+    for name in names:  # copies, for what is given may be changed in place
+        keep = lambda _, given, name=name: seen.update({name: given[0].clone()})
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep))
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 def files(folder) -> dict[str, bytes | None]:

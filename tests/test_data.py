@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import refused
+from helpers import make_folder, refused
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -28,17 +28,6 @@ from tlc_minimal.reading import images as readers
 
 PAYLOAD = bytes(range(256)) * 2000
 DEAD = "http://127.0.0.1:9/"
-
-
-def make_folder(root, classes=("cat", "dog"), count=6, size=(32, 32), mode="RGB", kind="png"):
-    """A folder of images whose pixels differ from file to file; returns its path."""
-    rng = np.random.default_rng(0)
-    for part, name in itertools.product(("train", "test"), classes):
-        (root / part / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-            Image.fromarray(pixels).convert(mode).save(root / part / name / f"{i}.{kind}")
-    return root
 
 
 @pytest.fixture

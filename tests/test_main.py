@@ -7,12 +7,9 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from itertools import product
 
-import numpy as np
 import pytest
-from helpers import files, gives_up, interrupted, same, untrained
-from PIL import Image
+from helpers import files, gives_up, interrupted, make_folder, same, untrained
 from typer.testing import CliRunner
 
 import tlc_minimal as tlc
@@ -57,13 +54,7 @@ def no_pictures():
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder of two classes, 24 images of 8x8 pixels each."""
-    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for part, (name, low) in product(("train", "test"), (("dark", 0), ("light", 128))):
-        (root / part / name).mkdir(parents=True)
-        for i in range(24):
-            pixels = rng.integers(low, low + 128, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / part / name / f"{i}.png")
-    return root
+    return make_folder(tmp_path_factory.mktemp("images"), count=24, size=(8, 8))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Net, drawn, kept, randomize, relative_error, same
+from helpers import Net, drawn, kept, randomize, received, relative_error, same
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.models import mobilenet_v2
@@ -43,14 +43,9 @@ def least_squares(layer: nn.Conv2d, x, y):
     return w[:-1].T.reshape(layer.weight.shape), w[-1], error
 
 
-@torch.no_grad()
 def values(model, *names, x=X):
     """What the modules of these names are given."""
-    seen, traced = {}, trace(model)
-    for name in names:
-        keep = lambda _, given, name=name: seen.update({name: given[0].clone()})
-        traced.get_submodule(name).register_forward_pre_hook(keep)
-    traced(x)
+    seen = received(trace(model), x, names)
     return [seen[name] for name in names]
 
 

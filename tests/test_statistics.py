@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import kept, randomize, same
+from helpers import kept, randomize, received, same
 from torch import nn
 
 import tlc_minimal as tlc
@@ -28,16 +28,10 @@ def stats(model):
     return found
 
 
-@torch.no_grad()
 def pre_activations(model, x):
     """{name: everything that the activation receives}, in one batch, in the model's mode."""
-    traced, seen = trace(model), {}
-    for name in activation_nodes(traced):
-        traced.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone())
-        )
-    traced(x)
-    return seen
+    traced = trace(model)
+    return received(traced, x, activation_nodes(traced))
 
 
 def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
