@@ -1,5 +1,7 @@
 """A run that is killed at any moment, also inside a tuning, goes on to the same bits."""
 
+import atexit
+import errno
 import importlib
 import os
 import random
@@ -8,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import CLOCK, apart, chain, digits, same
+from helpers import CLOCK, apart, chain, digits, gives_up, interrupted, same
 
 import tlc_minimal as tlc
 
@@ -164,3 +166,60 @@ def test_a_choice_is_made_once(data, tmp_path):
             run("at_once", data, tmp_path)
         run("at_once", data, tmp_path)
     assert len(calls) == 2, "ranked again after each removal, and not after the kill"
+
+
+# ---- Ctrl-C and a full disk: nothing is lost, and it is said ----
+
+
+def full_disk(monkeypatch, name: str):
+    """From now on a file of this name finds no room."""
+    write = Path.write_bytes
+
+    def refuse(path, content):
+        if path.name.startswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(data, tmp_path, monkeypatch):
+    how = (data, 2, 1, "one_by_one")
+    whole = tlc.collapse(chain(2), *how, progress=False).table
+    with monkeypatch.context() as m:
+        full_disk(m, "stage_02.safetensors")
+        with pytest.raises(OSError, match="stage_02.*No space left on device.*make room") as error:
+            tlc.collapse(chain(2), *how, out=tmp_path, progress=False)
+    assert f"{tmp_path}: resume=True" in error.value.__notes__[0]
+    again = tlc.collapse(chain(2), *how, out=tmp_path, resume=True, progress=False).table
+    assert again[["test", "val_loss"]].equals(whole[["test", "val_loss"]])
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "stage_01.safetensors"])
+def test_the_command_line_says_it_in_two_sentences(data, tmp_path, monkeypatch, name):
+    full_disk(monkeypatch, name)
+    monkeypatch.setattr("tlc_minimal.__main__.tlc.load_data", lambda name: data)
+    sizes = ["--width", "2", "--dense-epochs", "0.3", "--epochs", "0.3", "--remove", "1"]
+    start = ["collapse", "--data", "digits", "--network", "simple_cnn", "--out", tmp_path / "run"]
+    trouble, kept = gives_up(monkeypatch, *start, *sizes).splitlines()
+    assert "No space left on device" in trouble and f"kept in {tmp_path / 'run'}" in kept
+    assert list((tmp_path / "run").glob("*.state"))  # of the training that was just finished
+
+
+def test_ctrl_c_says_where_a_temporary_run_is_and_leaves_it_there(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with interrupted(1), pytest.raises(KeyboardInterrupt) as stop:
+        tlc.collapse(chain(2), data, 1, 1, progress=False)
+    (folder,) = tmp_path.glob("tlc-*")
+    assert f"kept in {folder}: resume=True" in stop.value.__notes__[0]
+    assert (folder / "run.json").exists()
+
+
+def test_a_temporary_run_goes_when_python_ends(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", lambda f, *a, **k: at_exit.append(lambda: f(*a, **k)))
+    run = tlc.collapse(chain(2), data, 1, 1, progress=False)
+    assert run.folder.parent == tmp_path and (run.folder / "run.json").exists()
+    at_exit.pop()()
+    assert not run.folder.exists()
