@@ -1,7 +1,7 @@
 """Bad input, by table: the right exception, one sentence, and nothing is changed.
 
 Every public function meets every kind of wrong model and wrong data, then every number and name
-out of its range; the command line meets its own. What the graph refuses: tests/test_refusals.py.
+out of its range; the command line meets its own. What is left alone: tests/test_merge.py.
 """
 
 import copy
@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Net, digits, files, gives_up, refused, untrained
+from helpers import Net, digits, files, gives_up, kept, perceptron, refused, same, untrained
 from torch import nn
 from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -52,6 +53,13 @@ def changed(*edits) -> nn.Sequential:
     for edit in edits:
         edit(model)
     return model.eval()
+
+
+def training(number: int) -> nn.Sequential:
+    """The network with this layer in training mode."""
+    model = network()
+    model[number].train()
+    return model
 
 
 def spoilt(value: float, key: str = "0.weight") -> nn.Module:
@@ -97,7 +105,17 @@ CHANGED = {  # what a changed copy would lose
     "two inputs": (lambda: nn.Bilinear(3, 3, 10).eval(), "takes two inputs"),
     "branches": (lambda: Net(lambda net, x: net.b(x if x.sum() > 0 else -x), b=network()).eval(),
                  "Net cannot be traced"),
+    "weight norm": (lambda: changed(lambda m: weight_norm(m[0])),
+                    "0 carries a hook or a parametrization.*remove_parametrizations"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
+}  # fmt: skip
+ANEW = nn.BatchNorm2d(4, track_running_stats=False)
+MODES = {  # what merging cannot do
+    "in training mode": (lambda: network().train(), r"training mode.*model\.eval\(\)"),
+    "a norm in it": (lambda: training(1), r"1 is in training mode.*model\.eval\(\)"),
+    "batch statistics": (lambda: changed(lambda m: m.register_module("1", ANEW)),
+                         "1: .*without running statistics.*give it running statistics"),
+    "branches": (CHANGED["branches"][0], r"test_bad_inputs\.py, line.*torch\.fx\.wrap"),
 }  # fmt: skip
 NO_INPUTS = {
     "None": (None, TypeError, ""), "number": (3, TypeError, "int"),
@@ -152,6 +170,7 @@ CASES = []  # (id, call, model, data, exception, words)
 for (name, do), (k, bad) in product((READ | CHANGE | TRAIN | FOLD).items(), NO_MODELS.items()):
     CASES.append((f"{name}({k})", do, bad, DATA, TypeError, r"nn\.Module"))
 ON_MODELS = (READ | TRAIN | COPIED, WRAPPED), (COPIED, CHANGED), (TRAIN | PUBLISHED, UNFIT)
+ON_MODELS += (({"merge": tlc.merge}, MODES),)
 for (name, do), (k, (make, words)) in chain(*(product(a.items(), b.items()) for a, b in ON_MODELS)):
     if (k, name) != ("read twice", "linearize"):  # it has no activation "2"
         CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
@@ -168,6 +187,7 @@ def assigns(net, x):
     return y
 
 
+twice = lambda n: nn.Sequential(layer := nn.Conv2d(n, n, 1), nn.ReLU(), layer).eval()
 lazy = lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
 on_meta = lambda: network().to("meta")
 AT_HOME, APART = (patch.dict(os.environ, d) for d in ({"HOME": "."}, {"WORLD_SIZE": "abc"}))
@@ -178,6 +198,7 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.linearize(m, ["2", "zz"], X), ValueError, "there is no activation 'zz'"),
     (lambda m: tlc.linearize(m, "2", X, "off"), ValueError, "'off'; there are: on_off, .*thrifty"),
     (lambda m: tlc.linearize(m, "2", X, padding="x"), ValueError, "no padding 'x'; there are: fir"),
+    (lambda m: tlc.linearize(twice(3), "1", X), ValueError, "0 is called more than once"),
     *[(lambda m, d=d: CHANGE["linearize"](m, d), ValueError, "no stat") for d in ({}, {"2": 3})],
     *[(lambda m, do=do, n=n: do(m, n, X), TypeError, "names are those of activations, one or sev")
       for do in (tlc.linearize, tlc.project) for n in (None, 3, b"2", [["2"]])],
@@ -320,6 +341,32 @@ def test_a_wrong_call(do, model, data, kind, words, tmp_path, monkeypatch, capfd
         do(model, data)
     assert facts(model) == before
     assert "Error" not in capfd.readouterr().err, "torch's own lines are not for a reader"
+
+
+class Merging(nn.Linear):
+    def train(self, mode=True):
+        self.weight.data += 0.5 * (self.training - mode)  # as LoRA merges
+        return super().train(mode)
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_what_only_looks_at_a_model_does_not_call_its_eval():
+    model = nn.Sequential(nn.Flatten(), Merging(192, 9), nn.ReLU(), nn.Linear(9, 10))
+    taught = lambda m, d: tlc.fit(perceptron(), d, 0.1, teacher=m, progress=None)
+    before, compared = kept(model), lambda m, d: tlc.compare({"m": m}, d, [1])
+    for look in (tlc.find_layers, tlc.evaluate, tlc.rank, compared, taught):
+        look(model, DATA)
+        assert same(model, before) and all(m.training for m in model.modules())
+
+
+def test_a_quantised_convolution_is_named():
+    quantized = pytest.importorskip("torch.ao.nn.quantized")
+    model = network().append(quantized.Conv2d(4, 4, 1)).eval()
+    for do in (CHANGE["linearize"], tlc.merge):
+        with pytest.raises(ValueError, match="9 is quantised: give the float model"):
+            do(model, X)
 
 
 def test_more_than_one_output_in_training_is_named():

@@ -231,3 +231,74 @@ def test_a_layer_that_is_called_twice_counts_twice_and_a_line_along_rows_stays_a
     model = Net(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(32, 5, 3)).double().eval()
     linear = tlc.linearize(model, "relu1", X, "affine")
     assert relative_error(tlc.merge(linear, X, "all")(X), linear(X)) < 1e-12
+
+
+# ---- what is left alone, and says why ----
+
+merged_of = lambda model: tlc.merge(model, SMALL, keep="all")
+
+
+class Centred(nn.Conv2d):
+    weight = property(lambda self: self.raw - self.raw.mean())
+
+
+class Scaling(nn.Module):
+    def forward(self, x):
+        return F.dropout(x) if self.training else x.mul_(0.5)
+
+
+def test_an_own_dropout_that_scales_and_a_computed_weight_are_no_plain_layers():
+    model = nn.Sequential(Centred(3, 4, 1), Scaling(), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    model[0].raw = model[0]._parameters.pop("weight")
+    model.double()
+    assert relative_error(merged_of(model)(SMALL), model(SMALL)) < 1e-6
+    linear = tlc.linearize(model, tlc.find_layers(model, SMALL), SMALL)
+    assert same(linear, tlc.linearize(model, tlc.find_layers(model, SMALL)[0], SMALL))
+    without_weights = tlc.linearize(nn.Sequential(nn.ReLU()), "0", SMALL)
+    assert without_weights(SMALL).shape == SMALL.shape
+
+
+PADS = {f"pads with {mode}": dict(kernel_size=3, padding=1, padding_mode=mode)
+        for mode in ("reflect", "circular", "replicate")}  # fmt: skip
+PADS["pads one side more than the other"] = dict(kernel_size=4, padding="same")
+
+
+@pytest.mark.parametrize("words", PADS)
+def test_other_paddings_are_left_alone_and_said_so(words):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, **PADS[words]), nn.BatchNorm2d(4), nn.ReLU()
+    layers += nn.Conv2d(4, 4, **PADS[words]), nn.Conv2d(4, 2, 1)
+    model = randomize(nn.Sequential(*layers))
+    for padding in ("first", "as_trained"):
+        linear = tlc.linearize(model, "2", SMALL, "affine", padding)
+        small = merged_of(linear)
+        assert relative_error(small(SMALL), linear(SMALL)) < 1e-10
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules()), "norms fold"
+        assert words in tlc.explain(linear, SMALL)["what"]["3"]
+
+
+def test_what_feeds_two_and_what_is_called_twice_is_left_alone_and_said_so():
+    def fork(net, x):
+        x = net.a(x)
+        return net.b(x), {"c": net.c(x), "d": None}
+
+    layers = {name: nn.Conv2d(3, 3, 1).double() for name in "abc"}
+    small = merged_of(Net(fork, **layers).eval())  # its outputs, whatever holds them, are compared
+    assert isinstance(small.a, nn.Conv2d) and set(small(SMALL)[1]) == {"c", "d"}
+    table = tlc.explain(Net(fork, **layers).eval(), SMALL)
+    assert list(table.index) == ["a", "b", "c"] and (table["MACs"] == table["MACs merged"]).all()
+    assert list(table["what"]) == ["", "a feeds b, c", "a feeds b, c"]
+    twice = Net(lambda net, x: net.b(net.b(net.a(x))), a=layers["a"], b=layers["b"]).eval()
+    assert relative_error(merged_of(twice)(SMALL), twice(SMALL)) < 1e-6
+    assert tlc.explain(twice, SMALL)["what"]["b"] == "b is called more than once"
+
+
+def test_branches_that_meet_at_a_sum_and_stay_two_say_why():
+    model, x = randomize(tlc.resnet18(width=4, stem="strong")), SMALL
+    first, second, shortcut = (f"layer2.0.{n}" for n in ("conv1", "conv2", "shortcut.0"))
+    what = tlc.explain(model, x)["what"]
+    assert what[second] == f"{second} and {shortcut} meet at a sum, with different inputs"
+    what = tlc.explain(model, x, "layer2.0.relu1", "affine")["what"]
+    assert what[second] == "zeros are put between them"
+    what = tlc.explain(model, x, "layer2.0.relu1", "affine", "first")["what"]
+    assert what[first] == what[shortcut] == f"merged into {second}" and what[second] == ""
