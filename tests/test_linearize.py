@@ -319,6 +319,8 @@ PASSES = {  # and what stays: what zeros are put around needs one more channel, 
 AXES = {  # what is done to four channels, and along which axis they are then
     "a shuffle": (lambda y: y.view(y.size(0), 2, 2, 7, 7).transpose(1, 2).flatten(1, 2), 1),
     "by name": (lambda y: y.transpose(dim0=1, dim1=3).permute(dims=(0, 2, 1, 3)), -1),
+    "there and back": (lambda y: y.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 1),
+    "and by another way": (lambda y: y.permute(0, 2, 3, 1).transpose(1, 3).transpose(2, 3), 1),
     "features of a decoder": (lambda y: y.view(-1, 4, 3, 3), 1),
     "einsum": (lambda y: torch.einsum("nchw->nhwc", y), -1),
     "movedim": (lambda y: y.movedim(1, -1), -1), "swapdims": (lambda y: y.swapdims(1, 2), 2),

@@ -290,12 +290,16 @@ def test_constants_are_cut_exactly(name):
 
 
 def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
-    monkeypatch.setitem(published.__globals__, "select", lambda names, loss, set_rule: names[:5])
+    some = lambda names, loss, set_rule: names[: 5 if set_rule else 1]
+    monkeypatch.setitem(published.__globals__, "select", some)
     task = task_of(trained, data, 7, 0.7)
     told, small = play(task, published(task))
     assert [len(names) for names, _ in told] == [5, 2]
     assert [epochs for _, epochs in told] == pytest.approx([0.5, 0.2])
     assert len(activation_nodes(small)) == 10
+    assert count(small, data)["macs"] == count(task.model, data)["macs"], "masked, and still there"
+    task = task_of(trained, data, 2, 0.2)
+    assert [len(names) for names, _ in play(task, published(task, False))[0]] == [1, 1]
 
 
 # ---- EASIER ----

@@ -6,7 +6,7 @@ import math
 import helpers
 import pytest
 import torch
-from helpers import CLOCK, digits, drawn, interrupted, kept, perceptron, relative_error, same
+from helpers import CLOCK, drawn, interrupted, kept, perceptron, relative_error, same
 
 import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
@@ -71,13 +71,6 @@ def test_every_method_keeps_the_contract(method, residual, data, columns, tmp_pa
     before, double = kept(given), collapse(given, data, method, epochs=0.1).model
     assert all(p.dtype is torch.float64 for p in double.parameters()) and not double.training
     assert same(given, before) and all(m.training for m in given.modules())
-
-
-@pytest.mark.parametrize("method", ["one_by_one", "at_once"])
-def test_a_layer_that_is_always_on_goes_first_and_costs_nothing(method):
-    table = collapse(perceptron(), digits(256), method, 1).table
-    assert table["layer"][1] == "4" and table["off"][1] == 0
-    assert table["val_before"][1] == table["val"][0]
 
 
 def test_at_once_ranks_once_on_the_dense_network(residual, data):
