@@ -639,8 +639,8 @@ FOUND = {
         shape=(3, 6, 6), removed=[0], states="off", rule="on_off"),
     "no weights": Case([pool(0), act(1)], shape=(3, 6, 6), removed=[0]),
     "in place by hand, and its input read again": Case(
-        [linear(0, 1, 2), op("F.relu", (1,), inplace=True),
-         op("+", (2, 1)), linear(3, 2, 1)], shape=(1,), removed=[0]),
+        [linear(0, 1, 2), op("F.relu", (1,), inplace=True), op("+", (2, 1)), linear(3, 2, 1)],
+        shape=(1,), removed=[0]),
     "a sum of tokens and of features": Case(
         [op("BatchNorm1d", (0,), num_features=4), linear(0, 2, 2, bias=False), op("+", (1, 2)),
          act(3), linear(4, 2, 3)],
