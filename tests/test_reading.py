@@ -526,8 +526,7 @@ INLINE = {  # written where it is used, in as many ways as people do
     "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x), lambda x: F.leaky_relu(x, 0.3),
                   lambda x: F.leaky_relu(x, negative_slope=0.3)], "PReLU": [None],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
-           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05),
-           lambda x: torch.max(x, torch.tensor(1e-6))],
+           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05), lambda x: x.clamp(1e-6) * 1],
 }  # fmt: skip
 
 
