@@ -198,7 +198,7 @@ class Replaced(nn.Module):
 
 
 def maps(rule, g, f=torch.relu) -> list:
-    """Slope and shift as MATHS, section 2 has them; where all is OFF one channel may be kept."""
+    """Slope and shift as lesson 02 has them; where all is OFF one channel may be kept."""
     slope, shift = best_affine(g.mean, g.std, f)
     on, one, zero = g.mean > 0, torch.ones_like(slope), torch.zeros_like(slope)
     if rule in ("affine", "identity"):

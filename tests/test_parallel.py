@@ -15,7 +15,7 @@ import torch
 from helpers import CLOCK, apart, digits, files, residual
 
 import tlc_minimal as tlc
-from tlc_minimal import parallel
+from tlc_minimal.experiments import pieces
 
 HOW = {"batch": 25, "lr": 0.05, "keep": "all", "progress": False, "resume": True}
 
@@ -92,6 +92,6 @@ def test_the_command_line_by_torchrun(tmp_path):
 
 
 def test_records_are_made_by_one(monkeypatch):
-    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    monkeypatch.setattr(pieces, "processes", lambda: 2)
     with pytest.raises(RuntimeError, match="records are made by one process each: start"):
-        parallel.check_alone()
+        pieces.check_alone()

@@ -26,4 +26,4 @@ from .stages import Method, Stage, Task
 from .statistics import measured_statistics, statistics
 from .train import best_device, evaluate, fit, precision, profile
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

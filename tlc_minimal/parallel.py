@@ -48,15 +48,6 @@ def is_main() -> bool:
     return processes() == 1 or dist.get_rank() == 0
 
 
-def check_alone() -> None:
-    """RuntimeError under several processes: a record is made, and a clock looked at, by one."""
-    if processes() > 1:
-        raise RuntimeError(
-            "records are made by one process each: start it without torchrun or accelerate launch; "
-            "several may run side by side, each with other pieces (--only)."
-        )
-
-
 def from_main(make: Callable):
     """What ``make()`` gives on the main process, for all; the others wait, and do not call it."""
     if processes() == 1:

@@ -23,13 +23,12 @@ from ..fold import fold
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import resnet18
-from ..parallel import check_alone
 from ..refuse import check_known
 from ..results import FOLDER, record
 from ..run_folder import run_of
 from ..train import best_device
 from ..train import profile as default_profile
-from .pieces import this_command, trained
+from .pieces import check_alone, this_command, trained
 
 BUILD = {
     "resnet18": resnet18,

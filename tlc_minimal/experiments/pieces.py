@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data import Data, load_data
 from ..files import cannot_write, load_weights, read_json, save_weights
-from ..parallel import check_alone
+from ..parallel import processes
 from ..refuse import check_number
 from ..results import FOLDER, SCHEMA, record
 from ..train import best_device, fit, layout, precision
@@ -83,6 +83,15 @@ def run_pieces(
         written.append(record(*about, rows, seconds, epochs, this_command(), folder))
         print(f"{written[-1].name}: {seconds:.0f} s", flush=True)
     return written
+
+
+def check_alone() -> None:
+    """RuntimeError under several processes: a record is made, and a clock looked at, by one."""
+    if processes() > 1:
+        raise RuntimeError(
+            "records are made by one process each: start it without torchrun or accelerate launch; "
+            "several may run side by side, each with other pieces (--only)."
+        )
 
 
 def trained(
