@@ -60,15 +60,15 @@ def linearize(
     ``padding="as_trained"`` (default): the result is ``model`` with slope * z + shift in the place
     of each activation and nothing else changed, border included. ``"first"``: all padding of a
     chain that has become linear moves to its first convolution, which changes the border a little
-    now, before tuning, so that the chain can later be *one* convolution everywhere. The default is
-    what measures better: on maps of 2 to 16 pixels the moved frame costs more than merging brings
-    (records bench_*; lesson 03).
+    now, before tuning, so that the chain can later be *one* convolution everywhere. It is not the
+    default: on maps of 2 to 16 pixels it costs more than merging brings (records bench_*).
 
     OFF channels are cut out of the convolutions on both sides, so that no tuning brings them back;
     their constants become a bias, or where zero padding follows one channel of ones. On a residual
     stream and in front of grouped convolutions no channel can be cut: a fixed mask stays (Affine).
     An all-OFF branch of a residual block disappears into its constant. Without a residual path the
-    channel closest to ON is kept, as nothing would get through otherwise.
+    channel closest to ON is kept, as nothing would get through otherwise. On attention's scores a
+    ReLU gets a line a token: the result takes as many tokens as ``data`` has.
     ValueError for an unknown name or rule, a layer whose weights are used twice, a model with
     hooks, quantised or half-precision CPU weights.
     """
