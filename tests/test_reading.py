@@ -524,7 +524,7 @@ INLINE = {  # written where it is used, in as many ways as people do
     "GELU": [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
              lambda x: F.gelu(x, approximate="tanh")],
     "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x), lambda x: F.leaky_relu(x, 0.3),
-                  lambda x: F.leaky_relu(x, negative_slope=0.3)], "PReLU": [None],
+                  lambda x: F.leaky_relu(x, negative_slope=0.3)], "PReLU": [4, ()],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
            lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05), lambda x: x.clamp(1e-6) * 1],
 }  # fmt: skip
@@ -534,9 +534,9 @@ INLINE = {  # written where it is used, in as many ways as people do
 @torch.no_grad()
 def test_an_activation_is_what_its_operations_compute(kind):
     for f in INLINE[kind]:
-        run = lambda net, x, f=f: net.b(f(net.a(x)) if f else F.prelu(net.a(x), net.slope))
+        run = lambda net, x, f=f: net.b(f(net.a(x)) if callable(f) else F.prelu(net.a(x), net.s))
         net = Net(run, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 1)).double()
-        net.slope = nn.Parameter(torch.rand(4, dtype=torch.float64) if not f else torch.rand(1))
+        net.s = nn.Parameter(torch.rand(1 if callable(f) else f, dtype=torch.float64))
         kinds = [layer.kind for layer in tlc.find_layers(net, X)]
         assert kinds == [kind][: kind is not None]
         assert relative_error(trace(net)(X), net(X)) < 1e-7
