@@ -46,6 +46,7 @@ def train(
     was: rows and epochs."""
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
+    how |= piece.config.get("options", {})
     fit(model, data, epochs, lr, batch, **how)
     return [{"removed": removed, "epochs": epochs} | scores(model, data)], epochs
 

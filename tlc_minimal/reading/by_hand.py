@@ -46,7 +46,7 @@ def computed_in(module: nn.Module, training: bool) -> nn.Module | None:
 def computed_by(function) -> nn.Module | None:
     """The activation of torch.nn with this function's values and slopes, tried out; None if there
     is none."""
-    near, far = torch.linspace(-9, 9, 96), torch.logspace(-3, 4, 16)
+    near, far = torch.linspace(-9, 9, 96), torch.logspace(-3, 12, 16)
     x = torch.cat([near, far, -far]).reshape(2, 4, 4, 4).requires_grad_()
     given = x.clone()
     try:
