@@ -11,6 +11,7 @@ from helpers import CLOCK, residual, same
 import tlc_minimal as tlc
 from tlc_minimal.experiments import fair, headline, ladder, mnist, pieces, predicts, rates, sized
 from tlc_minimal.experiments import reproduce as command
+from tlc_minimal.experiments.recipes import METHODS, RATE
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
 
@@ -164,8 +165,26 @@ def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
     each = {"removed", "macs", "val", "epochs"}  # and no test accuracy
     assert [(row.pop("rate"), {*row}) for row in rows] == [(0.01, each), (0.3, each)]
     run = json.loads((tmp_path / "rates_w2_published_seed0_0.3/run.json").read_text())
-    shown = sized.rates(tlc.results(tmp_path / "records")).iloc[-2]  # from scratch
-    assert run["config"]["tuning"]["lr"] == 0.3 and float(shown["kept"]) == headline.FRESH_LR
+    shown = sized.rates(tlc.results(tmp_path / "records")).set_index("method")
+    shape = headline.CONTROLS["scratch"]
+    assert run["config"]["tuning"]["lr"] == 0.3 and float(shown["kept"][shape]) == 0.2
+    run = json.loads((tmp_path / "rates_w2_project_50_decay_seed0_0.01/run.json").read_text())
+    assert run["config"]["tuning"]["weight_decay"] == rates.DECAY
+    assert sum(m.endswith("weight decay 0.0002") for m in shown.index) == 2
+
+
+def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
+    for only in ("w2_project_50", "w2_scratch_50"):  # of headline and recipes
+        reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
+    run = json.loads((tmp_path / "recipes_w2_project_50_seed0/run.json").read_text())["config"]
+    assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (RATE, rates.DECAY)
+    last = lambda what: rows_of((tmp_path, tmp_path / "records"), f"{what}_50_seed0")[-1]
+    shown = sized.recipes(tlc.results(tmp_path / "records"))
+    assert list(shown["method"]) == [*METHODS]
+    for name, row in zip(("project", "scratch"), shown.to_dict("records"), strict=True):
+        usual, other = last(f"headline_w2_{name}"), last(f"recipes_w2_{name}")
+        assert usual["macs"] == other["macs"] and usual["params"] == other["params"]
+        assert float(row["difference"]) == pytest.approx(other["test"] - usual["test"], abs=0.01)
 
 
 def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step(done):
@@ -219,7 +238,7 @@ def test_every_profile_plans_every_study_once(profile):
     assert all(("_cpu_" in n) == on_cpu for n in names if n.startswith("headline"))
     s = headline.PROFILES["paper"]  # the curve to twelve, and all at once
     assert s.depth == 12 and s.dense + 2 * 12 * s.each <= 250
-    assert {(p.config["study"], p.config["width"]) for p in plan("half")} == {("headline", 32)}
+    assert {p.config["width"] for p in plan("half")} == {32}
 
 
 def test_the_published_algorithm_keeps_its_schedule(done, tmp_path, monkeypatch, capsys):

@@ -7,17 +7,17 @@ import torch
 from ..refuse import check_known
 from ..results import FOLDER
 from ..train import profile as default_profile
-from . import beyond, fair, headline, ladder, mnist, predicts, rates, robust
+from . import beyond, fair, headline, ladder, mnist, predicts, rates, recipes, robust
 from .pieces import Piece, run_pieces
 
-ALL = (headline, rates, fair, predicts, ladder, beyond, robust, mnist)
+ALL = (headline, rates, recipes, fair, predicts, ladder, beyond, robust, mnist)
 STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL}
 
 
 def plan(profile: str) -> list[Piece]:
-    """All pieces of a profile in order ("half": of the headline); ValueError if there is none."""
+    """All pieces of a profile in order ("half": two of them); ValueError if there is none."""
     check_known("profile", profile, headline.PROFILES)
-    studies = [headline.plan] if profile == "half" else STUDIES.values()
+    studies = [headline.plan, recipes.plan] if profile == "half" else STUDIES.values()
     return [piece for study in studies for piece in study(profile)]
 
 
@@ -27,11 +27,11 @@ def reproduce(
 ) -> list[Path]:  # fmt: skip
     """Make the recorded results again; whatever is already recorded is left as it is.
 
-    Profile: smoke, laptop or paper; half: the headline alone, at width 32. Data and mnist: where
+    Profile: smoke, laptop or paper; half: headline and recipes, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
-    into what is left is not begun. Only: pieces whose name contains it (headline, rates, fair,
-    predicts, ladder, beyond, robust, mnist, curve, seed0). Out: where runs live, and what was
-    interrupted is taken up. Folder: where the records go.
+    into what is left is not begun. Only: pieces whose name contains it (headline, rates,
+    recipes, fair, predicts, ladder, beyond, robust, mnist, curve, seed0). Out: where runs live, and
+    what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)

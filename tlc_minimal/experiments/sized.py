@@ -203,6 +203,30 @@ def ladder(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Test accuracy by the usual recipe and by the other one, and the difference, a row a width and
+    method, mean over the seeds that have both (and range); ``table`` as in :func:`headline`."""
+    usual, other = study_of(table, "headline"), study_of(table, "recipes")
+    usual, rows = usual.rename(columns={"test": "usual"}), []
+    other = other[other["removed"] > 0]
+    both = other.merge(usual[["width", "share", "method", "seed", "removed", "usual"]])
+    for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
+        rows.append(
+            {
+                "data": data,
+                "network": f"width {width:.0f}",
+                "method": method,
+                "seeds": len(at),
+                "million MACs": spread(at["macs_cut"].fillna(at["macs"]) / 1e6),
+                "rate": f"{at['lr'].iloc[0]:g}",
+                "test accuracy, % (usual recipe)": spread(at["usual"]),
+                "test accuracy, % (this one)": spread(at["test"]),
+                "difference": f"{(at['test'] - at['usual']).mean():+.2f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def rates(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validation accuracy after tuning at several learning rates, a row a method, mean over the
     seeds (and range); *kept*: its rate in all other records; ``table`` as in :func:`headline`."""
