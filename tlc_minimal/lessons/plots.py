@@ -19,12 +19,12 @@ from .. import gaussian as g
 from ..gaussian import Gaussian
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = "osD^vPX*<"
+MARKERS = "osD^vPX*<>hdp8H1+"
 ON, OFF = COLOURS[1], COLOURS[0]
 # Their places give methods (by the beginning of their names) the same look in every picture.
 METHODS = ("published", "at_once", "thrifty", "project", "from scratch, the same shape")
 METHODS += ("from scratch, a narrower", "from scratch, the same shape, as long", "egp")
-METHODS += ("one_by_one", "easier", "random", "layer_folding", "lacoot", "blocks")
+METHODS += ("layer_folding", "easier", "random", "one_by_one", "lacoot", "blocks")
 METHODS += tuple(f"{METHODS[4]}, without a teacher{more}" for more in ("", ", for"))
 METHODS += ("ours, projected, tuned",)
 ALIASES = {"ours, all at once": "at_once", "ours, projected": "project"}
