@@ -12,7 +12,7 @@ def macs(kernel, c_in, c_out, height, width):
 macs.mistakes = {
     "a square kernel has more taps than its side is long": lambda k, i, o, h, w: k * i * o * h * w,
     "every input channel has products of its own": lambda k, i, o, h, w: k**2 * o * h * w,
-    "the height was used twice, a map need not be square": lambda k, i, o, h, w: (
+    "the height was used twice: maps need not be square": lambda k, i, o, h, w: (
         k**2 * i * o * h * h
     ),
     "these are the sizes of the output already, take nothing off": lambda k, i, o, h, w: (
