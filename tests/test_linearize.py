@@ -14,6 +14,7 @@ from tlc_minimal.gaussian import Gaussian, mean_relu
 from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.linearize import RULES
 from tlc_minimal.modules import Affine
+from tlc_minimal.stages import as_gaussians, as_tensors
 
 torch.manual_seed(0)
 X = torch.randn(64, 3, 9, 9, dtype=torch.float64)
@@ -50,7 +51,9 @@ def test_a_chain_gets_exactly_slope_and_shift_and_off_channels_are_physically_go
     model = chain(bn).requires_grad_(False)
     name = names(model)[0]
     linear = tlc.linearize(model, name, {name: MIXED}, rule)
-    assert names(linear) == [] and not any(p.requires_grad for p in linear.parameters())
+    assert names(linear) == []
+    for frozen in (linear, tlc.fold(linear), tlc.merge(linear, X, "all")):
+        assert not any(p.requires_grad for p in frozen.parameters())
     assert relative_error(linear(X), by_hand(model, name, MIXED, rule)(X)) < 1e-12
     kinds, left = (nn.Conv2d, nn.BatchNorm2d), 3 if rule.startswith("on_off") else 6
     first, *norms, last = [m for m in linear.children() if isinstance(m, kinds)]
@@ -105,10 +108,11 @@ def test_nothing_comes_back_after_tuning_and_the_papers_rule_leaves_a_frozen_mas
 @pytest.mark.parametrize("padding", ["first", "as_trained"])
 @pytest.mark.parametrize("rule", ["on_off", "on_off_affine"])
 def test_an_all_off_residual_branch_disappears_into_a_constant(rule, padding):
-    model = randomize(tlc.resnet18(width=4, stem="strong"))
+    model = randomize(tlc.resnet18(width=4, stem="strong")).requires_grad_(False)
     off, name = gaussian(-1.0, -0.1, -3.0, 0.0), "layer1.0.relu1"
     linear = tlc.linearize(model, name, {name: off}, rule, padding)
     left = {k.removeprefix("layer1.0.") for k in linear.state_dict() if "layer1.0." in k}
+    assert not any(p.requires_grad for p in linear.parameters())
     want = by_hand(model, name, off, rule)
     if rule == "on_off_affine" and padding == "as_trained":  # under zero padding: a map of biases
         assert left == {"conv2_constant.conv.weight", "conv2_constant.conv.bias"}
@@ -362,6 +366,20 @@ def test_an_instance_norm_counts_the_channels_that_are_left(recwarn):
     want = by_hand(model, "2", MIXED, "on_off_affine")(X)
     assert relative_error(linear(X), want) < 1e-12 and getattr(linear, "1").num_features == 3
     assert not recwarn.list
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 7, 7]), nn.ReLU()).double()
+    assert tlc.find_layers(model, X)[0].channels == 4, "a norm of whole pictures moves none"
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_statistics_know_along_which_axis_they_were_taken(side):
+    """Behind a view of the layer that makes the channels, which no shape explains."""
+    first = nn.Linear(5, 4 * side**2), nn.Unflatten(1, (4, side, side)), nn.ReLU()
+    model, x = nn.Sequential(*first, nn.ConvTranspose2d(4, 3, 4)).double(), X[:, 0, 0, :5]
+    stats, want = tlc.statistics(model, x), tlc.linearize(model, "2", x, "affine")(x)
+    for g in (stats, as_gaussians(as_tensors([stats]))[0]):
+        assert relative_error(tlc.linearize(model, "2", g, "affine")(x), want) < 1e-12
+    with pytest.raises(ValueError, match="the channels of 2 are only inputs tell: give"):
+        tlc.linearize(model, "2", {"2": Gaussian(stats["2"].mean, stats["2"].std)})
 
 
 @pytest.mark.parametrize("path, stay", PASSES.values(), ids=PASSES)

@@ -159,6 +159,10 @@ def test_attention_is_counted_and_its_fast_path_comes_back():
     assert torch.backends.mha.get_fastpath_enabled()
     run = lambda net, x: net.b(F.relu(net.a(x)[0][:, -1]), x[:, 0])
     net = Net(run, a=nn.LSTM(d, 3, 2, batch_first=True), b=nn.Bilinear(3, d, 7)).eval()
+    vector = lambda net, x: net.a(x[:, 0]) @ torch.ones(7)
+    cell = nn.Sequential(nn.GRUCell(d, 7), nn.ReLU())
+    counts = tlc.count(Net(vector, a=cell).eval(), torch.zeros(2, tokens, d))
+    assert counts["macs"] == 3 * 7 * (d + 7) + 7 and counts["layers"] == 1
     counts = tlc.count(net, torch.zeros(2, tokens, d))  # four gates, in two layers; then 7 products
     assert counts["macs"] == tokens * 4 * 3 * (d + 3 + 3 + 3) + 7 * 3 * d and counts["layers"] == 3
 

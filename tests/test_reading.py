@@ -222,6 +222,16 @@ def test_the_mode_is_that_of_the_moment_not_of_the_tracing(kind, mode):
     assert any(not torch.equal(draw, draws[0]) for draw in draws)
 
 
+def test_a_dropout_in_place_changes_what_is_read_later(recwarn):
+    run = lambda net, y: F.dropout(y, 0.5, net.training, inplace=True) + y
+    model, x = Net(lambda net, x: run(net, net.a(x)), a=nn.Conv2d(3, 4, 1)).train(), X.float()
+    both = [[torch.manual_seed(1), network(x)][1] for network in (model, trace(model))]
+    assert torch.equal(*both) and not recwarn.list
+    encoder = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    tlc.count(encoder, torch.zeros(2, 5, 8))
+    assert "neither its activations nor its layers are seen" in str(recwarn.list[0].message)
+
+
 def test_who_asks_for_the_mode_by_any_word_is_told():
     for ask in (lambda t: (0, 1)[t], lambda t: t > 0, lambda t: t ^ False, lambda t: True & t):
         with pytest.warns(UserWarning, match="branches on its mode"):
@@ -294,6 +304,7 @@ class Minus(torch.autograd.Function):
 
 def numbers(net, x):
     height, width = (x - net.mean).shape[2:]  # a plain tensor
+    net.b(net.a(x)) / torch.sqrt(torch.tensor(x.shape[1]))
     size = int(math.sqrt(height * width) * 0.5), sum(divmod(height, 3)) - round(width / 3)
     return F.interpolate(net.b(net.relu(net.a(x))), size=size)
 
@@ -358,15 +369,22 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
 SIZED = [lambda net, x: net.a(F.avg_pool2d(x, 2) if x.shape[-1] > 16 else x)]
 SIZED += [lambda net, x: net.a(F.pad(x, (0, -x.shape[3] % 4)) if x.shape[3] % 4 else x)]
 SIZED += [lambda net, x: F.interpolate(net.a(x), size=(int(x.shape[2] * 1.5), 9))]
+SIZED += [lambda net, x: net.a(x if x.shape[3] > 4 else F.interpolate(x, size=(8, 8)))]
+SIZED += [lambda net, x: sum(net.a(x[:, :, t]) for t in range(x.shape[2]))]
 
 
 @pytest.mark.parametrize("run", SIZED)
 def test_a_copy_of_one_size_of_images_says_so(run):
-    with pytest.warns(UserWarning, match="for images of .8, 8. only"):
-        tlc.merge(Net(run, a=nn.Conv2d(3, 4, 3)).double().eval(), X, "all")
-    fixed = lambda net, x: run(net, x if x.shape[2] == 8 else None)  # it takes no other one
+    layer = nn.Conv1d(3, 4, 3) if run is SIZED[-1] else nn.Conv2d(3, 4, 3)
+    model = Net(run, a=layer).double().eval()
+    for whoever in (tlc.find_layers, tlc.merge):  # not only the first one who asks
+        with warnings.catch_warnings(action="default", record=True) as seen:
+            whoever(model, X)
+        assert len(seen) == 1 and "for inputs of (3, 8, 8) only" in str(seen[0].message)
+        assert seen[0].filename == __file__
+    fixed = lambda net, x: run(net, x if x.shape[1:] == (3, 8, 8) else None)  # it takes no other
     with warnings.catch_warnings(action="error"):
-        tlc.merge(Net(fixed, a=nn.Conv2d(3, 4, 3)).double().eval(), X, "all")
+        tlc.merge(Net(fixed, a=layer).double().eval(), X, "all")
 
 
 def placed(net, x):
@@ -526,7 +544,7 @@ INLINE = {  # written where it is used, in as many ways as people do
     "LeakyReLU": [lambda x: torch.maximum(0.1 * x, x), lambda x: F.leaky_relu(x, 0.3),
                   lambda x: F.leaky_relu(x, negative_slope=0.3)], "PReLU": [4, ()],
     None: [lambda x: x * torch.sigmoid(x.detach()), lambda x: x * x.softmax(1),
-           lambda x: x.clamp(0, 20) * 1, lambda x: x * (x > 0.05), lambda x: x.clamp(1e-6) * 1],
+           lambda x: x.clamp(0, 65504) * 1, lambda x: x * (x > 0.05), lambda x: x.clamp(1e-6) * 1],
 }  # fmt: skip
 
 

@@ -172,17 +172,17 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     shapes = {shape_of(shortcut) or shape_of(total), shape_of(total)}
     if not together or padded and not keeps_size(conv) or len(shapes) > 1:
         return False  # the sum may spread a smaller shortcut over the branch
-    weight = conv.weight.detach()
+    weight, learns = conv.weight.detach(), conv.weight.requires_grad
     taps = torch.einsum("oc...,c->o...", weight, constant.to(weight)).unsqueeze(1)
     one = copy.deepcopy(conv)
-    one.weight = nn.Parameter(taps if padded else taps.flatten(1).sum(1, keepdim=True))
+    one.weight = nn.Parameter(taps if padded else taps.flatten(1).sum(1, keepdim=True), learns)
     if one.bias is None:
-        one.bias = nn.Parameter(weight.new_zeros(len(weight)))
+        one.bias = nn.Parameter(weight.new_zeros(len(weight)), learns)
     if last is not end:
         scale(one, *slope_and_shift(module_of(traced, last).eval()))
     resize(one)
     value = (one.weight.flatten(1).sum(1) + one.bias).detach()
-    new = BiasMap(one) if padded else Affine(None, value, channel_dim(traced, total))
+    new = BiasMap(one) if padded else Affine(None, value, channel_dim(traced, total), learns)
     name = unused(traced, f"{end.target}_constant")
     put_module(traced, name, new)
     with traced.graph.inserting_before(total):

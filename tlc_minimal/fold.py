@@ -16,7 +16,7 @@ def fold(model: nn.Module, example=None) -> fx.GraphModule:
     """A copy of ``model`` (eval mode) whose batch norms and affine maps are inside its layers.
 
     ``example``: an input, needed by models that ask for its shape, and to fold what a batch norm
-    between linear layers does to its channels.
+    between linear layers does to its channels. Tune before: no mask of OFF channels is left.
     ValueError for a batch norm in training mode or without running statistics, and for what
     :func:`reading.refuse.check_plain` refuses.
     """
@@ -57,10 +57,10 @@ def append_ones(traced: fx.GraphModule, node: fx.Node) -> None:
     conv = module_of(traced, node.args[0])
     if isinstance(conv, nn.Linear) or conv.groups > 1:
         return
-    weight = conv.weight.detach()
+    weight, learns = conv.weight.detach(), conv.weight.requires_grad
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-    conv.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(1, *weight.shape[1:])]))
-    conv.bias = nn.Parameter(torch.cat([bias, bias.new_ones(1)]))
+    conv.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(1, *weight.shape[1:])]), learns)
+    conv.bias = nn.Parameter(torch.cat([bias, bias.new_ones(1)]), learns)
     resize(conv)
     node.args[0].meta = node.meta
     bypass(node, node.args[0])
@@ -79,6 +79,8 @@ def fold_sums(traced: fx.GraphModule) -> None:
             continue
         slope, shift = slope_and_shift(module)
         scale(module_of(traced, branch), slope, shift)
-        put_module(traced, node.target, ScaledSum(slope.to(module.slope)))
+        put_module(
+            traced, node.target, ScaledSum(slope.to(module.slope), module.slope.requires_grad)
+        )
         node.args = (branch, other)
         traced.graph.erase_node(total)

@@ -20,10 +20,12 @@ hermegauss = functools.cache(np.polynomial.hermite_e.hermegauss)
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean and standard deviation of every channel of a pre-activation, both (channels,)."""
+    """Mean and standard deviation of every channel of a pre-activation, both (channels,), and along
+    which axis of it the channels are (None: where the layer that makes them puts them)."""
 
     mean: Tensor
     std: Tensor
+    dim: int | None = None
 
     @property
     def p_on(self) -> Tensor:

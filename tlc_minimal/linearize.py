@@ -145,6 +145,9 @@ def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
 
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
+    if (dim := channel_dim(traced, node)) is None and (dim := g.dim) is None:
+        text = f"where the channels of {node.target} are only inputs tell"
+        raise ValueError(f"{text}: give them, or the statistics that tlc.statistics takes of them.")
     f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
     made = module_of(traced, producer(traced, before))  # refuses a layer that is called twice
     like = next(traced.parameters(), g.mean) if made is None else made.weight
@@ -168,7 +171,6 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
         bypass(node, before)
         return
     node.target = unused(traced, f"{node.target}_affine")
-    dim = channel_dim(traced, node)
     affine = Affine(slope.to(like), shift.to(like), dim, learn=rule != "on_off")
     put_module(traced, node.target, affine)
     if (slope != 0).all() and isinstance(module_of(traced, before), CONV + NORM):

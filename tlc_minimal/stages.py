@@ -47,8 +47,11 @@ class Method(NamedTuple):
 
 def as_tensors(chosen: list[dict[str, Gaussian]]) -> dict[str, Tensor]:
     """Statistics of activations, group after group, under names that tell group and activation."""
-    named = [(f"{i} {name}", g) for i, group in enumerate(chosen) for name, g in group.items()]
-    return {f"{k}.{part}": getattr(g, part) for k, g in named for part in ("mean", "std")}
+    named = [
+        (f"{i} {name}", vars(g)) for i, group in enumerate(chosen) for name, g in group.items()
+    ]
+    parts = {f"{k}.{part}": value for k, g in named for part, value in g.items()}
+    return {k: torch.as_tensor(value) for k, value in parts.items() if value is not None}
 
 
 def as_gaussians(decision: dict[str, Tensor]) -> list[dict[str, Gaussian]]:
@@ -56,8 +59,8 @@ def as_gaussians(decision: dict[str, Tensor]) -> list[dict[str, Gaussian]]:
     keys = [k.removesuffix(".mean").split(" ", 1) for k in decision if k.endswith(".mean")]
     groups = [{} for _ in {group for group, _ in keys}]
     for group, name in keys:
-        mean, std = (decision[f"{group} {name}.{part}"] for part in ("mean", "std"))
-        groups[int(group)][name] = Gaussian(mean, std)
+        mean, std, dim = (decision.get(f"{group} {name}.{part}") for part in ("mean", "std", "dim"))
+        groups[int(group)][name] = Gaussian(mean, std, None if dim is None else int(dim))
     return groups
 
 

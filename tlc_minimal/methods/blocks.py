@@ -42,7 +42,7 @@ class Off(Gaussian):
 def by_rule(gaussians: dict[str, Gaussian], rule: str) -> tuple[dict[str, Gaussian], str]:
     """Statistics, and the rule of :func:`tlc_minimal.linearize`, that make a choice's change."""
     if rule == "constant":
-        return {name: Off(g.mean, g.std) for name, g in gaussians.items()}, "on_off_affine"
+        return {name: Off(g.mean, g.std, g.dim) for name, g in gaussians.items()}, "on_off_affine"
     return gaussians, rule
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 CLOSE = partial(torch.allclose, rtol=1e-12, atol=1e-12)
 VIEWS = ("view", "reshape", "flatten", "unflatten")
+BLIND = {"view", "reshape", "unflatten", "unsqueeze", "squeeze", "movedim", "moveaxis", "einsum"}
 SIDES = (16, 24, 32), (64, 72, 80)  # of images to run; a pool may be larger than the first
 FEW = (3, 4, 5)  # tokens
 
@@ -22,23 +23,26 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     return None if shape is None else tuple(shape)
 
 
-def moved(node: fx.Node, dim: int) -> int:
+def moved(node: fx.Node, dim: int | None) -> int | None:
     """Where a node puts the axis ``dim`` of its first input; what is no view leaves it. It is run
-    to see that; where it cannot be (no shapes, sizes that are asked for), its name tells."""
+    to see that; where it cannot be (no shapes, sizes that are asked for), its name tells, or that
+    nobody can (None)."""
     name = getattr(node.target, "__name__", node.target)
     if node.op == "call_module":
         root = node.graph.owning_module
         module = root.get_submodule(node.target) if root is not None else None
         if not isinstance(module, nn.Flatten | nn.Unflatten):
             return dim
-        name = "flatten"
-    if not node.all_input_nodes:
+        name = type(module).__name__.lower()
+    if not node.all_input_nodes or dim is None:
         return dim
     before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
     if (to := followed(node, dim)) is not None:
         return dim if to == dim % len(before) and len(before) == len(after) else _end(to, after)
     if name in ("permute", "transpose", "swapaxes", "swapdims"):
         return _renamed(node, name, dim)
+    if name in BLIND and before is None:
+        return None
     if name not in VIEWS or not before or not after:
         return dim
     dim %= len(before)

@@ -3,6 +3,7 @@
 import copy
 import keyword
 import re
+import sys
 import warnings
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -19,7 +20,9 @@ from .refuse import in_eval, not_accepted, tensors_in, untraceable
 from .tracer import copied
 from .views import flatten_views
 
-ALIKE = WeakKeyDictionary()  # the code of the copy that was tried against a model
+ALIKE = WeakKeyDictionary()  # the code of a copy that was tried; a warning, and where it was told
+HIDE = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+OURS = __name__.partition(".")[0], "torch."
 TAKEN = {"code", "graph", "meta", *keyword.kwlist}  # a GraphModule has these itself
 
 
@@ -54,13 +57,16 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphMod
                 refused = "" if x is None else not_accepted(model, x)
                 raise ValueError(refused or untraceable(model, error, x)) from error
             traced = assemble(model, graph, root, data)
-            if x is None or ALIKE.get(model) == traced.code:
-                return traced
-            if not (why := unlike(model, traced, x)):
-                if example is not None:
-                    warn_of_size(model, traced, x)
-                ALIKE[model] = traced.code
-                return traced
+            code, warning, told = ALIKE.get(model, ("", "", set()))
+            if x is not None and code != traced.code:
+                if why := unlike(model, traced, x):
+                    continue
+                warning = "" if example is None else of_one_size(model, traced, x)
+                warning, told = warning or of_hidden(traced), set()
+                ALIKE[model] = traced.code, warning, told
+            if warning:
+                warn(warning, told)
+            return traced
         raise ValueError(f"{type(model).__name__} cannot be followed: {why}")
 
 
@@ -144,19 +150,44 @@ def differs_on(twin: nn.Module, traced: fx.GraphModule, x: Tensor) -> bool:
     return not _close(got, want) and _close(_run(twin, x, seed=1), want)
 
 
-def warn_of_size(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
-    """Warn if the copy of a forward that asked for shapes differs on larger images: a multiple of
-    this one, and one that is no multiple of what this one may be a multiple of."""
-    larger = x[:1].repeat(1, 1, *(max(2, -(-32 // side)) for side in x.shape[2:]))
+def of_one_size(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
+    """What to say if the copy of a forward that asked for shapes differs on other sizes: a multiple
+    of this one, one that is no multiple of what this one may be a multiple of, smaller ones, and
+    each axis on its own."""
+    one = x[:1]
+    larger = one.repeat(1, 1, *(max(2, -(-32 // side)) for side in x.shape[2:]))
     odd = larger[(..., *[slice(0, -3)] * (x.ndim - 2))]
+    sizes = [larger, odd, *(one[(..., *[slice(s // n) for s in x.shape[2:]])] for n in (2, 4))]
+    for axis in range(1, x.ndim):
+        sizes += [torch.cat([one, one], axis), one.narrow(axis, 0, x.shape[axis] // 2)]
     twin = copied(model, share=False)
-    if x.ndim > 2 and any(differs_on(twin, traced, some) for some in (larger, odd)):
-        warnings.warn(
-            f"the copy of {type(model).__name__} holds for images of {tuple(x.shape[2:])} only, as "
-            "its forward makes a number of their size or branches on it: give an example of the "
-            "size that you need.",
-            stacklevel=4,
+    if not any(differs_on(twin, traced, some) for some in sizes):
+        return ""
+    return (
+        f"the copy of {type(model).__name__} holds for inputs of {tuple(x.shape[1:])} only, as its "
+        "forward makes a number of their size, branches on it or loops over it: give an example of "
+        "the size that you need."
+    )
+
+
+def of_hidden(traced: fx.GraphModule) -> str:
+    """What to say if a module that is read as one step holds activations and layers."""
+    if hidden := [type(m).__name__ for m in traced.modules() if isinstance(m, HIDE)]:
+        return (
+            f"nn.{hidden[0]} is read as one step: neither its activations nor its layers are seen. "
+            "Write it out of nn.MultiheadAttention, nn.LayerNorm, nn.Linear and an activation."
         )
+    return ""
+
+
+def warn(text: str, told: set) -> None:
+    """Once a line of those who call the library, however often it reads the model meanwhile."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals["__name__"].startswith(OURS):
+        frame, level = frame.f_back, level + 1
+    if (line := (frame.f_code.co_filename, frame.f_lineno)) not in told:
+        told.add(line)
+        warnings.warn(text, stacklevel=level)
 
 
 def _run(network: nn.Module, x: Tensor, seed: int = 0) -> list[Tensor]:

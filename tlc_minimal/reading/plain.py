@@ -159,7 +159,8 @@ def follow_mode(model: nn.Module, node: fx.Node) -> None:
         return
     if node.target in DROPOUTS:
         given = dict(zip(("input", "p", "training", "inplace"), node.args)) | node.kwargs
-        module, args, kwargs = DROPOUTS[node.target](given.get("p", 0.5)), (given["input"],), {}
+        options = {k: given[k] for k in ("p", "inplace") if k in given}
+        module, args, kwargs = DROPOUTS[node.target](**options), (given["input"],), {}
     else:
         places = [i for i, a in enumerate(node.args) if isinstance(a, Flag)]
         places += [k for k, a in node.kwargs.items() if isinstance(a, Flag)]

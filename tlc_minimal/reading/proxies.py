@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from .inplace import OPERATORS
 
 FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "rand", "randn", "eye")
+FACTORIES += ("tensor", "as_tensor")
 INPUT = torch.empty(0)  # what an input is, if there is no example
 ASKS = "bool int float index eq ne gt ge lt le and rand or ror xor rxor add radd sub rsub mul rmul"
 
@@ -51,8 +52,8 @@ class Known(fx.Proxy):
 
     def __getattr__(self, name: str):
         value = self.node.meta.get("value")
-        if name == "_is_param":  # asked by isinstance(x, nn.Parameter)
-            raise AttributeError(name)
+        if name == "_is_param" or name[:2] == "__" and isinstance(value, int | float):
+            raise AttributeError(name)  # isinstance(x, nn.Parameter) asks, and NumPy
         if not hasattr(value, name) or callable(getattr(value, name)):
             return Attribute(self, name)
         if isinstance(word := getattr(value, name), str):  # of a device: autocast takes no proxy
