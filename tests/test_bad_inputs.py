@@ -258,7 +258,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")
       for x in (X, DATA.train.images[0], torch.zeros(2, 4, 4, 4, dtype=torch.uint8))],
     (lambda m: tlc.load_checkpoint("zz"), FileNotFoundError, "data/checkpoints"),
-    (lambda m: tlc.resnet18(stem="weak"), ValueError, "stem is 'paper' or 'strong', not 'weak'"),
+    (lambda m: tlc.resnet18(stem="weak"), ValueError, "no stem 'weak'; there are: paper, strong"),
     (lambda m: tlc.project(m, "zz", X), ValueError, "there is no activation 'zz'"),
     *[(lambda m, k=k, v=v: tlc.project(m, "2", X, **{k: v}), kind, f"{k} is a .* not {v!r}")
       for kind, k, values in ((ValueError, "kernel", [0]), (TypeError, "kernel", ["3", NAN, 2.5]),

@@ -54,6 +54,8 @@ def test_a_chain_gets_exactly_slope_and_shift_and_off_channels_are_physically_go
     assert names(linear) == []
     for frozen in (linear, tlc.fold(linear), tlc.merge(linear, X, "all")):
         assert not any(p.requires_grad for p in frozen.parameters())
+    learning = tlc.merge(linear.requires_grad_(True), X, "all").parameters()
+    assert all(p.requires_grad for p in learning)
     assert relative_error(linear(X), by_hand(model, name, MIXED, rule)(X)) < 1e-12
     kinds, left = (nn.Conv2d, nn.BatchNorm2d), 3 if rule.startswith("on_off") else 6
     first, *norms, last = [m for m in linear.children() if isinstance(m, kinds)]
@@ -378,7 +380,7 @@ def test_statistics_know_along_which_axis_they_were_taken(side):
     stats, want = tlc.statistics(model, x), tlc.linearize(model, "2", x, "affine")(x)
     for g in (stats, as_gaussians(as_tensors([stats]))[0]):
         assert relative_error(tlc.linearize(model, "2", g, "affine")(x), want) < 1e-12
-    with pytest.raises(ValueError, match="the channels of 2 are only inputs tell: give"):
+    with pytest.raises(ValueError, match="only inputs tell where the channels of 2 are: give"):
         tlc.linearize(model, "2", {"2": Gaussian(stats["2"].mean, stats["2"].std)})
 
 

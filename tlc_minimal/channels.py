@@ -23,8 +23,7 @@ def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
 def made_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
     """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm) or 1, moved by views."""
     module = module_of(traced, node)
-    tokens = isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1
-    if isinstance(module, nn.Linear) or tokens:
+    if isinstance(module, nn.Linear) or len(getattr(module, "normalized_shape", ())) == 1:
         return -1
     tokens = isinstance(module, NORM) and not normalizes(traced, node, node.args[0])
     if isinstance(module, CONV) or tokens:

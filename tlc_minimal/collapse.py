@@ -108,12 +108,11 @@ def collapse(
                 continue
             left = activation_nodes(current)
             gone = [n for n in names if n not in left]
-            label = f"{method} {i}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
-            shown = label if task.progress else None
+            bar = f"{method} {i}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
-            how = {"seed": (1000 * task.seed + i) % 2**32, "progress": shown}
+            how = {"seed": (1000 * task.seed + i) % 2**32, "progress": bar * task.progress or None}
             fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:

@@ -35,7 +35,8 @@ def bypass(node: fx.Node, replacement: fx.Node) -> None:
 
 def replace(traced: fx.GraphModule, nodes, source: fx.Node, name: str, module) -> fx.Node:
     """Put ``module``, called ``name``, on ``source`` in the place of all of ``nodes`` (in forward
-    order; nothing but their last one leads out); returns its node."""
+    order; nothing but their last one leads out), learning if one of them does; returns its node."""
+    module.requires_grad_(any(p.requires_grad for p in alone(traced, source, nodes).parameters()))
     new = insert_after(traced, nodes[-1], name, module)
     new.args, new.meta = (source,), dict(nodes[-1].meta)
     for node in reversed(nodes):

@@ -79,8 +79,7 @@ def fold_sums(traced: fx.GraphModule) -> None:
             continue
         slope, shift = slope_and_shift(module)
         scale(module_of(traced, branch), slope, shift)
-        put_module(
-            traced, node.target, ScaledSum(slope.to(module.slope), module.slope.requires_grad)
-        )
+        one = ScaledSum(slope.to(module.slope)).requires_grad_(module.slope.requires_grad)
+        put_module(traced, node.target, one)
         node.args = (branch, other)
         traced.graph.erase_node(total)

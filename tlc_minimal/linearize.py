@@ -146,8 +146,7 @@ def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
 def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
     module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
     if (dim := channel_dim(traced, node)) is None and (dim := g.dim) is None:
-        text = f"where the channels of {node.target} are only inputs tell"
-        raise ValueError(f"{text}: give them, or the statistics that tlc.statistics takes of them.")
+        raise ValueError(f"only inputs tell where the channels of {node.target} are: give them.")
     f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
     made = module_of(traced, producer(traced, before))  # refuses a layer that is called twice
     like = next(traced.parameters(), g.mean) if made is None else made.weight

@@ -145,8 +145,7 @@ def _label(table: pd.DataFrame, word) -> pd.DataFrame:
 LAYERS = (*CONV, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS += (nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 PRODUCTS = {  # from shapes: what PyTorch's counter has no formula for
-    torch.ops.aten.mv: lambda a, v, *_, **__: 2 * math.prod(a),
-    torch.ops.aten.dot: lambda a, b, *_, **__: 2 * math.prod(a),
+    **dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot), lambda a, *_, **__: 2 * math.prod(a)),
     torch.ops.aten._trilinear: lambda x, w, *_, **__: 2 * x[0] * math.prod(w),
     torch.ops.aten.mkldnn_rnn_layer: lambda x, w, u, *_, **__: (
         2 * x[0] * x[1] * (math.prod(w) + math.prod(u))

@@ -158,10 +158,7 @@ class _Double(fx.Interpreter):
         return tree_map(wide, super().run_node(node))  # whatever the forward casts to
 
     def call_module(self, target, args, kwargs):
-        module = self.fetch_attr(target)
-        tensors = (*module.parameters(), *module.buffers())
-        if self.noise or any(tensor.dtype != torch.float64 for tensor in tensors):
-            module = copy.deepcopy(module).double()
+        module = copy.deepcopy(self.fetch_attr(target)).double()
         for tensor in (*module.parameters(), *module.buffers()) if self.noise else ():
             if tensor.is_floating_point():
                 dice = torch.randn(tensor.shape, generator=self.dice, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .refuse import check_ranges
+from .refuse import check_known, check_ranges
 
 
 def simple_cnn(classes: int = 10, width: int = 16) -> nn.Sequential:
@@ -56,8 +56,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 64, stem: str = "paper"):
         super().__init__()
-        if stem not in ("paper", "strong"):
-            raise ValueError(f"stem is 'paper' or 'strong', not {stem!r}.")
+        check_known("stem", stem, ("paper", "strong"))
         check_ranges(width=width)
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -38,9 +38,9 @@ class Affine(nn.Module):
 class ScaledSum(nn.Module):
     """branch + slope * x, slope per channel (dimension 1): a residual sum and the map behind it."""
 
-    def __init__(self, slope: Tensor, learn: bool = True):
+    def __init__(self, slope: Tensor):
         super().__init__()
-        self.slope = nn.Parameter(slope.clone(), requires_grad=learn)
+        self.slope = nn.Parameter(slope.clone())
 
     def forward(self, branch: Tensor, x: Tensor) -> Tensor:
         return torch.addcmul(branch, x, along(x, 1, self.slope))

@@ -197,8 +197,7 @@ def write(kernel: Tensor, bias: Tensor, stride, padding, f: Piece) -> nn.Module:
         kernel = own.flatten(0, 1)
         make = CONV[f.dims - 1]
         one = make(into, out, size, stride, padding, groups=groups, device="meta")
-    learns = any(p.requires_grad for m in f.modules.values() for p in m.parameters())
-    one.weight, one.bias = (nn.Parameter(v.clone(), learns) for v in (kernel.contiguous(), bias))
+    one.weight, one.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias.clone())
     return one.eval()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, as_tensor, fx, nn
 
 from .data import Data
 from .gaussian import Gaussian
@@ -47,11 +47,8 @@ class Method(NamedTuple):
 
 def as_tensors(chosen: list[dict[str, Gaussian]]) -> dict[str, Tensor]:
     """Statistics of activations, group after group, under names that tell group and activation."""
-    named = [
-        (f"{i} {name}", vars(g)) for i, group in enumerate(chosen) for name, g in group.items()
-    ]
-    parts = {f"{k}.{part}": value for k, g in named for part, value in g.items()}
-    return {k: torch.as_tensor(value) for k, value in parts.items() if value is not None}
+    named = [(f"{i} {name}", g) for i, group in enumerate(chosen) for name, g in group.items()]
+    return {f"{k}.{p}": as_tensor(v) for k, g in named for p, v in vars(g).items() if v is not None}
 
 
 def as_gaussians(decision: dict[str, Tensor]) -> list[dict[str, Gaussian]]:
@@ -60,7 +57,7 @@ def as_gaussians(decision: dict[str, Tensor]) -> list[dict[str, Gaussian]]:
     groups = [{} for _ in {group for group, _ in keys}]
     for group, name in keys:
         mean, std, dim = (decision.get(f"{group} {name}.{part}") for part in ("mean", "std", "dim"))
-        groups[int(group)][name] = Gaussian(mean, std, None if dim is None else int(dim))
+        groups[int(group)][name] = Gaussian(mean, std, dim and int(dim))
     return groups
 
 

@@ -4,8 +4,6 @@ A batch norm knows: its output has mean beta and standard deviation |gamma| (TLC
 section 3). After a residual sum, or without a batch norm, nobody knows before measuring.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, fx, nn
 
@@ -34,9 +32,8 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     nodes = {n: a for n, a in nodes.items() if names is None or n in names}
     known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
-    found = measured(traced, data, [name for name in nodes if name not in known])
-    found |= {name: from_batch_norm(norm) for name, norm in known.items()}
-    return {n: replace(found[n], dim=channel_dim(traced, a)) for n, a in nodes.items()}
+    other = measured(traced, data, [name for name in nodes if name not in known])
+    return {n: from_batch_norm(known[n]) if n in known else other[n] for n in nodes}
 
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
@@ -72,7 +69,7 @@ class Welford:
 
     def result(self) -> Gaussian:
         """Mean and (population) standard deviation, float32, shape (channels,)."""
-        return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float())
+        return Gaussian(self.mean.float(), (self.squares / self.count).sqrt().float(), self.dim)
 
 
 def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[str, Gaussian]:
