@@ -34,8 +34,8 @@ def move_padding(traced: fx.GraphModule, end: fx.Node) -> None:
     """Move all padding of the linear chain that ends in ``end`` to its first convolution.
 
     A second convolution that pads its input by p2 becomes a first one of stride s1 that pads by
-    p1 + s1 p2 (lesson 03). Nothing happens where more than linear maps, or a branch, is
-    between the two, or one of them cannot give or take padding.
+    p1 + s1 p2 (lesson 03). Nothing happens where more than linear maps, or a branch, is between the
+    two, or one of them cannot give or take padding.
     """
     node, maps = end.args[0], (*MAP, nn.Identity, *DROPOUT)
     while isinstance(module_of(traced, node), maps) and only_user(node) is not None:

@@ -88,9 +88,8 @@ def project(
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
             error = _put(traced, run, gram, ridge)
-            rows.append(
-                {"removed": ", ".join(run.removed), "layer": str(run.layer), "error": error}
-            )
+            removed, layer = ", ".join(run.removed), str(run.layer)
+            rows.append({"removed": removed, "layer": layer, "error": error})
     rows += [{"removed": name, "left": why} for name, why in left.items()]
     return Projection(finish(traced), pd.DataFrame(rows))
 

@@ -28,13 +28,9 @@ from .train import device_of, dtype_of, evaluate
 
 
 def rank(
-    model: nn.Module,
-    data: Data,
-    rule: str = "tlc",
-    replacement: str = "on_off_affine",
-    seed: int = 0,
-    progress: bool = False,
-) -> dict[str, float]:
+    model: nn.Module, data: Data, rule: str = "tlc", replacement: str = "on_off_affine",
+    seed: int = 0, progress: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """{name of activation: score}, least harmful first.
 
     ``rule``: a key of ``RULES``; ``replacement``: the linearisation that the score is for.
