@@ -29,11 +29,7 @@ COLUMNS = [
     "relu_units", "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
 ]  # fmt: skip
 HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return chain(3)
+model = pytest.fixture(scope="module")(lambda: chain(3))
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +115,12 @@ def test_numbers_of_any_library_are_numbers(model, data, tmp_path):
     assert again.table.equals(run.table)
 
 
-@pytest.mark.parametrize(
-    ("word", "other"),
-    [
-        ("seed", dict(seed=1)), ("options", dict(rule="affine")), ("options", dict(rank="tlc")),
-        ("epochs", dict(epochs=3)), ("tuning", dict(lr=0.1)), ("tuning", dict(distil=False)),
-        ("method", dict(method="at_once")), ("remove", dict(remove=1)), ("remove", dict(remove=3)),
-        ("model", {}), ("train", {}), ("data", {}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("word, other", [
+    ("seed", dict(seed=1)), ("options", dict(rule="affine")), ("options", dict(rank="tlc")),
+    ("epochs", dict(epochs=3)), ("tuning", dict(lr=0.1)), ("tuning", dict(distil=False)),
+    ("method", dict(method="at_once")), ("remove", dict(remove=1)), ("remove", dict(remove=3)),
+    ("model", {}), ("train", {}), ("data", {}),
+])  # fmt: skip
 def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, data):
     ask = dict(remove=2, model=model, data=data) | HOW | other
     ask |= {

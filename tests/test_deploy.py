@@ -66,10 +66,9 @@ def test_weights_are_saved_and_loaded_without_pickle(model, tmp_path):
     twin = copy.deepcopy(model)
     for parameter in twin.parameters():
         parameter.data.zero_()
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors"
-    )
-    twin.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    path = tmp_path / "w.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    twin.load_state_dict(load_file(path))
     assert torch.equal(twin(X), model(X))
 
 
@@ -97,6 +96,5 @@ def test_it_goes_on_training(model):
     """Gradients reach every parameter that may learn, through every module of ours."""
     twin = copy.deepcopy(model).train()
     twin(X).square().mean().backward()
-    learning = {k: p for k, p in twin.named_parameters() if p.requires_grad}
-    silent = [k for k, p in learning.items() if p.grad is None]
-    assert learning and not silent
+    learning = {k: p.grad for k, p in twin.named_parameters() if p.requires_grad}
+    assert learning and not [k for k, gradient in learning.items() if gradient is None]

@@ -78,14 +78,11 @@ def test_an_answer_may_not_look_up_the_answers(answer):
 # ---- copies for a fork: buttons, one set-up cell, nothing else changed ----
 
 
-@pytest.mark.parametrize(
-    ("repo", "branch"),
-    [
-        *[(repo, "main") for repo in ("", "name", "https://github.com/me/name", "me/name/more",
-                                      "-me/name", "me/na me")],
-        *[("me/name", branch) for branch in ("a b", "x..y", "-x", 'x"; import os')],
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("repo, branch", [
+    *[(repo, "main") for repo in ("", "name", "https://github.com/me/name", "me/name/more",
+                                  "-me/name", "me/na me")],
+    *[("me/name", branch) for branch in ("a b", "x..y", "-x", 'x"; import os')],
+])  # fmt: skip
 def test_a_wrong_fork_is_one_sentence(repo, branch):
     with pytest.raises(ValueError, match="is owner/name|is the name of a git branch"):
         checked(repo, branch)

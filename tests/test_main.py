@@ -147,15 +147,11 @@ def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
     assert not (tmp_path / "README.md").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [
-        (["--rank", "magnitude"], "another options"), (["--dense-epochs", 3], "another epochs"),
-        (["--width", 4], "dense.safetensors holds the weights of another network"),
-        (["--network", "resnet18"], "dense.safetensors holds the weights of another network"),
-    ],
-    ids=lambda v: str(v)[:40],
-)  # fmt: skip
+@pytest.mark.parametrize("option, words", [
+    (["--rank", "magnitude"], "another options"), (["--dense-epochs", 3], "another epochs"),
+    (["--width", 4], "dense.safetensors holds the weights of another network"),
+    (["--network", "resnet18"], "dense.safetensors holds the weights of another network"),
+], ids=lambda v: str(v)[:40])  # fmt: skip
 def test_a_run_with_other_settings_is_not_resumed(option, words, again, monkeypatch):
     with untrained():
         check_mistake(words, again[4], monkeypatch, *again, *option)

@@ -98,15 +98,12 @@ def test_fastest_keeps_what_the_clock_prefers():
     assert relative_error(merged(x), linear(x)) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("one", "faster"),
-    [
-        ([9, 19, 29, 39, 49, 59, 69], True),  # though it overlaps: within each round it wins
-        ([11, 19, 29, 39, 49, 59, 69], True),
-        ([11, 21, 31, 39, 49, 59, 69], False),  # four rounds of seven
-        ([10, 20, 30, 40, 50, 60, 70], False),
-    ],
-)
+@pytest.mark.parametrize("one, faster", [
+    ([9, 19, 29, 39, 49, 59, 69], True),  # though it overlaps: within each round it wins
+    ([11, 19, 29, 39, 49, 59, 69], True),
+    ([11, 21, 31, 39, 49, 59, 69], False),  # four rounds of seven
+    ([10, 20, 30, 40, 50, 60, 70], False),
+])  # fmt: skip
 def test_one_is_faster_if_it_wins_three_rounds_of_four(monkeypatch, one, faster):
     """A busy machine slows down whole rounds: here from 10 to 70 ms."""
     two, row, layer = [10, 20, 30, 40, 50, 60, 70], {}, nn.Linear(2, 2)

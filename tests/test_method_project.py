@@ -16,18 +16,13 @@ from torchvision.models import MobileNetV2
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
 from tlc_minimal.lessons.transformers import vit
-from tlc_minimal.methods.project import milliseconds
 from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.reading.images import Split
 from tlc_minimal.statistics import statistics
 
 blocks = importlib.import_module("tlc_minimal.methods.blocks")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return digits(200, size=16)
+data = pytest.fixture(scope="module")(lambda: digits(200, size=16))
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +166,6 @@ def test_a_speedup_is_a_target(model, data, monkeypatch):
     words = r"about \d\.\d times as fast on this machine, not 50 times: give a smaller"
     with pytest.raises(ValueError, match=words):
         tlc.collapse(model, data, speedup=50, **options)
-
-
-def test_the_clock_sees_that_one_layer_is_faster_than_six(data):
-    network = trace(tlc.simple_cnn(width=16)).eval()
-    runs = found(network, data, 6, 3)
-    (longest,) = runs[max(runs, key=lambda s: s[1] - s[0])]
-    layers = fit_alone(network, {"longest": longest}, data, 20, 1.0)
-    assert milliseconds(network, longest, layers["longest"]) > 0
 
 
 def test_what_no_set_of_layers_can_replace_is_refused_with_the_numbers(data, tmp_path):

@@ -14,10 +14,7 @@ from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.prefix import Swap, Without
 from tlc_minimal.rank import RULES
 
-
-@pytest.fixture(scope="module")
-def data():
-    return tlc.load_data("digits", size=16).subset(100)
+data = pytest.fixture(scope="module")(lambda: tlc.load_data("digits", size=16).subset(100))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -25,15 +25,8 @@ from tlc_minimal.reading.images import Split
 from tlc_minimal.stages import Task
 from tlc_minimal.statistics import from_batch_norm
 
-
-@pytest.fixture(scope="module")
-def data():
-    return digits(256)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return drawn(tlc.resnet18, width=4, dtype=torch.float32)
+data = pytest.fixture(scope="module")(lambda: digits(256))
+model = pytest.fixture(scope="module")(lambda: drawn(tlc.resnet18, width=4, dtype=torch.float32))
 
 
 @pytest.fixture(scope="module")

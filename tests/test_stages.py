@@ -15,11 +15,7 @@ from tlc_minimal.nodes import activation_nodes
 from tlc_minimal.stages import as_gaussians, as_tensors, off_share
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknowns take at least")  # of project: few images
-
-
-@pytest.fixture(scope="module")
-def residual():
-    return drawn(helpers.residual, dtype=torch.float32)
+residual = pytest.fixture(scope="module")(lambda: drawn(helpers.residual, dtype=torch.float32))
 
 
 def collapse(model, data, method, remove=2, epochs=1.0, **options):

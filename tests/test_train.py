@@ -17,11 +17,7 @@ from tlc_minimal.files import save_weights
 from tlc_minimal.train import SCHEDULES
 
 train = importlib.import_module("tlc_minimal.train")
-
-
-@pytest.fixture(scope="module")
-def larger():
-    return digits(200, size=16)
+larger = pytest.fixture(scope="module")(lambda: digits(200, size=16))
 
 
 def small(seed=0):
@@ -180,14 +176,11 @@ def test_a_damaged_state_is_named_and_heals_when_it_is_deleted(data, tmp_path):
 # ---- what it computes in ----
 
 
-@pytest.mark.parametrize(
-    ("can", "cuda", "native"),
-    [
-        ({"avx512_bf16": True}, None, True), ({"amx_bf16": True}, None, True), ({}, None, False),
-        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, None, False),
-        (None, None, False), ({}, (7, 5), False), ({}, (8, 0), True), ({}, (9, 0), True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("can, cuda, native", [
+    ({"avx512_bf16": True}, None, True), ({"amx_bf16": True}, None, True), ({}, None, False),
+    ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, None, False),
+    (None, None, False), ({}, (7, 5), False), ({}, (8, 0), True), ({}, (9, 0), True),
+])  # fmt: skip
 def test_bfloat16_where_the_device_multiplies_it(can, cuda, native, monkeypatch):
     """What the CPU can (None: a torch that does not say), and from Ampere on."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
