@@ -208,6 +208,8 @@ def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
     method, mean over the seeds that have both (and range); ``table`` as in :func:`headline`."""
     usual, other = study_of(table, "headline"), study_of(table, "recipes")
     usual, rows = usual.rename(columns={"test": "usual"}), []
+    if other.empty:
+        return pd.DataFrame()
     other = other[other["removed"] > 0]
     both = other.merge(usual[["width", "share", "method", "seed", "removed", "usual"]])
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
