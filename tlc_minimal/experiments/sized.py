@@ -204,28 +204,21 @@ def ladder(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Test accuracy by the usual recipe and by the other one, and the difference, a row a width and
+    """Validation and test accuracy by the usual recipe and by the other one, a row a width and
     method, mean over the seeds that have both (and range); ``table`` as in :func:`headline`."""
     usual, other = study_of(table, "headline"), study_of(table, "recipes")
-    usual, rows = usual.rename(columns={"test": "usual"}), []
     if other.empty:
         return pd.DataFrame()
-    other = other[other["removed"] > 0]
-    both = other.merge(usual[["width", "share", "method", "seed", "removed", "usual"]])
+    usual, rows = usual[["width", "share", "method", "seed", "removed", "val", "test"]], []
+    both = other[other["removed"] > 0].merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
-        rows.append(
-            {
-                "data": data,
-                "network": f"width {width:.0f}",
-                "method": method,
-                "seeds": len(at),
-                "million MACs": spread(at["macs_cut"].fillna(at["macs"]) / 1e6),
-                "rate": f"{at['lr'].iloc[0]:g}",
-                "test accuracy, % (usual recipe)": spread(at["usual"]),
-                "test accuracy, % (this one)": spread(at["test"]),
-                "difference": f"{(at['test'] - at['usual']).mean():+.2f}",
-            }
-        )
+        row = {"data": data, "network": f"width {width:.0f}", "method": method}
+        row |= {"seeds": len(at), "million MACs": spread(at["macs_cut"].fillna(at["macs"]) / 1e6)}
+        for column, name in (("val", "validation"), ("test", "test accuracy")):
+            row[f"{name}, % (usual)"] = spread(at[f"{column} usual"])
+            row[f"{name}, % (this one)"] = spread(at[column])
+            row[f"{name}, difference"] = f"{(at[column] - at[f'{column} usual']).mean():+.2f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -235,7 +228,8 @@ def rates(table: pd.DataFrame | None = None) -> pd.DataFrame:
     table, rows = study_of(table, "rates"), []
     for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
-        row |= {"seeds": runs["seed"].nunique(), "kept": f"{runs['lr'].iloc[0]:g}"}
+        kept = "" if "weight decay" in method else f"{runs['lr'].iloc[0]:g}"
+        row |= {"seeds": runs["seed"].nunique(), "kept": kept}
         for rate, at in runs.groupby("rate"):
             row[f"validation, % (rate {rate:g})"] = spread(at["val"])
         rows.append(row)
