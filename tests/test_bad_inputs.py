@@ -228,6 +228,8 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.statistics(nn.Sequential(nn.Flatten(0), nn.ReLU()), X), ValueError, "1 has no "),
     (lambda m: published_statistics(m[:1].append(nn.ReLU())), ValueError, "1 follows no batch no"),
     (lambda m: tlc.merge(m, X, keep="some"), ValueError, "no keep '"),
+    (lambda m: tlc.rank(m, DATA, "random", seed=1.5), TypeError, "seed is a whole number from 0"),
+    (lambda m: tlc.statistics(m, X, "22"), ValueError, "there is no activation '22'"),
     (lambda m: tlc.rank(m, DATA, "best"), ValueError, "no ranking rule 'best'; there are: tlc, g"),
     (lambda m: tlc.rank(m, DATA, []), ValueError, r"no ranking rule \[\]; there are: tlc"),
     (lambda m: tlc.rank(m, DATA, "gaussian", "zz"), ValueError, "there is no rule 'zz'"),
@@ -376,7 +378,7 @@ def test_more_than_one_output_in_training_is_named():
 
 
 def test_float64_is_trained_and_other_widths_are_timed():
-    tlc.fit(network(), DATA, 0.1, teacher=network().double(), progress=None)
+    tlc.fit(network(), DATA, 0.1, teacher=network().double(), progress=True)
     kinds = {t: network().to(t) for t in (torch.float64, torch.float16, torch.bfloat16)}
     assert tlc.compare(kinds, DATA, [1]).notna().all(axis=None)
 

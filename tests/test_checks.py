@@ -186,9 +186,3 @@ def test_an_answer_may_not_change_its_arguments():
     for name, answer in zip(2 * names, 2 * (centred, taken, eased)):  # twice: they are whole again
         said = f"is right, but changes its argument {name.split()[1]}:"
         assert said in refused(name.split()[0], answer)
-
-
-def test_the_norm_of_the_fold_hides_nothing():
-    (_, _, norm), _ = check.folded_batch_norm.cases()
-    for key, value in nn.BatchNorm1d(4).state_dict().items():
-        assert not value.ndim or not torch.isclose(value, norm.state_dict()[key]).any()

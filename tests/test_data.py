@@ -82,6 +82,7 @@ def test_digits_have_the_promised_shapes_and_are_normalised(digits):
     assert not torch.equal(digits.train.labels, other.train.labels)
     assert torch.equal(digits.test.images, other.test.images)
     assert digits.sha256 == again.sha256 == other.sha256 and len(digits.sha256) == 64
+    assert digits.identity == again.identity != other.identity
 
 
 def test_subset_keeps_the_first_images_and_all_classes_and_to_moves_all(digits, tmp_path):

@@ -111,7 +111,7 @@ def test_compare_has_accuracy_counts_and_milliseconds():
     data = digits(50, size=16)
     dense = randomize(tlc.simple_cnn(width=4), dtype=torch.float32).to(tlc.best_device())
     collapsed = tlc.merge(tlc.linearize(dense, "relu2", data), data, keep="all")
-    table = tlc.compare({"dense": dense, "collapsed": collapsed}, data, batches=(1, 3))
+    table = tlc.compare({"dense": dense, "collapsed": collapsed}, data, batches=(1, 3, 1))
     clocks = [name.format(batch) for batch in (1, 3) for name in CLOCKS + GRAPHS]
     assert list(table.columns) == ["accuracy", *NAMES, "threads", *clocks]
     assert list(table.index) == ["dense", "collapsed"]

@@ -198,6 +198,9 @@ def test_identity_adds_the_input_and_what_is_read_can_be_written(dims):
 
 
 def test_branches_that_lie_differently_and_other_paddings_are_refused():
+    for other in (nn.Conv2d(4, 4, 3, padding="same"), nn.ConvTranspose2d(4, 4, 3)):
+        with pytest.raises(ValueError, match="a padding that is no number of zeros"):
+            k.read(other)
     value = k.read(nn.Conv2d(4, 4, 3, padding=1))
     for other in (dict(padding=1, stride=2), dict(padding=0)):
         with pytest.raises(ValueError, match="cannot be added"):

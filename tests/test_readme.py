@@ -185,8 +185,3 @@ def test_every_foreign_network_of_the_record_is_a_line(monkeypatch):
         why = row.get("refusal") or row.get("failure") or f"| {row['error']:.0e} |"
         assert why.split("Error: ")[-1] in lines[row["network"]].replace(r"\|", "|")
     assert "\n\n```\n" not in page
-
-
-def test_a_bar_in_a_sentence_does_not_split_the_line():
-    made = foreign.refused([{"network": "x/y", "refusal": "ValueError: |x| is no input"}])
-    assert made.splitlines()[-1] == r"| x/y |  | \|x\| is no input |"

@@ -10,6 +10,7 @@ import torch
 from helpers import residual, same
 from PIL import Image
 from sklearn.calibration import calibration_curve
+from torch import nn
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import pieces as runner
@@ -110,8 +111,14 @@ def test_reliability_is_scikit_learns_calibration_curve_of_probabilities_and_ans
     assert share.sum() == pytest.approx(1)
     assert (share * points["accuracy"]).sum() == pytest.approx(correct.double().mean().item())
     assert robust.calibration_error(confidence, correct) == pytest.approx((share * gaps).sum())
-    for none, right in (([0.5] * 2, [True]), ([], []), ([3.2], [True]), ([math.nan], [True])):
-        with pytest.raises(ValueError, match="vectors of one length|softmax"):
+    for none, right in (
+        ([0.5] * 2, [True]),
+        ([], []),
+        ([3.2], [True]),
+        ([math.nan], [True]),
+        ([0.5], [1]),
+    ):
+        with pytest.raises(ValueError, match="vectors of one length|softmax|is boolean"):
             robust.calibration_error(torch.tensor(none), torch.tensor(right))
 
 
@@ -126,6 +133,8 @@ def test_auroc_counts_the_pairs_ties_one_half():
 def test_assess_agrees_with_evaluate_and_restores_the_mode(digits):
     model = tlc.load_checkpoint("resnet18_w8_digits").train()
     unknown = robust.unknown_inputs(digits, 50)
+    grey = nn.Sequential(nn.Conv2d(1, 10, 32), nn.Flatten()).double()
+    assert len(robust.assess({"grey": grey}, digits, None, ())) == 1
     table = robust.assess({"a": model, "b": model}, digits, unknown, ("contrast",), (5,))
     assert model.training
     assert list(table["kind"]) == ["clean"] * 2 + ["corrupted"] * 2 + ["unknown"] * 4

@@ -50,6 +50,8 @@ def test_every_method_keeps_the_contract(method, residual, data, columns, tmp_pa
     assert tlc.count(finish, data)["macs"] == table["macs_cut"].iloc[-1]
     assert same(residual, before) and not residual.training
     assert same(tlc.load_run(residual, tmp_path, 2), run.linear)
+    dense = tlc.load_run(residual, tmp_path, 0)  # though something is trained before any goes
+    assert tlc.evaluate(dense, data, "test").accuracy == table["test"].iloc[0]
     again = collapse(residual, data, method, out=tmp_path, resume=True)
     assert again.table.equals(table) and same(again.linear, run.linear)
     # Killed before its first, third and fourth step of tuning, wherever they fall: the same.
@@ -67,6 +69,14 @@ def test_every_method_keeps_the_contract(method, residual, data, columns, tmp_pa
     before, double = kept(given), collapse(given, data, method, epochs=0.1).model
     assert all(p.dtype is torch.float64 for p in double.parameters()) and not double.training
     assert same(given, before) and all(m.training for m in given.modules())
+
+
+@pytest.mark.parametrize("method", ["at_once", "one_by_one", "layer_folding"])
+def test_the_budget_is_kept_to_the_step(method, residual, data):
+    """64 images are 6 steps of 10, 1.4 epochs 8 of them, in however many stages."""
+    with interrupted() as steps:
+        collapse(residual, data, method, 3, epochs=1.4, batch=10)
+    assert len(steps) == 8
 
 
 def test_at_once_ranks_once_on_the_dense_network(residual, data):

@@ -8,7 +8,7 @@ import tlc_minimal as tlc
 from tlc_minimal.experiments import headline as headline_
 from tlc_minimal.experiments.pages import TABLES, markdown
 from tlc_minimal.experiments.sized import predicts, priced, projected, untuned
-from tlc_minimal.experiments.tables import ablation, chain, fair, headline, total_epochs
+from tlc_minimal.experiments.tables import ablation, beyond, chain, fair, headline, total_epochs
 
 
 def rows(*tests, each=0.5, macs=2e6):
@@ -122,6 +122,15 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     shown = shown.loc[[*names, headline_.LONGER]]
     assert [*shown["relu_units"]] == [whole, whole - 1024 - 128, 77, whole - 1024 - 128]
     assert list(shown["speed"]) == [1.0, 2.0, 3.0, 2.0]
+
+
+def test_a_network_that_was_trained_once_more_is_its_own_reference(data, tmp_path):
+    same = dict.fromkeys(("macs", "macs_merged", "layers", "layers_merged"), 3.0)
+    same |= {"speedup_1": 2.0, "speedup_128": 2.0}
+    for what, dense in (("a", 60.0), ("b", 70.0)):
+        both = [same | {"removed": n, "test": dense - n} for n in (0, 1)]
+        record((tmp_path, data), what, f"by {what}", both, study="beyond", network="text")
+    assert list(beyond(tlc.results(tmp_path))["against dense"]) == ["-1.00", "-1.00"]
 
 
 def test_every_trial_before_tuning_has_a_row(data, tmp_path):

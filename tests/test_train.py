@@ -136,7 +136,7 @@ OTHERS = {
     "epochs": {"epochs": 3}, "lr": {"lr": 0.1}, "batch": {"batch": 32}, "seed": {"seed": 1},
     "weight_decay": {"weight_decay": 0.0}, "smoothing": {"smoothing": 0.0},
     "schedule": {"schedule": "steps"}, "teacher": {"teacher": dropped(8)}, "start": {}, "data": {},
-    "images": {}, "precision": {},
+    "images": {}, "precision": {}, "learning": {},
 }  # fmt: skip
 
 
@@ -146,12 +146,14 @@ def test_the_state_of_another_training_is_refused(what, data, tmp_path, monkeypa
     model, how = dropped(), HOW | {"epochs": 1, "state": tmp_path / "fit.state"}
     tlc.fit(model, data, **how, teacher=dropped(7))
     model = dropped(5 if what == "start" else 0)
+    next(model.parameters()).requires_grad_(what != "learning")
     before = kept(model)
-    others = {"data": {"sha256": "0" * 64}, "images": {"train": data.subset(60).train}}
+    others = {"data": {"val": data.test}, "images": {"train": data.subset(60).train}}
     data = replace(data, **others.get(what, {}))
+    said = {"images": "data"}.get(what, what)
     if what == "precision":
         monkeypatch.setattr(train, "precision", lambda device=None: torch.float64)
-    with refused(ValueError, rf"fit\.state .* another {what}: nothing was changed", tmp_path):
+    with refused(ValueError, rf"fit\.state .* another {said}: nothing was changed", tmp_path):
         tlc.fit(model, data, **how | {"teacher": dropped(7)} | OTHERS[what])
     assert same(model, before)
 
@@ -206,13 +208,15 @@ def test_in_bfloat16_the_same_seed_gives_the_same_weights_too(data, monkeypatch)
 
 def test_taps_that_see_only_padding_do_not_learn():
     """On maps of one pixel eight of nine do; in bfloat16 on a CPU they got NaN."""
-    conv, data = nn.Conv2d(3, 8, 3, 2, 1, bias=False), digits(40, size=16)
+    data = digits(40, size=16)
     pixel = lambda split: split._replace(images=split.images[:, :, :1, :1])
     one = {k: pixel(getattr(data, k)) for k in ("train", "val", "test")}
-    model, before = nn.Sequential(conv, nn.Flatten(), nn.Linear(8, 10)), kept(conv)["weight"]
-    tlc.fit(model, replace(data, crop=0, **one), 2, weight_decay=0.0, progress=None)
-    assert (conv.weight != before).any(0).any(0).nonzero().tolist() == [[1, 1]]
-    assert not conv.weight._backward_hooks
+    for mode, taps in (("zeros", 1), ("circular", 9)):  # which see the pixel again
+        conv = nn.Conv2d(3, 8, 3, 2, 1, bias=False, padding_mode=mode)
+        model, before = nn.Sequential(conv, nn.Flatten(), nn.Linear(8, 10)), kept(conv)["weight"]
+        tlc.fit(model, replace(data, crop=0, **one), 2, weight_decay=0.0, progress=None)
+        assert (conv.weight != before).any(0).any(0).sum() == taps
+        assert not conv.weight._backward_hooks
 
 
 # ---- evaluate, augmentation, profile ----

@@ -47,16 +47,10 @@ class Run:
 
 
 def collapse(
-    model: nn.Module,
-    data: Data,
-    remove: int | None = None,
-    epochs: float = 12,
-    method: str = "at_once",
-    seed: int = 0,
-    out: str | Path | None = None,
-    resume: bool = False,
+    model: nn.Module, data: Data, remove: int | None = None, epochs: float = 12,
+    method: str = "at_once", seed: int = 0, out: str | Path | None = None, resume: bool = False,
     **options,
-) -> Run:
+) -> Run:  # fmt: skip
     """Take ``remove`` activations out of a trained model and tune what is left.
 
     ``remove``: how many; ``method="project"`` takes ``macs`` or ``speedup`` in its place.
@@ -110,10 +104,13 @@ def collapse(
             gone = [n for n in names if n not in left]
             bar = f"{method} {i}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
+            batch = min(tuning.get("batch", 128), data.train.size)
+            per_epoch, done = data.train.size // batch, sum(row["epochs"] for row in rows[1:i])
+            steps = max(1, round((done + length) * per_epoch) - round(done * per_epoch))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
             how = {"seed": (1000 * task.seed + i) % 2**32, "progress": bar * task.progress or None}
-            fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
+            fit(current, data, steps / per_epoch, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:
                 handle.remove()
@@ -121,7 +118,7 @@ def collapse(
             row |= {"layer": ", ".join(gone), "off": off_share(decision), "epochs": length}
             row["error"] = float(decision["error"].mean()) if "error" in decision else None
             row["seconds"] = time.perf_counter() - start
-            row["images_per_s"] = length * data.train.size / tuned if new else None
+            row["images_per_s"] = steps * batch / tuned if new else None
             rows[i : i + 1] = [row]
             save_weights(current, weights)
             write_run(folder, config, rows)
@@ -137,7 +134,7 @@ def collapse(
         small = merge(small, data, keep) if is_main() else small  # one at a time: it is clocked
     except (RuntimeError, ValueError) as error:  # after hours: what is tuned is not lost
         warnings.warn(f"not merged, the run's model is as it was tuned: {error}", stacklevel=2)
-    table = pd.DataFrame(_removals(rows)).astype({"error": float})
+    table = pd.DataFrame(removals(rows)).astype({"error": float})
     return Run(table, small, current, folder)
 
 
@@ -162,7 +159,7 @@ def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -
     current = _ready(model, device_of(model), example)
     task = Task(current, None, config["remove"], config["epochs"], config["seed"])
     stages = METHODS[config["method"]].stages(task, **config["options"])
-    last = len(there) - 1 - there[::-1].index(removed)
+    last = len(there) - 1 - there[::-1].index(removed) if removed else 0
     for i, stage in enumerate(stages[:last], 1):
         current, _ = _change(current, stage, Path(folder).expanduser(), i)
         load_weights(Path(folder).expanduser() / f"stage_{i:02d}.safetensors", into=current)
@@ -199,7 +196,7 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
         check_number("remove", remove, Integral, lambda n: 1 <= n <= most, words)
     config = {"method": method, "remove": remove, "epochs": epochs, "seed": seed}
     config |= {"options": of_method, "tuning": tuning, "model": digest(model.state_dict())}
-    config |= {"data": data.sha256, "train": data.train.size}
+    config |= {"data": data.identity, "train": data.train.size}
     plain = lambda n: getattr(n, "item", n.__repr__)()  # a number of NumPy's
     config = json.loads(json.dumps(config, default=plain))  # as it will be read
     asked = (config[k] for k in ("remove", "epochs", "seed"))
@@ -233,7 +230,7 @@ def _row(network: fx.GraphModule, data: Data, finish) -> dict:
     return row | {"epochs": 0.0, "seconds": 0.0, "images_per_s": None}
 
 
-def _removals(rows: list[dict]) -> list[dict]:
+def removals(rows: list[dict]) -> list[dict]:
     """A row for each stage that removed something; what others cost is added to the next one."""
     kept, epochs, seconds = rows[:1], 0.0, 0.0
     for row in rows[1:]:

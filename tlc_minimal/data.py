@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .files import digest
 from .reading.images import Split, read_cifar10, read_digits, read_folder, read_mnist
 from .reading.loaders import read_loaders
 from .reading.refuse import check_input, quoted
@@ -78,6 +79,13 @@ class Data:
         shifted = x.view(-1, x.shape[3]).index_select(0, pixels.flatten())
         return shifted.view(*pixels.shape, -1).permute(0, 3, 1, 2)  # channels_last
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the splits as they are here, and of how they become inputs."""
+        parts = {f"{k}.{i}": x for k in SPLITS for i, x in enumerate(getattr(self, k))}
+        how = {"read": self.sha256, "flip": str(self.flip), "crop": str(self.crop)}
+        return digest(parts | {"mean": self.mean, "std": self.std}, how)
+
     def to(self, device) -> "Data":
         """The same data with every tensor on `device`."""
         parts = {k: Split(*(x.to(device) for x in getattr(self, k))) for k in SPLITS}
@@ -111,10 +119,10 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
         title, train, test, classes = read_folder(Path(name).expanduser(), size)
     else:
         raise ValueError(f"No data set {quoted(name)}: give {', '.join(READERS)} or a folder.")
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for x in (*train, *test):
-        digest.update(str(tuple(x.shape)).encode())
-        digest.update(x.contiguous().numpy())
+        sha256.update(str(tuple(x.shape)).encode())
+        sha256.update(x.contiguous().numpy())
     order = torch.randperm(train.size, generator=torch.Generator().manual_seed(seed))
     n_val = max(1, round(train.size * (0.15 if name == "digits" else 0.1)))
     val, train = (Split(*(x[i] for x in train)) for i in (order[:n_val], order[n_val:]))
@@ -122,7 +130,7 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
         raise ValueError("one training image is no training set: give two or more.")
     mean, std = channel_statistics(train.images)
     flip, crop = (False, 2) if name in ("digits", "mnist") else (True, train.images.shape[-1] // 8)
-    return Data(title, train, val, test, classes, mean, std, flip, crop, digest.hexdigest())
+    return Data(title, train, val, test, classes, mean, std, flip, crop, sha256.hexdigest())
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def cannot_write(path: Path, error: OSError) -> OSError:
 
 def write_json(path: str | Path, content: dict) -> None:
     """Write ``content`` as :func:`write_whole` does."""
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1, default=lambda n: n.item()) + "\n").encode())
 
 
 def read_json(path: str | Path, fields: dict[str, type]) -> dict:

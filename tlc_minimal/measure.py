@@ -102,7 +102,7 @@ def compare(
     table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
     table.insert(0, "accuracy", [evaluate(m, data, "test").accuracy for m in models.values()])
     table["threads"] = torch.get_num_threads()
-    for batch in batches or usual_batches(device):
+    for batch in dict.fromkeys(batches or usual_batches(device)):
         table = table.join(_label(latency(models, first_images(fitting, batch, device)), batch))
     return table
 

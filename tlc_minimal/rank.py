@@ -22,7 +22,7 @@ from .prefix import Swap, swapped_losses
 from .reading.fits import check_data
 from .reading.layers import CONV, NORM
 from .reading.refuse import check_finite, there_are
-from .refuse import check_known
+from .refuse import check_known, check_ranges
 from .statistics import statistics
 from .train import device_of, dtype_of, evaluate
 
@@ -38,6 +38,7 @@ def rank(
     """
     check_known("ranking rule", rule, RULES)
     check_rule(replacement)
+    check_ranges(seed=seed)
     data = check_data(model, data)
     names = list(activation_nodes(trace(model, share=True, example=data)))
     if not names:

@@ -33,4 +33,4 @@ def check_recipe(data: Data, **recipe) -> None:
 def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
     """How many steps of training these (fractions of) epochs are."""
     size = data.train.size
-    return max(1, int(epochs * (size // min(batch, size))))
+    return max(1, int(epochs * (size // min(batch, size)) + 1e-6))

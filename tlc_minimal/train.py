@@ -74,19 +74,11 @@ def profile() -> str:
 
 
 def fit(
-    model: nn.Module,
-    data: Data,
-    epochs: float = 30,
-    lr: float = 0.1,
-    batch: int = 128,
-    weight_decay: float = 5e-4,
-    smoothing: float = 0.05,
-    schedule: str = "cosine",
-    teacher: nn.Module | None = None,
-    seed: int = 0,
-    progress: str | None = "fit",
+    model: nn.Module, data: Data, epochs: float = 30, lr: float = 0.1, batch: int = 128,
+    weight_decay: float = 5e-4, smoothing: float = 0.05, schedule: str = "cosine",
+    teacher: nn.Module | None = None, seed: int = 0, progress: str | bool | None = "fit",
     state: str | Path | None = None,
-) -> list[float]:
+) -> list[float]:  # fmt: skip
     """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
 
     ``schedule="cosine"``: the learning rate rises linearly over the first tenth and falls to zero;
@@ -121,7 +113,8 @@ def fit(
     steps, per_epoch, rate = steps_of(data, epochs, batch), size // batch, SCHEDULES[schedule]
     done, means = 0, []
     if state is not None:
-        recipe |= {"data": data.sha256, "images": size, "precision": str(compute)}
+        recipe |= {"data": data.identity, "precision": str(compute)}
+        recipe |= {"learning": [n for n, p in model.named_parameters() if p.requires_grad]}
         recipe |= {"start": digest(model.state_dict())}
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
         state = own(Path(state))
@@ -131,7 +124,8 @@ def fit(
             keep(state, recipe, model, sgd, generator, 0, [])
     handles = hold_idle_taps(model, data.example[:2].to(device, like))
     losses, good = [], copy.deepcopy(model.state_dict())
-    how = {"desc": progress, "disable": progress is None or not is_main(), "leave": False}
+    title = progress if isinstance(progress, str) else "fit"
+    how = {"desc": title, "disable": not (progress and is_main()), "leave": False}
     bar = tqdm(total=steps, initial=done, mininterval=0.5, **how)
     try:
         for step in range(done, steps):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..collapse import removals
 from ..files import read_json
 from ..run_folder import run_of
 from .plots import before_and_after, curves, png
@@ -25,10 +26,10 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     saved = run_of(folder)
-    table = pd.DataFrame(saved["rows"])
+    table = pd.DataFrame(removals(saved["rows"]))
     if table["test"].isna().any():
         raise FileNotFoundError(f"{folder} holds no finished run: resume it first.")
-    table["macs"] /= 1e6
+    table[["macs", "macs_cut"]] /= 1e6
     config = saved["config"] | saved["config"]["options"] | saved["config"]["tuning"]
     for left_out in ("options", "tuning", "model", "data"):
         config.pop(left_out, None)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..gaussian import Gaussian
+from ..reading.fits import data_for
 from ..reading.images import read_digits, resize
 from ..reading.refuse import in_eval
-from ..train import device_of
+from ..train import device_of, dtype_of
 from .corruptions import CORRUPTIONS, corrupt
 
 
@@ -42,9 +43,9 @@ def unknown_inputs(data: Data, count: int = 1000) -> dict[str, Tensor]:
 @torch.no_grad()
 def probabilities(model: nn.Module, data: Data, images: Tensor) -> Tensor:
     """Softmax outputs, float32 (N, classes) on the CPU, of uint8 images normalised as ``data``."""
-    device = device_of(model)
+    device, like, data = device_of(model), dtype_of(model), data_for(model, data)
     with in_eval(model):
-        outputs = [model(data.normalize(part.to(device))) for part in images.split(500)]
+        outputs = [model(data.normalize(x.to(device)).to(like)) for x in images.split(500)]
     return torch.cat(outputs).float().softmax(1).cpu()
 
 
@@ -58,6 +59,8 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> pd.DataF
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
         shapes = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
         raise ValueError(f"confidence and correct are vectors of one length, not {shapes}.")
+    if correct.dtype is not torch.bool:
+        raise ValueError(f"correct is boolean, right or wrong, not {correct.dtype}.")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence is a probability, 0 to 1: take the softmax first.")
     table = pd.DataFrame({"confidence": confidence, "accuracy": correct.double()})

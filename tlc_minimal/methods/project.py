@@ -24,7 +24,7 @@ from ..project import project as project_layers
 from ..refuse import check_ranges
 from ..runs import Run
 from ..stages import Stage, Task
-from ..train import device_of
+from ..train import device_of, dtype_of
 from .stretches import best_sets, cheapest, fit_alone, found, macs_of, places, removed, summed
 
 
@@ -139,7 +139,7 @@ def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, ke
 def milliseconds(traced: fx.GraphModule, run: Run, layer: nn.Module) -> float:
     """What a layer saves in the place of a run, on one image."""
     shape = run.entry.meta["tensor_meta"].shape
-    x = fast_layout(torch.randn(1, *shape[1:], device=device_of(traced)))
+    x = fast_layout(torch.randn(1, *shape[1:], device=device_of(traced), dtype=dtype_of(traced)))
     old, new = fast_layout(fold(alone(traced, run.entry, run.nodes))), fast_layout(layer)
     with torch.inference_mode():
         times = race([lambda: old(x), lambda: new(x)], device=x.device)

@@ -20,7 +20,8 @@ def hold_idle_taps(model: nn.Module, x: Tensor) -> list:
         for axis, (size, count, padding) in enumerate(sizes):
             taps = torch.arange(conv.kernel_size[axis]) * conv.dilation[axis] - padding
             at = torch.arange(count)[:, None] * conv.stride[axis] + taps
-            seen = seen[..., None] & ((at >= 0) & (at < size)).any(0)
+            inside = (at >= 0) & (at < size) | (conv.padding_mode != "zeros")
+            seen = seen[..., None] & inside.any(0)
         used[conv] = used.get(conv, False) | seen[0]
 
     looks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, CONV[:-1])]
