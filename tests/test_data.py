@@ -28,6 +28,7 @@ from tlc_minimal.reading import images as readers
 
 PAYLOAD = bytes(range(256)) * 2000
 DEAD = "http://127.0.0.1:9/"
+grey = lambda values: torch.tensor(values, dtype=torch.uint8).expand(3, 32, 32)
 
 
 @pytest.fixture
@@ -154,10 +155,6 @@ def first_image(folder, image, name="0.png", **how):
     (folder / "test" / "cat" / "0.png").unlink(missing_ok=True)
     image.save(folder / "test" / "cat" / name, **how)
     return load_data(folder).test.images[0]
-
-
-def grey(values):
-    return torch.tensor(values, dtype=torch.uint8).expand(3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["0.png", "0.tif"])

@@ -15,7 +15,6 @@ import torch
 from helpers import CLOCK, apart, digits, files, residual
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import pieces
 
 HOW = {"batch": 25, "lr": 0.05, "keep": "all", "progress": False, "resume": True}
 
@@ -89,9 +88,3 @@ def test_the_command_line_by_torchrun(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == done.stdout.count("accuracy, %") == 1
     assert not list(tmp_path.glob("tlc-*"))
-
-
-def test_records_are_made_by_one(monkeypatch):
-    monkeypatch.setattr(pieces, "processes", lambda: 2)
-    with pytest.raises(RuntimeError, match="records are made by one process each: start"):
-        pieces.check_alone()

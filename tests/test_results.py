@@ -111,8 +111,7 @@ def test_the_surgery_of_a_recorded_run_gives_the_same_counts_today(what):
 # ---- the runner: what is missing is made, once, within its budget, and nothing lost ----
 
 
-def small():
-    return tlc.load_data("digits", size=16)
+small = lambda: tlc.load_data("digits", size=16)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tlc_minimal.reading.images import Split
 from tlc_minimal.stages import Task
 from tlc_minimal.statistics import from_batch_norm
 
+same_function = lambda a, b, x: torch.allclose(a.eval()(x), b.eval()(x), atol=1e-4)
 data = pytest.fixture(scope="module")(lambda: digits(256))
 model = pytest.fixture(scope="module")(lambda: drawn(tlc.resnet18, width=4, dtype=torch.float32))
 
@@ -56,10 +57,6 @@ def play(task, stages) -> list[tuple[set[str], float]]:
             handle.remove()
         told.append((gone, epochs))
     return told, current
-
-
-def same_function(a, b, x) -> bool:
-    return torch.allclose(a.eval()(x), b.eval()(x), atol=1e-4)
 
 
 # ---- TLC as published ----

@@ -28,7 +28,7 @@ from .reading.refuse import check_plain, check_read_once, quoted, there_are
 from .refuse import check_known, check_number
 from .run_folder import owned, rows_of, run_of, write_run
 from .stages import METHODS, Method, Stage, Task, off_share
-from .train import best_device, check_recipe, device_of, evaluate, fit, layout
+from .train import best_device, check_recipe, device_of, evaluate, fit, layout, steps_of
 
 TUNING = {"lr": 0.02, "distil": True}
 OF_FIT = ("lr", "batch", "weight_decay", "smoothing", "schedule")
@@ -55,9 +55,9 @@ def collapse(
 
     ``remove``: how many; ``method="project"`` takes ``macs`` or ``speedup`` in its place.
     ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project, blocks; published and
-    the rivals); ``epochs``: its whole budget of tuning, however it spreads it. All methods
-    get the same recipe (the dense model teaches), choose on the validation split, and see the test
-    split once, at the end, for every row of the table. ``out``: the folder of the run (if None one
+    the rivals); ``epochs``: its whole budget of tuning, however it spreads it, to the nearest step.
+    All methods get the same recipe (the dense model teaches), choose on the validation split, and
+    see the test split once, at the end, for every row of the table. ``out``: the folder of the run (if None one
     that goes when Python ends, unless the run was stopped); with ``resume`` a run that was killed
     there goes on, inside a tuning, too.
     ``options``: the method's own (``rank``, ``rule``, ``padding``, ``again``, …), those of
@@ -104,13 +104,10 @@ def collapse(
             gone = [n for n in names if n not in left]
             bar = f"{method} {i}: {', '.join(gone[:2])}{' …' * (len(gone) > 2)}"
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
-            batch = min(tuning.get("batch", 128), data.train.size)
-            per_epoch, done = data.train.size // batch, sum(row["epochs"] for row in rows[1:i])
-            steps = max(1, round((done + length) * per_epoch) - round(done * per_epoch))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
             how = {"seed": (1000 * task.seed + i) % 2**32, "progress": bar * task.progress or None}
-            fit(current, data, steps / per_epoch, teacher=teacher, state=state, **how, **tuning)
+            fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:
                 handle.remove()
@@ -118,7 +115,8 @@ def collapse(
             row |= {"layer": ", ".join(gone), "off": off_share(decision), "epochs": length}
             row["error"] = float(decision["error"].mean()) if "error" in decision else None
             row["seconds"] = time.perf_counter() - start
-            row["images_per_s"] = steps * batch / tuned if new else None
+            batch = min(tuning.get("batch", 128), data.train.size)
+            row["images_per_s"] = steps_of(data, length, batch) * batch / tuned if new else None
             rows[i : i + 1] = [row]
             save_weights(current, weights)
             write_run(folder, config, rows)

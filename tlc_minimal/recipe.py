@@ -31,6 +31,6 @@ def check_recipe(data: Data, **recipe) -> None:
 
 
 def steps_of(data: Data, epochs: float, batch: int = 128) -> int:
-    """How many steps of training these (fractions of) epochs are."""
+    """How many steps of training these (fractions of) epochs are, to the nearest, at least one."""
     size = data.train.size
-    return max(1, int(epochs * (size // min(batch, size)) + 1e-6))
+    return max(1, round(epochs * (size // min(batch, size))))
