@@ -57,9 +57,9 @@ def collapse(
     ``method``: a key of ``METHODS`` (at_once, one_by_one, random, project, blocks; published and
     the rivals); ``epochs``: its whole budget of tuning, however it spreads it, to the nearest step.
     All methods get the same recipe (the dense model teaches), choose on the validation split, and
-    see the test split once, at the end, for every row of the table. ``out``: the folder of the run (if None one
-    that goes when Python ends, unless the run was stopped); with ``resume`` a run that was killed
-    there goes on, inside a tuning, too.
+    see the test split once, at the end, for every row of the table. ``out``: the folder of the run
+    (if None one that goes when Python ends, unless the run was stopped); with ``resume`` a run that
+    was killed there goes on, inside a tuning, too.
     ``options``: the method's own (``rank``, ``rule``, ``padding``, ``again``, …), those of
     :func:`fit` (``lr``, ``batch``, ``weight_decay``, ``smoothing``, ``schedule``), ``distil=False``
     for no teacher, ``keep`` of :func:`merge`, and ``progress=False``.
