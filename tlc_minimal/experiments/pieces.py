@@ -50,7 +50,7 @@ def run_pieces(
     check_alone()
     chosen = [p for p in pieces if only in p.what]
     if not chosen:
-        there = ", ".join(p.what for p in pieces)
+        there = ", ".join([p.what for p in pieces[:9]] + ["…"] * (len(pieces) > 9))
         raise ValueError(f"there is no piece {only!r}; there are: {there}.")
     missing = [p for p in chosen if not _is_recorded(folder / f"{p.what}.json")]
     total = sum(p.minutes for p in missing)
