@@ -46,10 +46,8 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     half = seen("headline_w32_(longer|scratch)_22").dropna()
     for d, said in ((longer, [3, 2, 0.2]), (half[LONGER] - half[shape], [3, 1, 0])):
         assert [len(d), (d > 0).sum(), round(d.mean(), 1)] == said
-    other = (
-        seen("recipes_w32_").sort_index(axis=1).diff(axis=1).iloc[:, 1]
-    )  # from scratch comes first
-    assert (other < -1).all() and round(other.mean(), 1) == -1.4 and len(other) == 3
+    behind = seen("recipes_w32_").sort_index(axis=1).diff(axis=1).iloc[:, 1]
+    assert (behind < -1).all() and round(behind.mean(), 1) == -1.4 and len(behind) == 3
     assert (test[f"{shape}, without a teacher"] > projected).all()
     work = test[f"{shape}, without a teacher, for as many multiplications"]
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()
