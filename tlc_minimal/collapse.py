@@ -106,7 +106,7 @@ def collapse(
             length = task.epochs if stage.epochs is None else stage.epochs * max(1, len(gone))
             before, new = evaluate(current, data).accuracy, not state.exists()
             handles, tuned = stage.hold(current), time.perf_counter()
-            how = {"seed": (1000 * task.seed + i) % 2**32, "progress": bar * task.progress or None}
+            how = {"seed": (1000 * task.seed + i) % 2**32, "progress": task.progress and bar}
             fit(current, data, length, teacher=teacher, state=state, **how, **tuning)
             tuned = time.perf_counter() - tuned
             for handle in handles:

@@ -24,8 +24,8 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     only), in forward order, eval mode.
 
     ``data``: a tensor of inputs, a DataLoader or a Data (its first 2,048 training images are used).
-    ValueError if the model cannot be traced or does not accept a batch, an activation has no
-    channels, or a weight or measured value is not finite.
+    ValueError if the model cannot be traced or does not accept a batch, a name is unknown, an
+    activation has no channels, or a weight or measured value is not finite.
     """
     traced = trace(model, share=True, example=data).eval()
     wanted = None if names is None else {find_node(traced, n) for n in check_names(names)}

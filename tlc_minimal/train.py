@@ -85,9 +85,9 @@ def fit(
     ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
-    1503.02531). In the layout of :func:`layout`, autocast to what :func:`precision` says. The same
-    seed gives the same weights on a CPU. Several processes: :mod:`tlc_minimal.parallel`.
-    ``state``: a file in which every epoch leaves what it takes to go on, and which the same call
+    1503.02531). ``progress``: the bar's title, or whether there is one. Laid out by :func:`layout`,
+    autocast to :func:`precision`. The same seed gives the same weights on a CPU. Several processes:
+    :mod:`tlc_minimal.parallel`. ``state``: a file that every epoch writes and that the same call
     takes up, to the same weights: a killed training loses an epoch at most. Delete it at the end.
     ValueError for arguments out of range, a model that does not take the data
     (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,

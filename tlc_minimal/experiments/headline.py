@@ -128,7 +128,7 @@ def plan(profile: str) -> list[Piece]:
             size["each"] = s.each + s.dense / s.depth
             collapses(f"longer_{100 * share:.0f}", seed, LONGER, "project", None, **size)
             for control, method in CONTROLS.items():
-                run = partial(_from_scratch, like, control)
+                run = partial(from_scratch, like, control)
                 epochs = length(control, s.dense, s.depth * s.each, share)
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
@@ -201,7 +201,7 @@ def _tuned_on(piece: Piece, data: Data, out: Path):
     return tuned_on(piece, dense_network(piece, data, out), data, out, piece.config["lr"])
 
 
-def _from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
+def from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
     """A network as large as what the piece ``like`` makes, from scratch; taught by the dense one,
     unless the control's name says otherwise."""
     small, dense = _run(like, data, out).linear, dense_network(piece, data, out)

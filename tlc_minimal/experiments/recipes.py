@@ -21,6 +21,6 @@ def plan(profile: str) -> list[Piece]:
         config = with_decay(usual.config | {"study": "recipes", "lr": RATE}, DECAY)
         name, run = usual.what.replace("headline", "recipes"), usual.run
         if usual.config["method"] == SHAPE:
-            run = partial(headline._from_scratch, pieces[-1], "scratch")  # the one projected so
+            run = partial(headline.from_scratch, pieces[-1], "scratch")  # the one projected so
         pieces.append(usual._replace(what=name, config=config, run=run))
     return pieces

@@ -183,7 +183,7 @@ def of_hidden(traced: fx.GraphModule) -> str:
 def warn(text: str, told: set) -> None:
     """Once a line of those who call the library, however often it reads the model meanwhile."""
     frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals["__name__"].startswith(OURS):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(OURS):
         frame, level = frame.f_back, level + 1
     if (line := (frame.f_code.co_filename, frame.f_lineno)) not in told:
         told.add(line)
