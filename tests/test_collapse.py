@@ -73,7 +73,7 @@ def test_the_default_is_one_long_tuning_after_all_at_once(model, data, tmp_path,
     ((_, _, epochs), how), *more = asked
     assert not more and epochs == 12 and how.pop("lr") == 0.1
     assert how.pop("state") == tmp_path / "stage_01.state" and how.pop("seed") == 1
-    assert same(how.pop("teacher"), model) and how == {"progress": None}
+    assert same(how.pop("teacher"), model) and how == {"progress": False}
     assert list(run.table["removed"]) == [0, 2] and run.table["layer"][1].count(", ") == 1
 
 
