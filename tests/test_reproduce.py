@@ -174,14 +174,14 @@ def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
 
 
 def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
-    for only in ("w2_project_50", "w2_scratch_50"):  # of headline and recipes
+    for only in ("w2_project_50", "w2_scratch_50", "w2_narrow_50"):  # of headline and recipes
         reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
     run = json.loads((tmp_path / "recipes_w2_project_50_seed0/run.json").read_text())["config"]
     assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (RATE, rates.DECAY)
     last = lambda what: rows_of((tmp_path, tmp_path / "records"), f"{what}_50_seed0")[-1]
     shown = sized.recipes(tlc.results(tmp_path / "records"))
     assert list(shown["method"]) == [*METHODS]
-    for name, row in zip(("project", "scratch"), shown.to_dict("records"), strict=True):
+    for name, row in zip(("project", "scratch", "narrow"), shown.to_dict("records"), strict=True):
         usual, other = last(f"headline_w2_{name}"), last(f"recipes_w2_{name}")
         assert usual["macs"] == other["macs"] and usual["params"] == other["params"]
         differs = float(row["test accuracy, difference"])

@@ -209,6 +209,7 @@ def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
     usual, other = study_of(table, "headline"), study_of(table, "recipes")
     if other.empty:
         return pd.DataFrame()
+    other = other.sort_values("method", key=lambda m: m.map(SMALL.index), kind="stable")
     usual, rows = usual[["width", "share", "method", "seed", "removed", "val", "test"]], []
     both = other[other["removed"] > 0].merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
