@@ -23,6 +23,12 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Using padding='same' with even kernel")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws does not depend on those before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """All digits, 32x32; tests do not change them."""

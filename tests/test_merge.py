@@ -201,7 +201,6 @@ def test_two_affine_maps_in_a_row_are_one():
 
 
 def test_the_carrier_of_ones_becomes_a_row_of_the_convolution():
-    torch.manual_seed(0)
     model = randomize(nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)
     ))  # fmt: skip
@@ -262,7 +261,6 @@ PADS["pads one side more than the other"] = dict(kernel_size=4, padding="same")
 
 @pytest.mark.parametrize("words", PADS)
 def test_other_paddings_are_left_alone_and_said_so(words):
-    torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, **PADS[words]), nn.BatchNorm2d(4), nn.ReLU()
     layers += nn.Conv2d(4, 4, **PADS[words]), nn.Conv2d(4, 2, 1)
     model = randomize(nn.Sequential(*layers))

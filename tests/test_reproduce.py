@@ -9,7 +9,18 @@ import torch
 from helpers import CLOCK, residual, same
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments import fair, headline, ladder, mnist, pieces, predicts, rates, sized
+from tlc_minimal.experiments import (
+    controls,
+    fair,
+    headline,
+    ladder,
+    mnist,
+    pieces,
+    predicts,
+    rates,
+    recipes,
+    sized,
+)
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.recipes import METHODS, RATE
 from tlc_minimal.experiments.reproduce import plan, reproduce
@@ -30,7 +41,7 @@ def tiny():
     data = tlc.load_data("digits", size=16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "load_data", {"digits": data}.get)
-        patch.setattr(headline, "resnet18", residual)
+        patch.setattr(controls, "resnet18", residual)
         patch.setattr(headline, "narrower", lambda network, width, data: residual(10, 1))
         patch.setattr(throughput, "resnet18", residual)
         patch.setitem(headline.PROFILES, "laptop", TINY)
@@ -174,8 +185,10 @@ def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
 
 
 def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
-    for only in ("w2_project_50", "w2_scratch_50", "w2_narrow_50"):  # of headline and recipes
-        reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
+    for only in ("project", "scratch", "narrow"):
+        for study in ("headline", "recipes"):
+            how = {"only": f"{study}_w2_{only}_50", "out": tmp_path, "folder": tmp_path / "records"}
+            reproduce("laptop", **HERE, **how)
     run = json.loads((tmp_path / "recipes_w2_project_50_seed0/run.json").read_text())["config"]
     assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (RATE, rates.DECAY)
     last = lambda what: rows_of((tmp_path, tmp_path / "records"), f"{what}_50_seed0")[-1]
@@ -186,6 +199,27 @@ def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
         assert usual["macs"] == other["macs"] and usual["params"] == other["params"]
         differs = float(row["test accuracy, difference"])
         assert differs == pytest.approx(other["test"] - usual["test"], abs=0.01)
+
+
+def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
+    for only in ("headline_w2_short_50", "few_w2_project_50", "few_w2_scratch_50", "few_w2_short"):
+        reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
+    run, usual = (
+        json.loads((tmp_path / f"{study}_w2_project_50_seed0/run.json").read_text())["config"]
+        for study in ("few", "headline")
+    )
+    assert (usual["train"], run["train"], run["epochs"]) == (60, 7, round(9 * usual["epochs"]))
+    table = tlc.results(tmp_path / "records").groupby("what").last()
+    assert list(table["run_epochs"]) == [4, 9, 4, 0.5]  # few: projected, from scratch, short; usual
+    shown = sized.few(tlc.results(tmp_path / "records"))
+    assert list(shown["method"]) == [headline.CONTROLS["short"]]  # what has both
+    few, all_of_them = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))
+    differs = float(shown["test accuracy, difference"][0])
+    assert differs == pytest.approx(few - all_of_them, abs=0.01)
+    data = tlc.load_data("digits", size=16).subset(60)
+    some = controls.seen(next(p for p in recipes.few("laptop")), data)
+    assert torch.equal(some.train.images, data.train.images[:7])
+    assert some.test.size == data.test.size
 
 
 def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step(done):

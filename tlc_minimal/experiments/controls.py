@@ -2,18 +2,20 @@
 scratch, and other projections."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..data import Data
+from ..data import Data, Split
 from ..linearize import linearize
 from ..measure import count
 from ..models import resnet18
 from ..project import project
 from ..train import evaluate, fit
-from .pieces import Piece
+from .pieces import Piece, trained
 
 NARROW = "from scratch, a narrower ResNet-18"
 SHAPE = "from scratch, the same shape"
@@ -33,6 +35,22 @@ def length(control: str, dense: float, tuning: float, share: float) -> float:
     return {"short": tuning, "work": int(dense / share + tuning)}.get(control, dense + tuning)
 
 
+def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
+    """The dense network that a piece starts from, of its seed and stem."""
+    c = piece.config
+    name = c.get("dense", piece.what)
+    stem = "strong" if "_strong_" in name else "paper"
+    build = partial(resnet18, len(data.classes), c["width"], stem)
+    return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed)
+
+
+def seen(piece: Piece, data: Data) -> Data:
+    """What a piece tunes, or trains from scratch, on: the first of the training images, if its
+    config has a share of them (``seen``)."""
+    images = round(piece.config.get("seen", 1) * data.train.size)
+    return replace(data, train=Split(*(part[:images] for part in data.train)))
+
+
 def tuned_on(piece: Piece, teacher: nn.Module, data: Data, out: Path, lr: float, batch: int = 128):
     """The dense network, tuned with itself as the teacher, nothing removed: rows and epochs."""
     return train(piece, copy.deepcopy(teacher), teacher, 0, data, out, lr, batch)
@@ -47,7 +65,7 @@ def train(
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     how |= piece.config.get("options", {})
-    fit(model, data, epochs, lr, batch, **how)
+    fit(model, seen(piece, data), epochs, lr, batch, **how)
     return [{"removed": removed, "epochs": epochs} | scores(model, data)], epochs
 
 

@@ -13,18 +13,28 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import nn
 
 from ..collapse import TUNING, Run, collapse
 from ..data import Data
 from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..methods.published import SCHEDULE
-from ..models import resnet18
 from ..stages import METHODS
 from ..train import best_device
-from .controls import CONTROLS, FRESH_LR, length, narrower, reset, scores, train, trials, tuned_on
-from .pieces import Piece, trained
+from .controls import (
+    CONTROLS,
+    FRESH_LR,
+    dense_network,
+    length,
+    narrower,
+    reset,
+    scores,
+    seen,
+    train,
+    trials,
+    tuned_on,
+)  # fmt: skip
+from .pieces import Piece
 from .throughput import throughput
 
 
@@ -97,8 +107,7 @@ def plan(profile: str) -> list[Piece]:
         config = {"study": "headline", "width": width, "method": method} | config
         config["dense_epochs"] = s.dense
         size = images or 45_000
-        # Ranking and testing cost about half an epoch a removal.
-        passes = length * size + (config.get("remove") or 0) * size / 2
+        passes = length * size + (config.get("remove") or 0) * size / 2  # to rank and to test
         what = f"{prefix(profile, width)}_{name}_seed{seed}"
         minutes = max(0.1, passes / s.speed / 60)
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
@@ -192,8 +201,8 @@ def _run(piece: Piece, data: Data, out: Path) -> Run:
     """A piece's collapse, taken up where it was."""
     c = piece.config
     return collapse(
-        dense_network(piece, data, out), data, c["remove"], c["epochs"], c["how"], piece.seed,
-        out / piece.what, resume=True, **{"lr": c["lr"]} | c["options"],
+        dense_network(piece, data, out), seen(piece, data), c["remove"], c["epochs"], c["how"],
+        piece.seed, out / piece.what, resume=True, **{"lr": c["lr"]} | c["options"],
     )  # fmt: skip
 
 
@@ -239,12 +248,3 @@ def _clock(like: Piece, piece: Piece, data: Data, out: Path):
             row["removed"] = 0 if timed in (model, narrow) else int(run.table["removed"].iloc[-1])
             rows.append(row | count(timed, data) | ms)
     return rows, 0.0
-
-
-def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
-    """The dense network that a piece starts from, of its seed and stem."""
-    c = piece.config
-    name = c.get("dense", piece.what)
-    stem = "strong" if "_strong_" in name else "paper"
-    build = partial(resnet18, len(data.classes), c["width"], stem)
-    return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed)

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from .sized import ladder, predicts, projected, rates, recipes, untuned, widest
+from .sized import few, ladder, predicts, projected, rates, recipes, untuned, widest
 from .tables import ablation, beyond, chain, fair, headline, speed, zoo
 
-ALL = (headline, projected, untuned, rates, recipes, ladder, predicts, ablation, fair, chain)
-ALL += (beyond, speed, zoo, widest)
+ALL = (headline, projected, untuned, rates, recipes, few, ladder, predicts, ablation, fair)
+ALL += (chain, beyond, speed, zoo, widest)
 TABLES = {table.__name__: table for table in ALL}
 
 

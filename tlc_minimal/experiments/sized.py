@@ -206,7 +206,16 @@ def ladder(table: pd.DataFrame | None = None) -> pd.DataFrame:
 def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validation and test accuracy by the usual recipe and by the other one, a row a width and
     method, mean over the seeds that have both (and range); ``table`` as in :func:`headline`."""
-    usual, other = study_of(table, "headline"), study_of(table, "recipes")
+    return _beside_usual(table, "recipes", "usual", "this one")
+
+
+def few(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The same on all images and on few of them."""
+    return _beside_usual(table, "few", "all images", "a ninth of them")
+
+
+def _beside_usual(table, study: str, this: str, that: str) -> pd.DataFrame:
+    usual, other = study_of(table, "headline"), study_of(table, study)
     if other.empty:
         return pd.DataFrame()
     other = other.sort_values("method", key=lambda m: m.map(SMALL.index), kind="stable")
@@ -216,8 +225,8 @@ def recipes(table: pd.DataFrame | None = None) -> pd.DataFrame:
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
         row |= {"seeds": len(at), "million MACs": spread(at["macs_cut"].fillna(at["macs"]) / 1e6)}
         for column, name in (("val", "validation"), ("test", "test accuracy")):
-            row[f"{name}, % (usual)"] = spread(at[f"{column} usual"])
-            row[f"{name}, % (this one)"] = spread(at[column])
+            row[f"{name}, % ({this})"] = spread(at[f"{column} usual"])
+            row[f"{name}, % ({that})"] = spread(at[column])
             row[f"{name}, difference"] = f"{(at[column] - at[f'{column} usual']).mean():+.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
