@@ -30,8 +30,8 @@ def reproduce(
     Profile: smoke, laptop or paper; half: headline and recipes, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
     into what is left is not begun. Only: pieces whose name contains it (headline, rates,
-    recipes, fair, predicts, ladder, beyond, robust, mnist, few, curve, seed0). Out: where runs live, and
-    what was interrupted is taken up. Folder: where the records go.
+    recipes, few, fair, predicts, ladder, beyond, robust, mnist, curve, seed0). Out: where runs
+    live, and what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)

@@ -120,6 +120,22 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test") -> Figure:
     return figure
 
 
+def against(table: pd.DataFrame, x: str, label: str, title: str = "") -> Figure:
+    """:func:`curves` of many methods against the price ``x``; those far below the others do not eat
+    the axis, but are named."""
+    figure = curves(table, x)
+    ax, worst = figure.axes[0], table.groupby("method")["test"].min().sort_values()
+    ax.set(xlabel=label, title=title)
+    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    low = worst[worst < worst.median() - 10]
+    if len(low):
+        ax.set_ylim(worst.drop(low.index).iloc[0] - 2)
+        text = "; ".join(f"{m}: down to {v:.0f} %" for m, v in low.items()) + ", below the axis"
+        ax.text(0.02, 0.02, text, transform=ax.transAxes, fontsize=7)
+    figure.set_size_inches(8.5, 3.6)
+    return figure
+
+
 def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     """Records of one width (from ``results``): test accuracy against activations removed, and
     against the share of MACs left when what is constant is cut; mean and range over the seeds,
@@ -199,7 +215,8 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
             figure = headline(rows, [m for m in methods if m in set(rows["method"])])
         else:
             named = rows[rows["method"] != "dense"].replace({"method": MISSES})
-            figure = curves(named) if methods else trade(rows, FIRST)
+            label = "activations removed"
+            figure = against(named, "removed", label) if methods else trade(rows, FIRST)
         path, digest = folder / f"{name}.png", _digest(rows[["method", "removed", "test", "macs"]])
         drawn[path] = digest
         info = PngInfo()

@@ -111,7 +111,7 @@ best_line.mistakes = {
 
 
 @exercise(
-    ([[-1.0, -1, -1, 2.5], [1, 1, 1, -2.5], [-1, -1, -1, 5], [1, 2, 3, -1]],),
+    ([[-1.0, -1, -1, 2.5], [1, 1, 1, -2.5], [-1, -1, -1, 5], [2, 2, 2, -3]],),
     ([[1.0, 1, -1.2], [-3, 1, 1]],),
 )
 def on_is_cheaper(z):
@@ -125,5 +125,8 @@ on_is_cheaper.mistakes = {
     ),
     "how far z is on each side counts, not how often": lambda z: (z > 0).float().mean(1) > 0.5,
     "the farthest sample does not decide alone": lambda z: z.amax(1) > -z.amin(1),
+    "errors are squared, not cubed: few large values count for less": lambda z: (
+        z.pow(3).mean(1) > 0
+    ),
     "this is where 0 is the cheaper one": lambda z: ~on_is_cheaper.right(z),
 }
