@@ -14,7 +14,7 @@ from .rates import DECAY, with_decay
 RATE = 0.4  # else FRESH_LR
 METHODS = {"ours, projected": "", SHAPE: "scratch", NARROW: "narrow"}
 SEEN = 1 / 9  # 5,000 images of CIFAR-10
-FEW = {"ours, projected": "", SHAPE: "scratch", CONTROLS["short"]: "short"}
+FEW = {"ours, projected": ""} | {CONTROLS[name]: name for name in ("scratch", "short", "alone")}
 
 
 def plan(profile: str) -> list[Piece]:
@@ -25,7 +25,7 @@ def plan(profile: str) -> list[Piece]:
 
 
 def few(profile: str) -> list[Piece]:
-    """Few images: three pieces a seed, as many steps as those of the headline."""
+    """Few images: four pieces a seed, as many steps as those of the headline."""
     change = lambda config: config | {"seen": SEEN, "epochs": round(config["epochs"] / SEEN)}
     return again(profile, "few", FEW, change)
 
