@@ -126,8 +126,8 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     order = torch.randperm(train.size, generator=torch.Generator().manual_seed(seed))
     n_val = max(1, round(train.size * (0.15 if name == "digits" else 0.1)))
     val, train = (Split(*(x[i] for x in train)) for i in (order[:n_val], order[n_val:]))
-    if not train.size:
-        raise ValueError("one training image is no training set: give two or more.")
+    if train.size < 2:
+        raise ValueError("batch norm needs two training images, and one is kept for val: give 3.")
     mean, std = channel_statistics(train.images)
     flip, crop = (False, 2) if name in ("digits", "mnist") else (True, train.images.shape[-1] // 8)
     return Data(title, train, val, test, classes, mean, std, flip, crop, sha256.hexdigest())

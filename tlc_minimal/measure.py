@@ -26,7 +26,7 @@ from .train import device_of, dtype_of, evaluate, profile
 def count(model: nn.Module, example) -> dict[str, int]:
     """Activations (how many, and the numbers that they rectify in an image: ``relu_units``, what
     private inference pays for), parametric layers on the longest path (of attention: none),
-    multiply-accumulates and parameters.
+    multiply-accumulates and parameters, of what the forward uses.
 
     ``example``: an input batch (tensor, DataLoader or Data); MACs are per image of its size.
     """

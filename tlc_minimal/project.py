@@ -48,9 +48,9 @@ def project(
 
     ``data``: a Data (its training split as it is), a DataLoader or a tensor (of augmented images,
     say); no labels. ``kernel``: the side of kernels; less where a run sees less, more where it
-    takes more off the map. Linear layers become one matrix, layers of equal groups stay grouped.
-    What is no layer, norm or sum (pooling, attention, LayerNorm, a sum with another input) ends a
-    run. ``ridge``: in units of the mean variance under a tap.
+    strides further or takes more off the map. Linear layers become one matrix, layers of equal
+    groups stay grouped. What is no layer, norm or sum (pooling, attention, LayerNorm, a sum with
+    another input) ends a run. ``ridge``: in units of the mean variance under a tap.
 
     Normal equations in float64, streamed: memory does not grow with ``images``; what both networks
     have between two runs waits in a temporary folder. A run with a batch norm leaves one behind

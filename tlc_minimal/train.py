@@ -86,9 +86,10 @@ def fit(
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
     1503.02531). ``progress``: the bar's title, or whether there is one. Laid out by :func:`layout`,
-    autocast to :func:`precision`. The same seed gives the same weights on a CPU. Several processes:
-    :mod:`tlc_minimal.parallel`. ``state``: a file that every epoch writes and that the same call
-    takes up, to the same weights: a killed training loses an epoch at most. Delete it at the end.
+    autocast to :func:`precision`. The same ``seed`` (of torch's own draws, too: they begin anew)
+    gives the same weights on a CPU. Several processes: :mod:`tlc_minimal.parallel`. ``state``: a
+    file that every epoch writes and that the same call takes up, to the same weights: a killed
+    training loses an epoch at most. Delete it at the end.
     ValueError for arguments out of range, a model that does not take the data
     (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
     FloatingPointError when the loss is no longer finite: the model then holds the weights of the

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..files import load_weights, save_weights
 from ..models import NETWORKS as PLAIN
+from ..refuse import check_known
 from ..results import find_folder
 
 
@@ -36,9 +37,20 @@ def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> Non
     """Keep a trained network (half precision, no pickle) as data/checkpoints/<name>.safetensors.
 
     ``network`` and ``options`` are the call that builds it: a key of ``NETWORKS``, its arguments.
+    ValueError, and no file, if that builds another network, or a weight is too large.
     """
+    check_known("network", network, NETWORKS)
+    weights = copy.deepcopy(model).half().state_dict()
+    try:
+        NETWORKS[network](**options).load_state_dict(weights)
+        options = json.dumps(options)
+    except (RuntimeError, TypeError) as error:
+        call = f"{network}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+        raise ValueError(f"{call} is not this model: give the call that built it.") from error
+    if large := [k for k, v in weights.items() if not v.isfinite().all()]:
+        raise ValueError(f"{large[0]} is not finite in half precision: keep it by torch.save.")
     path = find_folder("data/checkpoints") / f"{name}.safetensors"
-    save_weights(copy.deepcopy(model).half(), path, network=network, options=json.dumps(options))
+    save_weights(weights, path, network=network, options=options)
 
 
 def load_checkpoint(name: str) -> nn.Module:

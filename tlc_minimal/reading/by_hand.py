@@ -77,7 +77,7 @@ def inline_activations(traced: fx.GraphModule) -> dict[fx.Node, tuple[fx.Node, n
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     runner, found, taken = fx.Interpreter(traced, False), {}, set()
     for end in reversed(order):
-        piece, front = [], {end}
+        piece, front, ways = [], {end}, []
         while front and len(piece) < 12 and end not in taken:
             node = max(front, key=order.get)
             if not is_part(traced, node):
@@ -86,11 +86,20 @@ def inline_activations(traced: fx.GraphModule) -> dict[fx.Node, tuple[fx.Node, n
             front = front - {node} | {*node.all_input_nodes}
             if len(front) == 1:
                 (source,) = front
-                if known := computed_by(partial(run, runner, piece[::-1], source)):
+                known = try_out(runner, piece, source)
+                # What follows an activation, and does nothing to what comes out of it, is no part.
+                inner = (repr(try_out(runner, piece[n:], source)) for n in ways)
+                if known and repr(known) not in inner:
                     taken.update(piece)
                     if len(piece) > 1:  # else it is one call, which is read as such
                         found[end] = source, known
+                ways.append(len(piece))
     return found
+
+
+def try_out(runner: fx.Interpreter, piece: list[fx.Node], source: fx.Node) -> nn.Module | None:
+    """The activation of torch.nn that nodes behind ``source`` compute, the last one first."""
+    return computed_by(partial(run, runner, piece[::-1], source))
 
 
 def is_part(traced: fx.GraphModule, node: fx.Node) -> bool:

@@ -10,6 +10,9 @@ from .refuse import quoted
 def read_loaders(train, test) -> tuple[str, Split, Split, tuple[str, ...]]:
     """What a reader of the library returns, of two loaders."""
     splits = [read_loader(loader) for loader in (train, test)]
+    first, other = (tuple(split.images.shape[1:]) for split in splits)
+    if first != other:
+        raise ValueError(f"images of both loaders are of one size, not {first} and {other}.")
     classes = 1 + max(int(split.labels.max()) for split in splits)
     return "loaders", *splits, tuple(map(str, range(classes)))
 

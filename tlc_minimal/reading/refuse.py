@@ -245,6 +245,6 @@ def check_input(x) -> Tensor:
         )
     if not x.numel():
         raise ValueError("There are no inputs: give at least one image.")
-    if not x.isfinite().all():
+    if not (x.is_meta or x.isfinite().all()):
         raise ValueError("the inputs hold NaN or inf: look for what is not finite in the data.")
     return x.detach()
