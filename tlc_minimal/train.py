@@ -89,11 +89,10 @@ def fit(
     autocast to :func:`precision`. The same ``seed`` (of torch's own draws, too: they begin anew)
     gives the same weights on a CPU. Several processes: :mod:`tlc_minimal.parallel`. ``state``: a
     file that every epoch writes and that the same call takes up, to the same weights: a killed
-    training loses an epoch at most. Delete it at the end.
-    ValueError for arguments out of range, a model that does not take the data
-    (:func:`tlc_minimal.reading.fits.check_data`) or the ``state`` of another training,
-    FloatingPointError when the loss is no longer finite: the model then holds the weights of the
-    last good epoch.
+    training loses an epoch at most. Delete it at the end. ValueError for arguments out of range, a
+    model that does not take the data (:func:`tlc_minimal.reading.fits.check_data`) or the ``state``
+    of another training, FloatingPointError when the loss is no longer finite: the model then holds
+    the weights of the last good epoch.
     """
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
     recipe |= {"smoothing": smoothing, "schedule": schedule, "seed": seed}
