@@ -1,10 +1,12 @@
 """What several test files need: small networks whose batch norms hide nothing, and comparisons."""
 
+import errno
 import importlib
 import itertools
 import multiprocessing
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,7 +141,7 @@ def files(folder) -> dict[str, bytes | None]:
 def refused(kind: type[Exception], words: str, *folders):
     """An error of this kind, in one short line; and nothing in the folders changes."""
     before = [files(folder) for folder in folders]
-    with pytest.raises(kind, match=words or None) as caught:
+    with pytest.raises(kind, match=words) as caught:
         yield
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300, caught.value
@@ -161,6 +163,19 @@ def interrupted(*steps, error=KeyboardInterrupt):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_loss", stop)
         yield begun
+
+
+def full_disk(monkeypatch, name: str = ""):
+    """From now on a file whose name begins so finds room for its first half only."""
+    write = Path.write_bytes
+
+    def refuse(path, content):
+        if not path.name.startswith(name):
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
 
 
 def untrained():

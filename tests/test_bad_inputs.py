@@ -26,11 +26,14 @@ from torch.utils.data import DataLoader, TensorDataset
 import tlc_minimal as tlc
 from tlc_minimal.data import Split
 from tlc_minimal.files import digest
+from tlc_minimal.lessons import kernels
+from tlc_minimal.lessons.corruptions import corrupt
+from tlc_minimal.lessons.robust import agreement, auroc, calibration_error
 from tlc_minimal.methods.published import published_statistics
 from tlc_minimal.recipe import check_recipe
 
 DATA = digits(40)
-X = DATA.example
+X, BYTES = DATA.example, DATA.train.images
 NAN, INF = float("nan"), float("inf")
 
 
@@ -53,13 +56,6 @@ def changed(*edits) -> nn.Sequential:
     for edit in edits:
         edit(model)
     return model.eval()
-
-
-def training(number: int) -> nn.Sequential:
-    """The network with this layer in training mode."""
-    model = network()
-    model[number].train()
-    return model
 
 
 def spoilt(value: float, key: str = "0.weight") -> nn.Module:
@@ -104,7 +100,7 @@ CHANGED = {  # what a changed copy would lose
     "inf": (lambda: spoilt(INF, "1.running_var"), "1.running_var holds NaN or inf"),
     "two inputs": (lambda: nn.Bilinear(3, 3, 10).eval(), "takes two inputs"),
     "branches": (lambda: Net(lambda net, x: net.b(x if x.sum() > 0 else -x), b=network()).eval(),
-                 "Net cannot be traced"),
+                 r"Net cannot be traced .*test_bad_inputs\.py, line"),
     "weight norm": (lambda: changed(lambda m: weight_norm(m[0])),
                     "0 carries a hook or a parametrization.*remove_parametrizations"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
@@ -112,17 +108,19 @@ CHANGED = {  # what a changed copy would lose
 ANEW = nn.BatchNorm2d(4, track_running_stats=False)
 MODES = {  # what merging cannot do
     "in training mode": (lambda: network().train(), r"training mode.*model\.eval\(\)"),
-    "a norm in it": (lambda: training(1), r"1 is in training mode.*model\.eval\(\)"),
+    "a norm in it": (lambda: network().append(nn.BatchNorm1d(10)), r"9 is in training mode.*eval"),
     "batch statistics": (lambda: changed(lambda m: m.register_module("1", ANEW)),
                          "1: .*without running statistics.*give it running statistics"),
-    "branches": (CHANGED["branches"][0], r"test_bad_inputs\.py, line.*torch\.fx\.wrap"),
+    "values that decide": (CHANGED["branches"][0], r"on the values of a tensor.*torch\.fx\.wrap"),
 }  # fmt: skip
 NO_INPUTS = {
-    "None": (None, TypeError, ""), "number": (3, TypeError, "int"),
-    "word": ("digits", TypeError, "str"), "array": (X.numpy(), TypeError, ""),
-    "dict batches": ([{"image": X}], TypeError, ""), "bytes": (DATA.train.images, TypeError, ""),
+    "None": (None, TypeError, "input is needed, not None"), "number": (3, TypeError, "int"),
+    "word": ("digits", TypeError, "str"), "array": (X.numpy(), TypeError, "is needed, not ndarray"),
+    "dict batches": ([{"image": X}], TypeError, "floats, not dict"),
+    "numbers": ([1, 2], TypeError, "floats, not int"),
+    "bytes": (BYTES, TypeError, "floats, .*uint8"), "NaN": (X * NAN, ValueError, "NaN"),
     "token ids": (torch.ones(2, 3, dtype=int), TypeError, "floats"),
-    "NaN": (X * NAN, ValueError, "NaN"), "empty loader": ([], ValueError, ""),
+    "empty loader": ([], ValueError, "yields nothing: give at least one b"),
     "empty": (X[:0], ValueError, "no inputs"), "one": (X[0], ValueError, r"batch, not .*3, 8, 8"),
     "five channels": (torch.randn(2, 5, 8, 8), ValueError, "does not accept an example of shape"),
     "flat": (torch.randn(2, 3), ValueError, "does not accept an example of shape"),
@@ -138,20 +136,22 @@ NO_LOADERS = [
     ([(ONES * NAN, PAIR)], ValueError, "or inf"), ([(ONES[0, 0, :2], PAIR)], ValueError, "H, W"),
     ([(ONES, torch.rand(2, 4))], ValueError, "whole"), ([(ONES, -PAIR)], ValueError, "from 0 on"),
     ([(ONES[..., :0], PAIR)], ValueError, "H, W"), ([(ONES, PAIR - 9)], ValueError, "from -9 on"),
-    ([(ONES[:1], PAIR[:1])], ValueError, "one training image is no training set"),
+    ([(ONES[:1], PAIR[:1])], ValueError, "batch norm needs two training images"),
     ([(ONES, 10**9 * PAIR)], ValueError, "from 0 on"), ([(ONES[0], PAIR[0])], ValueError, "batch"),
     ([(ONES, PAIR), (ONES[..., 1:], PAIR)], ValueError, "of one size, not of {.*8, 7"),
 ]  # fmt: skip
-NO_DATA = {
-    "None": (None, TypeError), "word": ("digits", TypeError), "tensor": (X, TypeError),
-    "array": (X.numpy(), TypeError), "DataLoader": (LOADER, TypeError), "list": ([], TypeError),
-    "label 10": (with_labels(0 * LABELS + 10), ValueError),
-    "label -1": (with_labels(0 * LABELS - 1), ValueError),
-    "fewer labels": (with_labels(LABELS[1:]), ValueError),
-    "short labels": (with_labels(LABELS.int()), ValueError),
-    "one-hot labels": (with_labels(LABELS[:, None]), ValueError),
-    "another size": (replace(DATA, test=Split(DATA.test.images[..., 1:], LABELS[:8])), ValueError),
-    "two classes": (replace(DATA, classes=("a", "b")), ValueError),
+STRANGERS = {"None": None, "word": "digits", "tensor": X, "array": X.numpy(), "list": []}
+STRANGERS |= {"DataLoader": LOADER}
+SAID = "data are a Data, as load_data gives it, not"
+NO_DATA = {k: (bad, TypeError, SAID) for k, bad in STRANGERS.items()} | {
+    "label 10": (with_labels(0 * LABELS + 10), ValueError, "train has the label 10, and the cl"),
+    "label -1": (with_labels(0 * LABELS - 1), ValueError, "train has the label -1, and the cl"),
+    "fewer labels": (with_labels(LABELS[1:]), ValueError, "train has 40 images and 39 labels"),
+    "short labels": (with_labels(LABELS.int()), ValueError, r"int64, one an im.*not torch\.int32"),
+    "one-hot labels": (with_labels(LABELS[:, None]), ValueError, r"one an image, not .*\(40, 1\)"),
+    "another size": (replace(DATA, test=DATA.test._replace(images=DATA.test.images[..., 1:])),
+                     ValueError, r"test has images of \(1, 8, 7\), train of \(1, 8, 8\)"),
+    "two classes": (replace(DATA, classes=("a", "b")), ValueError, "label 9.* classes are 0 to 1"),
 }  # fmt: skip
 conv = lambda channels, flat, classes=10: nn.Sequential(
     nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(flat, classes)
@@ -174,11 +174,9 @@ ON_MODELS += (({"merge": tlc.merge}, MODES),)
 for (name, do), (k, (make, words)) in chain(*(product(a.items(), b.items()) for a, b in ON_MODELS)):
     if (k, name) != ("read twice", "linearize"):  # it has no activation "2"
         CASES.append((f"{name}({k})", do, make, DATA, ValueError, words))
-for (name, do), (k, (bad, kind, words)) in product((READ | CHANGE).items(), NO_INPUTS.items()):
-    CASES.append((f"{name}(…, {k})", do, network, bad, kind, words))
-for (name, do), (k, (bad, kind)) in product(TRAIN.items(), NO_DATA.items()):
-    said = "data are a Data, as load_data gives it, not" if kind is TypeError else ""
-    CASES.append((f"{name}(…, {k})", do, network, bad, kind, said))
+for does, wrong in ((READ | CHANGE, NO_INPUTS), (TRAIN, NO_DATA)):
+    for (name, do), (k, (bad, kind, words)) in product(does.items(), wrong.items()):
+        CASES.append((f"{name}(…, {k})", do, network, bad, kind, words))
 
 
 def assigns(net, x):
@@ -191,11 +189,14 @@ twice = lambda n: nn.Sequential(layer := nn.Conv2d(n, n, 1), nn.ReLU(), layer).e
 lazy = lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
 on_meta = lambda: network().to("meta")
 AT_HOME, APART = (patch.dict(os.environ, d) for d in ({"HOME": "."}, {"WORLD_SIZE": "abc"}))
+conv3 = lambda padding, stride=1: nn.Conv2d(4, 4, 3, stride, padding)
 slopes = lambda n: nn.Sequential(nn.Linear(2, 3), nn.PReLU(n), nn.Linear(3, 2)).eval()
 gaussian = lambda n, mean=1.0: tlc.Gaussian(torch.full((n,), mean), torch.ones(n))
 OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.linearize(m, "3", X), ValueError, "there is no activation '3'"),
-    (lambda m: tlc.linearize(m, ["2", "zz"], X), ValueError, "there is no activation 'zz'"),
+    (lambda m: tlc.linearize(m, ["2", "zz"], X), ValueError, "no activation 'zz'.*there are: 2, 5"),
+    (lambda m: tlc.linearize(tlc.resnet18(width=2), "layer3.0.rel1", X), ValueError,
+     "there is no activation 'layer3.0.rel1' .* did you mean 'layer3.0.relu1'"),
     (lambda m: tlc.linearize(m, "2", X, "off"), ValueError, "'off'; there are: on_off, .*thrifty"),
     (lambda m: tlc.linearize(m, "2", X, padding="x"), ValueError, "no padding 'x'; there are: fir"),
     (lambda m: tlc.linearize(twice(3), "1", X), ValueError, "0 is called more than once"),
@@ -259,7 +260,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, n=n: DATA.subset(n), TypeError, f"1 to 40 images, not {n!r}") for n in ("3", 2.5)],
     *[(lambda m, x=x: DATA.normalize(x), ValueError, r"Images are uint8 \(B, 1 or 3, H, W\), not ")
       for x in (X, DATA.train.images[0], torch.zeros(2, 4, 4, 4, dtype=torch.uint8))],
-    (lambda m: tlc.load_checkpoint("zz"), FileNotFoundError, "data/checkpoints"),
+    (lambda m: tlc.load_checkpoint("zz"), FileNotFoundError, "no data/checkpoints here or above"),
     (lambda m: tlc.resnet18(stem="weak"), ValueError, "no stem 'weak'; there are: paper, strong"),
     (lambda m: tlc.project(m, "zz", X), ValueError, "there is no activation 'zz'"),
     *[(lambda m, k=k, v=v: tlc.project(m, "2", X, **{k: v}), kind, f"{k} is a .* not {v!r}")
@@ -267,6 +268,27 @@ OPTIONS = [  # (call with a model, exception, words)
                               (ValueError, "images", [0]), (TypeError, "images", [2.5]),
                               (ValueError, "ridge", [-1, NAN])) for v in values],
     (lambda m: tlc.project(m, [], X), ValueError, "no activation is to go: give names"),
+    # ---- what the lessons use ----
+    (lambda m: corrupt(BYTES, "fog", 1), ValueError, "no corruption 'fog'; there are: gauss"),
+    *[(lambda m, n=n: corrupt(BYTES, "jpeg", n), ValueError, f"1, 2, 3, 4 or 5, not {n}")
+      for n in (0, 6, 2.5)],
+    *[(lambda m, x=x: corrupt(x, "jpeg", 1), ValueError, "images are uint8")
+      for x in (X, BYTES[0])],
+    *[(lambda m, of=of: calibration_error(*map(torch.tensor, of)), ValueError, said)
+      for *of, said in (([0.5] * 2, [True], "vectors of one length"), ([], [], "vectors of one le"),
+                        ([3.2], [True], "softmax"), ([NAN], [True], "softmax"),
+                        ([0.5], [1], "is boolean"))],
+    *[(lambda m, known=known: auroc(torch.tensor(known), torch.tensor([0.1, 0.5])), ValueError,
+       "both kinds") for known in ([], [NAN])],
+    (lambda m: agreement({"relu": gaussian(4)}, {"relu": gaussian(3)}), ValueError,
+     "differ in layers or channels"),
+    *[(lambda m, layer=layer: kernels.read(layer), ValueError,
+       "has groups, dilation or a padding that is no number of zeros")
+      for layer in (nn.Conv2d(3, 3, 3, padding="same"), nn.ConvTranspose2d(3, 3, 3),
+                    nn.Conv2d(3, 3, 3, padding_mode="reflect"), nn.Conv2d(3, 3, 3, groups=3),
+                    nn.Conv2d(3, 3, 3, dilation=2))],
+    *[(lambda m, two=two: kernels.add(*map(kernels.read, two)), ValueError, "cannot be added")
+      for two in ((conv3(1), conv3(1, 2)), (conv3(1), conv3(0)))],
 ]  # fmt: skip
 RECIPE = [  # what no training, and so no collapse, can do
     ("epochs", ValueError, (0, -1, NAN, 10.0**12)), ("epochs", TypeError, ("3", None, True)),
@@ -309,6 +331,7 @@ OF_COLLAPSE = [
     (ValueError, "not macs and speedup", dict(method="project", remove=None, macs=0.5, speedup=2)),
     *[(ValueError, f"{k} is a .*, not {v}", {"method": "project", "remove": None, k: v})
       for k, v in (("macs", 30), ("speedup", 1))],
+    (ValueError, "macs is a share of the MACs, of 0 to 1, not 2", dict(method="blocks", macs=2)),
     (TypeError, "speedup is a .*, not '2'", dict(method="project", remove=None, speedup="2")),
     (ValueError, "no activation that can go", dict(model=NO_ACTIVATION)),
     (ValueError, "residual blocks, and this model has none",

@@ -2,11 +2,9 @@
 
 import ast
 import functools
-import json
 import math
 import re
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +15,11 @@ from torch import nn
 import tlc_minimal as tlc
 from tlc_minimal.lessons import check
 from tlc_minimal.lessons.check.exercise import Exercise
+from tools.notebooks import lessons, read, tags, text
 
 CHECKS = {name: e for name, e in vars(check).items() if isinstance(e, Exercise)}
 MISTAKES = [(name, cause) for name, e in CHECKS.items() for cause in e.mistakes]
 STYLES = {"list": lambda t: t.tolist(), "numpy": lambda t: t.numpy(), "tensor": lambda t: t}
-LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 each_check = pytest.mark.parametrize("name", CHECKS)
 
 
@@ -29,13 +27,13 @@ each_check = pytest.mark.parametrize("name", CHECKS)
 def solutions() -> dict:
     """{name of a check: the solution in its lesson}, functions and calls of the folded cells."""
     found = {}
-    for path in LESSONS:
+    for path in lessons():
         bell = lambda x: torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
         space = {"torch": torch, "math": math, "tlc": tlc, "product": product}
         space |= {"Phi": torch.special.ndtr, "phi": bell}
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            if "solution" in cell["metadata"].get("tags", []):
-                tree = ast.parse("".join(cell["source"]))
+        for cell in read(path)["cells"]:
+            if "solution" in tags(cell):
+                tree = ast.parse(text(cell))
                 functions = [part for part in tree.body if isinstance(part, ast.FunctionDef)]
                 exec(compile(ast.Module(functions, []), path.name, "exec"), space)
                 for call in ast.walk(tree):

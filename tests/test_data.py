@@ -291,12 +291,8 @@ def test_input_batches_are_of_a_tensor_a_loader_or_data(digits):
         assert [len(b) for b in input_batches(source, 20, batch=10)] == [10, 10]
     (batch,) = input_batches(digits, 8)
     assert torch.equal(batch, digits.example)
-    for wrong in ([1, 2], "digits", x.byte()):
-        with pytest.raises(TypeError, match="inputs are .*floats, not .*(int|str|uint8)"):
-            list(input_batches(wrong, 8))
-    for nothing in (x[:0], []):
-        with pytest.raises(ValueError, match="no inputs: give at least one image"):
-            list(input_batches(nothing, 8))
+    with pytest.raises(ValueError, match="no inputs: give at least one image"):
+        list(input_batches([], 8))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -414,7 +410,7 @@ def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_mnist_is_mended_or_named(damage, serve, tmp_path, monkeypatch, tiny_mnist):
+def test_a_damaged_mnist_is_mended(damage, serve, tmp_path, monkeypatch, tiny_mnist):
     monkeypatch.setitem(fetching.SOURCES, "mnist", (served := serve(tiny_mnist),))
     first = load_data("mnist", root=tmp_path)
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
@@ -489,7 +485,7 @@ def test_cifar10_is_the_same_from_every_source(serve, tmp_path, monkeypatch, tin
         load_data("cifar10", root=roots[2])
 
 
-def test_damaged_batches_are_mended_or_say_what_to_do(tmp_path, monkeypatch, tiny_cifar10):
+def test_damaged_batches_are_mended(tmp_path, monkeypatch, tiny_cifar10):
     shutil.copytree(tiny_cifar10, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "cifar10")
     first = load_data("cifar10", root=tmp_path)

@@ -18,8 +18,8 @@ MEANS = st.floats(-50, 50, allow_nan=False)
 STDS = st.one_of(st.just(0.0), st.floats(1e-3, 50))
 
 
-def tensors(*values, dtype=torch.float64):
-    return [torch.tensor(v, dtype=dtype) for v in values]
+def tensors(*values):
+    return [torch.tensor(v, dtype=torch.float64) for v in values]
 
 
 def test_closed_forms_agree_with_two_million_samples():
@@ -68,12 +68,8 @@ def exact(r: float) -> dict:
         }  # fmt: skip
 
 
-FORMS = COSTS | {
-    "p_on": g.p_on,
-    "mean_relu": g.mean_relu,
-    "slope": lambda mean, std: g.best_affine(mean, std)[0],
-    "shift": lambda mean, std: g.best_affine(mean, std)[1],
-}
+FORMS = COSTS | {"p_on": g.p_on, "mean_relu": g.mean_relu}
+FORMS |= {"slope": lambda *of: g.best_affine(*of)[0], "shift": lambda *of: g.best_affine(*of)[1]}
 UNIT = dict(off=2, on=2, constant=2, affine=2, p_on=0, mean_relu=1, slope=0, shift=1)
 RATIOS = [-40.0, -36.5, -25.0, -12.0, -5.0, -1.0, -0.01, 0.0, 0.3, 2.0, 6.0, 9.0, 20.0, 36.5, 40.0]
 
@@ -159,9 +155,8 @@ def test_the_cost_of_any_line_is_its_expected_squared_error(f):
     for mean, std in ((-1.5, 0.8), (0.0, 1.0), (0.7, 2.0)):
         weight = torch.exp(-(z**2) / 2) / torch.exp(-(z**2) / 2).sum()
         want = ((a * (mean + std * z) + b - f(mean + std * z)).square() * weight).sum()
-        torch.testing.assert_close(
-            g.cost_line(*tensors(mean, std), a, b, f), want, rtol=1e-6, atol=0
-        )
+        got = g.cost_line(*tensors(mean, std), a, b, f)
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
     for cost, line in ((g.cost_on, (1.0, 0.0)), (g.cost_off, (0.0, 0.0))):
         got = g.cost_line(*tensors(0.7, 2.0), *tensors(*line))
         torch.testing.assert_close(got, cost(*tensors(0.7, 2.0)))

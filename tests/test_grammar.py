@@ -232,20 +232,17 @@ class Draft:
         return op(f"BatchNorm{max(len(shape) - 2, 1)}d", num_features=shape[1], **settings)
 
     def act(self, _, fresh):
-        style = self.pick("module", "shared", "function", "in place", "in-place module")
         name = self.pick("ReLU", "ReLU", "ReLU", *ACTS)
         slope = {"negative_slope": 0.2} if name == "LeakyReLU" else {}
-        if style.startswith("in") and (not fresh or name == "GELU"):  # which has no such option
-            style = "module"
-        if style == "in place":
-            return self.pick(op("F.relu", inplace=True), op("x.relu_"), op("F.relu_"))
-        if style == "function" and name == "ReLU":
-            return op(self.pick("F.relu", "torch.relu", "x.relu"))
-        if style == "function":
-            return op(f"F.{ACTS[name]}", **slope)
-        if style == "shared":
-            return op("shared", of=op(name, **slope))
-        return op(name, **slope, **({"inplace": True} if style == "in-place module" else {}))
+        module = op(name, **slope)
+        ways = [module, op("shared", of=module), op(f"F.{ACTS[name]}", **slope)]
+        if name == "ReLU":
+            ways += [op("torch.relu"), op("x.relu")]
+        if name == "ReLU" and fresh:
+            ways += [op("F.relu", inplace=True), op("x.relu_"), op("F.relu_")]
+        if name != "GELU" and fresh:  # which has no such option
+            ways += 2 * [op(name, **slope, inplace=True)]
+        return self.pick(*ways)
 
     def pool(self, shape, _):
         dims, name = max(len(shape) - 2, 1), self.pick("Max", "Avg")

@@ -1,7 +1,6 @@
 """A run that is killed at any moment, also inside a tuning, goes on to the same bits."""
 
 import atexit
-import errno
 import importlib
 import os
 import random
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import CLOCK, apart, chain, digits, gives_up, interrupted, same
+from helpers import CLOCK, apart, chain, digits, files, full_disk, gives_up, interrupted, same
 
 import tlc_minimal as tlc
 
@@ -101,10 +100,10 @@ def check_same(again, full):
     for a, b in ((again.linear, full.linear), (again.model, full.model)):
         a, b = a.state_dict(), b.state_dict()
         assert same(a, b) and all(a[k].stride() == b[k].stride() for k in a)
-    files = [{p.name: p.read_bytes() for p in r.folder.iterdir()} for r in (again, full)]
-    assert set(files[0]) == set(files[1])
-    assert not [name for name in files[0] if name.endswith((".part", ".state"))]
-    assert all(v == files[1][k] for k, v in files[0].items() if k.startswith("stage_"))
+    got, want = files(again.folder), files(full.folder)
+    assert set(got) == set(want)
+    assert not [name for name in got if name.endswith((".part", ".state"))]
+    assert all(content == want[name] for name, content in got.items() if name.startswith("stage_"))
 
 
 def test_there_is_a_moment_wherever_something_is_lost(full):
@@ -169,18 +168,6 @@ def test_a_choice_is_made_once(data, tmp_path):
 
 
 # ---- Ctrl-C and a full disk: nothing is lost, and it is said ----
-
-
-def full_disk(monkeypatch, name: str):
-    """From now on a file of this name finds no room."""
-    write = Path.write_bytes
-
-    def refuse(path, content):
-        if path.name.startswith(name):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", refuse)
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(data, tmp_path, monkeypatch):

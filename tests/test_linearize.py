@@ -33,11 +33,11 @@ def gaussian(*ratios):
     return Gaussian(mean, torch.ones_like(mean))
 
 
-def chain(bn=True, k=3, padding=0, stride=1, last_bias=True, channels=6):
+def chain(bn=True, padding=0, stride=1, last_bias=True):
     """conv, norm, ReLU, conv; in float64 and with random statistics."""
-    layers = [nn.Conv2d(3, channels, k, stride, padding, bias=not bn)]
-    layers += [nn.BatchNorm2d(channels)] if bn else []
-    layers += [nn.ReLU(), nn.Conv2d(channels, 5, k, stride, padding, bias=last_bias)]
+    layers = [nn.Conv2d(3, 6, 3, stride, padding, bias=not bn)]
+    layers += [nn.BatchNorm2d(6)] if bn else []
+    layers += [nn.ReLU(), nn.Conv2d(6, 5, 3, stride, padding, bias=last_bias)]
     return randomize(nn.Sequential(*layers))
 
 
@@ -70,7 +70,7 @@ def test_the_constants_of_off_channels_arrive_inside(bn, last_bias):
     """Exact inside with either padding, and as trained also on the border; conv bias or BN, or a
     channel of ones takes the constant. It goes into the mean of a norm behind, so that tuning goes
     on as it was: no bias to learn appears in front of one."""
-    model = chain(bn=True, padding=1, last_bias=last_bias)
+    model = chain(padding=1, last_bias=last_bias)
     if bn:
         model.append(randomize(nn.Sequential(nn.BatchNorm2d(5)), 3)[0])
     want = by_hand(model, "2", MIXED, "on_off_affine")(X)
@@ -341,9 +341,8 @@ def test_a_turn_that_leaves_the_kept_in_their_places_moves_the_channel_of_ones()
 
 
 def test_an_activation_of_one_number_an_image_is_in_nobodys_way():
-    run = lambda net, x: (
-        net.b(net.r(net.a(x)).mean((2, 3))) * F.softplus(x.mean((1, 2, 3)))[:, None]
-    )
+    scale = lambda x: F.softplus(x.mean((1, 2, 3)))[:, None]
+    run = lambda net, x: net.b(net.r(net.a(x)).mean((2, 3))) * scale(x)
     model = Net(run, a=nn.Conv2d(3, 6, 3), r=nn.ReLU(), b=nn.Linear(6, 2)).double()
     linear = tlc.linearize(model, "r", X)
     assert [*tlc.statistics(model, X, ["r"])] == ["r"] and not hasattr(linear, "r")

@@ -10,7 +10,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from helpers import digits, drawn, refused, relative_error, residual
+from helpers import digits, drawn, refused, residual
 from torch import nn
 from torchvision.models import MobileNetV2
 
@@ -31,7 +31,7 @@ def run(model, data):
     return tlc.collapse(model, data, 3, 1.0, "project", trial=100, keep="all", progress=False)
 
 
-def by_hand(count, costs):
+def by_hand(costs):
     """Every set of stretches between which an activation stays."""
     for size in range(len(costs) + 1):
         for chosen in itertools.combinations(sorted(costs), size):
@@ -49,7 +49,7 @@ def test_the_best_sets_are_those_of_brute_force():
         costs = {stretch: dice.uniform(-1, 3) for stretch in some}
         brings = {stretch: dice.uniform(-1, 3) for stretch in some}
         total = lambda numbers, chosen: sum(numbers[s] for s in chosen)
-        sets = [(total(costs, c), total(brings, c), c) for c in by_hand(count, costs)]
+        sets = [(total(costs, c), total(brings, c), c) for c in by_hand(costs)]
         least = {}
         for cost, _, chosen in sets:
             gone = sum(j - i for i, j in chosen)
@@ -88,7 +88,6 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data):
 
 
 def test_neighbours_with_attention_between_them_go_together_a_matrix_each(data):
-    torch.manual_seed(0)
     network = vit(10, 8, depth=3, size=16)
     stretches = found(trace(network, share=True, example=data).eval(), data, 3, 3)
     assert sorted(stretches) == list(itertools.combinations(range(4), 2))
@@ -101,7 +100,7 @@ def test_neighbours_with_attention_between_them_go_together_a_matrix_each(data):
         assert first["layers"] - last["layers"] == last["removed"]
 
 
-def test_layers_go_with_their_activations(run, model, data):
+def test_layers_go_with_their_activations(run, data):
     first, last = run.table.to_dict("records")
     assert (first["activations"], last["activations"], last["removed"]) == (6, 3, 3)
     # One fewer for each, but for the last activation, behind which the pool ends every run.
@@ -109,10 +108,6 @@ def test_layers_go_with_their_activations(run, model, data):
     assert last["layers"] == first["layers"] - fewer and last["epochs"] == 1.0
     assert 0 < last["error"] < 2 and first["error"] != first["error"]  # None is NaN in a table
     assert tlc.count(run.model, data)["layers"] == last["layers"]
-    x = data.example
-    with torch.no_grad():
-        assert relative_error(run.model(x), run.linear(x)) < 1e-5
-        assert torch.equal(tlc.load_run(model, run.folder, 3)(x), run.linear(x))
 
 
 def test_what_is_removed_is_the_cheapest_set(run, model, data):
@@ -123,7 +118,7 @@ def test_what_is_removed_is_the_cheapest_set(run, model, data):
         if j - i <= 3:
             tried = tlc.project(model, names[i:j], data, images=100).model
             costs[i, j] = tlc.evaluate(tried, data).loss - before
-    three = [c for c in by_hand(6, costs) if sum(j - i for i, j in c) == 3]
+    three = [c for c in by_hand(costs) if sum(j - i for i, j in c) == 3]
     chosen = min(three, key=lambda c: sum(costs[s] for s in c))
     gone = [name for i, j in chosen for name in names[i:j]]
     assert run.table["layer"].iloc[-1].split(", ") == gone
@@ -220,5 +215,3 @@ def test_a_share_is_kept_and_one_that_cannot_be_is_refused(network, data):
     assert last["removed"] == free["removed"] == 2 and last["macs"] <= share * before["macs"]
     with pytest.raises(ValueError, match=r"without 2 activations 0\.\d+ of the MACs can be left, "):
         tlc.collapse(network, data, macs=0.1, constants=False, **how)
-    with pytest.raises(ValueError, match="macs is a share of the MACs, of 0 to 1, not 2"):
-        tlc.collapse(network, data, macs=2, **how)

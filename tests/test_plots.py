@@ -97,9 +97,8 @@ def test_trade_draws_means_and_ranges_and_joins_the_sizes_of_a_method():
 def test_before_and_after_draws_what_is_left_in_percent(compared):
     (ax,) = plots.before_and_after(compared).axes
     left = {t.get_text(): b.get_width() for t, b in zip(ax.get_yticklabels(), ax.patches)}
-    assert left == pytest.approx(
-        {"accuracy": 50, "activations": 50, "layers": 600 / 7, "macs": 20, "params": 50, "ms_1": 50}
-    )
+    halved = dict.fromkeys(("accuracy", "activations", "params", "ms_1"), 50)
+    assert left == pytest.approx(halved | {"layers": 600 / 7, "macs": 20})
 
 
 def test_histograms_draw_one_panel_a_channel_with_its_gaussian():

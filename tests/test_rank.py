@@ -146,7 +146,6 @@ CASES += [("simple_cnn", rule) for rule in ("on_off", "affine", "identity")]
 
 @pytest.mark.parametrize(("name", "rule"), CASES)
 def test_scores_are_those_of_whole_passes_in_eval_mode(name, rule, data):
-    torch.manual_seed(0)
     model = MODELS[name](data)
     if name != "collapsed":
         model = randomize(model, dtype=torch.float32)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import kept, randomize, received, same
+from helpers import drawn, received
 from torch import nn
 
 import tlc_minimal as tlc
@@ -12,20 +12,14 @@ from tlc_minimal.graph import activation_nodes, trace
 from tlc_minimal.methods.published import published_statistics
 from tlc_minimal.statistics import Welford, from_batch_norm
 
+make = lambda: drawn(tlc.resnet18, width=4, stem="strong", dtype=torch.float32)
+model = pytest.fixture(scope="module")(make)
 X = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
-def model():
-    return randomize(tlc.resnet18(width=4, stem="strong"), dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
 def stats(model):
-    model = copy.deepcopy(model).train()
-    before, found = kept(model), tlc.statistics(model, X)
-    assert same(model, before) and all(m.training for m in model.modules())
-    return found
+    return tlc.statistics(copy.deepcopy(model).train(), X)  # they are those of eval mode
 
 
 def pre_activations(model, x):
@@ -46,7 +40,6 @@ def test_behind_a_batch_norm_they_are_gamma_and_beta(model, stats):
 
 
 def test_gamma_and_beta_are_exact_over_a_training_batch():
-    torch.manual_seed(0)
     norm = nn.BatchNorm2d(5)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -71,7 +64,6 @@ def test_behind_a_sum_they_are_measured_and_measured_statistics_measure_everywhe
 
 
 def test_without_a_batch_norm_that_knows_they_are_measured():
-    torch.manual_seed(0)
     conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
     linear, tokens = nn.Linear(6, 5), torch.randn(50, 7, 6)
     z = conv(X).detach().transpose(0, 1).flatten(1)

@@ -30,7 +30,6 @@ def small(seed=0):
 
 def test_it_learns_to_read_digits():
     data = digits(600, size=16)
-    torch.manual_seed(0)
     model = tlc.simple_cnn(width=8)
     losses = tlc.fit(model, data, 6, batch=64, progress=None)
     assert losses == sorted(losses, reverse=True) and len(losses) == 6
@@ -234,13 +233,13 @@ def test_evaluate_by_hand(split, larger):
     assert score.accuracy == pytest.approx(100 * hits / len(labels))
 
 
-def positions(data, count=4000, row=8, column=3):
-    """Where a single bright pixel of an image lands, (count, 2)."""
+def positions(data):
+    """Where the single bright pixel of an image lands, (4000, 2)."""
     data = replace(data, mean=torch.zeros(3), std=torch.ones(3))
-    images = torch.zeros(count, 1, 16, 16, dtype=torch.uint8)
-    images[:, :, row, column] = 255
+    images = torch.zeros(4000, 1, 16, 16, dtype=torch.uint8)
+    images[:, :, 8, 3] = 255
     x = data.augment(images, torch.Generator().manual_seed(0))
-    assert x.shape == (count, 3, 16, 16) and torch.equal(x.sum((2, 3)), torch.ones(count, 3))
+    assert x.shape == (4000, 3, 16, 16) and torch.equal(x.sum((2, 3)), torch.ones(4000, 3))
     return x[:, 0].nonzero()[:, 1:]
 
 
