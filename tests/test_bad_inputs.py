@@ -250,6 +250,8 @@ OPTIONS = [  # (call with a model, exception, words)
       for do in (lambda *two: tlc.compare(dict(zip("ab", two)), DATA),
                  lambda m, teacher: tlc.fit(m, DATA, 1, teacher=teacher))],
     *[(lambda m, d=d: tlc.Data.from_loader(d, d), kind, said) for d, kind, said in NO_LOADERS],
+    *[(lambda m, x=x: tlc.Data.from_loader([(x, PAIR)], [(ONES, PAIR)]), ValueError,
+       r"both loaders are of one size, not \(.*8, 8\)\.") for x in (ONES[:, :1], ONES[..., 1:])],
     *[(lambda m, n=n: tlc.load_data(n), ValueError, "No data.*: give di") for n in ("z" * 5000, 0)],
     (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
     (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),

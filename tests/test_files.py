@@ -172,6 +172,19 @@ def test_a_checkpoint_that_cannot_be_used_is_named(spoil, said, project):
         tlc.load_checkpoint("small")
 
 
+def test_a_checkpoint_that_could_not_be_loaded_is_not_written(project):
+    small = tlc.simple_cnn(width=2).eval()
+    for options in ({"width": 4}, {"wide": 2}, {"width": torch.tensor(2)}):
+        with pytest.raises(ValueError, match=r"simple_cnn\(wid.*is not this model: give the call"):
+            tlc.save_checkpoint(small, "mine", "simple_cnn", **options)
+    with pytest.raises(ValueError, match="no network 'mobilenet'; there are: resnet18, simple"):
+        tlc.save_checkpoint(small, "mine", "mobilenet")
+    small.bn1.running_var.fill_(1e5)
+    with pytest.raises(ValueError, match="bn1.running_var is not finite in half precision: keep"):
+        tlc.save_checkpoint(small, "mine", "simple_cnn", width=2)
+    assert not [*(project / "data/checkpoints").iterdir()]
+
+
 def test_a_missing_checkpoint_names_those_there_are(project):
     with pytest.raises(FileNotFoundError, match="no checkpoint 'x'; there are: none"):
         tlc.load_checkpoint("x")

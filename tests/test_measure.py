@@ -53,6 +53,8 @@ def test_parameters_and_layers_by_hand():
         "activations": 1, "relu_units": 4 * 36, "layers": 2,
         "macs": 36 * 4 * 27 + 5 * 144, "params": 4 * 28 + 5 * 144,
     }  # fmt: skip
+    on_meta = nn.Sequential(*layers).to("meta"), torch.empty(1, 3, 8, 8, device="meta")
+    assert tlc.count(*on_meta) == counts
 
 
 def test_the_longest_path_counts_not_the_shortcut():

@@ -555,6 +555,25 @@ def test_an_activation_is_what_its_operations_compute(kind):
         assert relative_error(trace(net)(X), net(X)) < 1e-7
 
 
+BEHIND = [  # each does nothing to what comes out of a rectifier
+    lambda x: x.abs(), lambda x: x * 1.0, lambda x: (x.abs() + 1e-10).sqrt(),
+    lambda x: x.square().sqrt(), lambda x: x.sign() * (x.abs() + 1e-10).sqrt(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("f", BEHIND)
+@torch.no_grad()
+def test_what_follows_an_activation_is_no_part_of_it(f):
+    swish = lambda x: x * torch.sigmoid(x)
+    layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(4, 2, 1)}
+    net = Net(lambda n, x: n.b(f(n.act(n.a(x)))), act=nn.ReLU(), **layers)
+    assert [layer.name for layer in tlc.find_layers(net, X.float())] == ["act"]
+    linear = tlc.linearize(net, "act", X.float(), "identity")
+    assert relative_error(linear(X.float()), net.b(f(net.a(X.float())))) < 1e-5
+    net.run = lambda n, x: n.b(F.relu(swish(n.a(x))) * 1.0)
+    assert [layer.kind for layer in tlc.find_layers(net, X.float())] == ["SiLU", "ReLU"]
+
+
 def test_a_network_that_amplifies_is_compared_with_its_own_rounding():
     layers = []
     for _ in range(12):  # each doubles what rounding does, and keeps the size
