@@ -105,13 +105,9 @@ CHANGED = {  # what a changed copy would lose
                     "0 carries a hook or a parametrization.*remove_parametrizations"),
     "read twice": (lambda: Net(tied, a=nn.Linear(192, 10)).eval(), "a.weight once more"),
 }  # fmt: skip
-ANEW = nn.BatchNorm2d(4, track_running_stats=False)
 MODES = {  # what merging cannot do
     "in training mode": (lambda: network().train(), r"training mode.*model\.eval\(\)"),
     "a norm in it": (lambda: network().append(nn.BatchNorm1d(10)), r"9 is in training mode.*eval"),
-    "batch statistics": (lambda: changed(lambda m: m.register_module("1", ANEW)),
-                         "1: .*without running statistics.*give it running statistics"),
-    "values that decide": (CHANGED["branches"][0], r"on the values of a tensor.*torch\.fx\.wrap"),
 }  # fmt: skip
 NO_INPUTS = {
     "None": (None, TypeError, "input is needed, not None"), "number": (3, TypeError, "int"),

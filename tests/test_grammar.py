@@ -496,10 +496,8 @@ def convs(ops):
 
 def refused(case: Case, error: ValueError) -> Counter:
     """A refusal is right where the program gives the reason that its words name."""
-    running = [o.options.get("track_running_stats", True) for o in words(case.ops)]
     reasons = {
         "more than once": any(o.kind == "again" for o in case.ops),
-        "running statistics": not all(running),
         "take the statistics of this model": case.one_by_one,  # it had channels that are cut
         "there is no activation": case.one_by_one and case.states != "on",  # gone with its branch
     }

@@ -17,6 +17,7 @@ from torch import nn
 import tlc_minimal as tlc
 from tlc_minimal.fold import fold
 from tlc_minimal.modules import Affine, Ones, ScaledSum
+from tlc_minimal.reading.layers import Anew
 from tlc_minimal.table import describe
 
 module = importlib.import_module("tlc_minimal.merge")
@@ -165,6 +166,17 @@ SMALL = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtyp
 
 def kinds(model):
     return {type(m) for m in model.modules()}
+
+
+def test_a_batch_norm_without_running_statistics_stays_where_it_is():
+    front = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1), nn.ReLU()]
+    anew = [nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 2, 3)]
+    model = nn.Sequential(*randomize(nn.Sequential(*front)), *anew).double().eval()
+    linear = tlc.linearize(model, "3", SMALL)
+    for small in (tlc.fold(linear, SMALL), merged := tlc.merge(linear, SMALL, keep="all")):
+        assert relative_error(small(SMALL), linear(SMALL)) < 1e-12
+        assert [type(m) for m in small.modules()].count(Anew) == 1
+    assert tlc.count(merged, SMALL)["layers"] == 2 and not tlc.merge(merged, SMALL).meta["merges"]
 
 
 def test_a_batch_norm_in_front_of_a_convolution_folds_forward_unless_it_pads():

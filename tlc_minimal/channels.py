@@ -42,16 +42,11 @@ def normalizes(traced: fx.GraphModule, norm: fx.Node, conv: fx.Node) -> bool:
 
 def slope_and_shift(module: nn.Module) -> tuple[Tensor, Tensor]:
     """What an Affine or a batch norm on running statistics does to its channels: both (channels,),
-    float64. ValueError for a batch norm whose output depends on the batch."""
+    float64. ValueError for a batch norm in training mode."""
     if isinstance(module, Affine):
         shift = module.shift.detach().double()
         on = shift.new_ones(len(shift)) if module.slope is None else module.slope * module.on
         return on.detach().double(), shift
-    if module.running_var is None:
-        raise ValueError(
-            "a batch norm without running statistics (track_running_stats=False) cannot be folded: "
-            "give it running statistics first."
-        )
     if module.training:
         raise ValueError("a batch norm in training mode cannot be folded: call model.eval() first.")
     slope = (module.running_var.double() + module.eps).rsqrt()
@@ -118,7 +113,7 @@ def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
     behind it takes away."""
     conv, behind = module_of(traced, node), only_user(node)
     norm = module_of(traced, behind)
-    known = isinstance(norm, NORM) and norm.running_mean is not None and calls(traced, behind) == 1
+    known = isinstance(norm, NORM) and calls(traced, behind) == 1
     if conv.bias is None and known and normalizes(traced, behind, node):
         norm.running_mean = norm.running_mean - bias
     else:

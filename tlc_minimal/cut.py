@@ -69,7 +69,7 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     while only_user(node) is not None and len(node.all_input_nodes) == 1:
         module, before = module_of(traced, node), node.all_input_nodes[0]
         if isinstance(module, CONV + MAP):
-            if calls(traced, node) > 1 or getattr(module, "running_mean", module) is None:
+            if calls(traced, node) > 1:
                 return []
         elif module and module.state_dict() or made_dim(traced, node) != channel_dim(traced, node):
             return []
@@ -163,8 +163,7 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     norm, conv = only_user(end), module_of(traced, end)
     last = norm if isinstance(module_of(traced, norm), NORM) else end
     total = only_user(last)
-    known = getattr(module_of(traced, last), "running_var", last) is not None
-    if not is_sum(total) or isinstance(conv, nn.Linear) or not known:
+    if not is_sum(total) or isinstance(conv, nn.Linear):
         return False
     shortcut = next(n for n in total.all_input_nodes if n is not last)
     together = set(_sources(traced, shortcut)) & set(_sources(traced, end))

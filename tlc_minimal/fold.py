@@ -17,8 +17,8 @@ def fold(model: nn.Module, example=None) -> fx.GraphModule:
 
     ``example``: an input, needed by models that ask for its shape, and to fold what a batch norm
     between linear layers does to its channels. Tune before: no mask of OFF channels is left.
-    ValueError for a batch norm in training mode or without running statistics, and for what
-    :func:`reading.refuse.check_plain` refuses.
+    A batch norm without running statistics stays. ValueError for one in training mode, and for
+    what :func:`reading.refuse.check_plain` refuses.
     """
     traced = editable(model, example)
     if example is not None:

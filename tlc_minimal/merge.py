@@ -37,8 +37,8 @@ def merge(
     every verdict. The result is checked on the example: both run in float64, RuntimeError if they
     differ by more than 1e-10 (1e-5 for weights in float32, or what rounding them does here).
     ``.meta["merges"]`` has a row for each piece of two layers or more that was tried. ValueError
-    for a batch norm in training mode or without running statistics (it is no linear map), and for
-    what :func:`reading.refuse.check_plain` refuses.
+    in training mode (a batch norm on batch statistics is no linear map: one without running
+    statistics stays), and for what :func:`reading.refuse.check_plain` refuses.
     """
     check_known("keep", keep, ("fastest", "all"))
     check_model(model)

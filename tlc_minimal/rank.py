@@ -104,8 +104,7 @@ def _harm(traced, node, g, replacement: str) -> float:
             continue
         error = (conv.weight.detach() ** 2)[..., None].flatten(2).sum(2)
         norm = module_of(traced, after)
-        known = isinstance(norm, NORM) and norm.running_var is not None
-        known = known and normalizes(traced, after, user)
+        known = isinstance(norm, NORM) and normalizes(traced, after, user)
         scale = norm.running_var if known else error @ (g.std**2).to(error)
         harms.append(((error @ cost.to(error)) / scale.clamp_min(1e-12)).mean())
     return float(torch.stack(harms).mean())

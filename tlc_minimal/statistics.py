@@ -31,7 +31,7 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     wanted = None if names is None else {find_node(traced, n) for n in check_names(names)}
     nodes = {n: a for n, a in activation_nodes(traced).items() if names is None or a in wanted}
     known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
-    known = {n: m for n, m in known.items() if isinstance(m, NORM) and m.running_var is not None}
+    known = {n: m for n, m in known.items() if isinstance(m, NORM)}
     other = measured(traced, data, [name for name in nodes if name not in known])
     return {n: from_batch_norm(known[n]) if n in known else other[n] for n in nodes}
 

@@ -69,6 +69,10 @@ def apply(conv: Conv, x: Tensor) -> Tensor:
 def fold_batch_norm(conv: Conv, norm: nn.Module) -> Conv:
     """The convolution that computes norm(conv(x)); ValueError for a batch norm in training mode or
     without running statistics, whose output depends on the batch."""
+    if norm.running_var is None:
+        raise ValueError(
+            "a batch norm with track_running_stats=False is no map: give it statistics."
+        )
     slope, shift = (v.to(conv.weight) for v in slope_and_shift(norm))
     weight = conv.weight * slope.reshape(-1, *[1] * (conv.weight.ndim - 1))
     return conv._replace(weight=weight, bias=conv.bias * slope + shift)

@@ -5,7 +5,7 @@ from torch import Tensor, fx, nn
 from ..gaussian import entropy as binary_entropy
 from ..graph import trace
 from ..nodes import activation_nodes, module_of
-from ..reading.layers import NORM
+from ..reading.layers import NORM, Anew
 from ..statistics import measured
 
 
@@ -37,7 +37,7 @@ def last_norm(traced: fx.GraphModule, activation: fx.Node) -> nn.Module:
     node = activation
     while isinstance(node, fx.Node):
         module = module_of(traced, node)
-        if isinstance(module, NORM):
+        if isinstance(module, (*NORM, Anew)):
             return module
         node = node.args[0] if node.args else None  # of a sum: the branch, written first
     raise ValueError(f"{activation.target} follows no batch norm: the published rule needs one.")

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from .by_hand import become, known_activation
 from .frozen import frozen_eps
-from .layers import Frozen, Norm, differs, plain_class
+from .layers import Anew, Frozen, Norm, differs, plain_class
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -20,9 +20,12 @@ def plain_modules(model: nn.Module) -> dict[nn.Module, Callable]:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module._check_input_dim = lambda x: None  # it branches on the shape
+        anew = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None
         if isinstance(module, nn.SyncBatchNorm):
             if not differs(module):
-                module.__class__ = Norm
+                module.__class__ = Anew if anew else Norm
+        elif anew and not differs(module):
+            turns[module] = partial(setattr, module, "__class__", Anew)
         elif (base := plain_class(module)) and not differs(module):
             turns[module] = partial(setattr, module, "__class__", base)
         elif (eps := frozen_eps(module)) is not None:

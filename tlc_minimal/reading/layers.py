@@ -36,6 +36,14 @@ class Frozen(Norm):
         return super().train(False)
 
 
+class Anew(nn.modules.batchnorm._BatchNorm):
+    """One without running statistics: it normalises by the batch in eval mode, too, and is no map
+    of single numbers (so it is none of ``NORM``)."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
 class ByMode(nn.Module):
     """Calls ``function`` with the module's own mode at the arguments ``places``, as
     ``F.dropout(x, training=self.training)`` does."""
@@ -51,6 +59,7 @@ class ByMode(nn.Module):
 
 
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, Norm)
+WHOLE = (Norm, Anew, ByMode)  # tracing does not look into them
 
 
 def passes(module: nn.Module | None) -> bool:

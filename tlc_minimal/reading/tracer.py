@@ -19,7 +19,7 @@ from torch.fx.proxy import ParameterProxy
 
 from ..modules import LEAVES
 from .inplace import is_in_place, written
-from .layers import ByMode, Norm, asks_by_is, asks_for_mode, differs, is_elementwise, plain_class
+from .layers import WHOLE, asks_by_is, asks_for_mode, differs, is_elementwise, plain_class
 from .proxies import Flag, Known, recording
 from .refuse import in_eval
 
@@ -64,7 +64,7 @@ class Reader(fx.Tracer):
         """Whether a module is called as it is, and its forward not followed."""
         return (
             module in self.whole
-            or isinstance(module, (*LEAVES, Norm, ByMode))
+            or isinstance(module, (*LEAVES, *WHOLE))
             or plain_class(module) is not None
             and not differs(module) - {"train"}
             or super().is_leaf_module(module, name)
