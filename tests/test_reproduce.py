@@ -213,9 +213,8 @@ def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
     assert list(table["run_epochs"]) == [4, 9, 4, 0.5]  # few: projected, from scratch, short; usual
     shown = sized.few(tlc.results(tmp_path / "records"))
     assert list(shown["method"]) == [headline.CONTROLS["short"]]  # what has both
-    few, all_of_them = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))
-    differs = float(shown["test accuracy, difference"][0])
-    assert differs == pytest.approx(few - all_of_them, abs=0.01)
+    few, every = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))
+    assert float(shown["test accuracy, difference"][0]) == pytest.approx(few - every, abs=0.01)
     data = tlc.load_data("digits", size=16).subset(60)
     some = controls.seen(next(p for p in recipes.few("laptop")), data)
     assert torch.equal(some.train.images, data.train.images[:7])
