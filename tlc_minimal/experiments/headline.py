@@ -33,7 +33,7 @@ from .controls import (
     train,
     trials,
     tuned_on,
-)  # fmt: skip
+)
 from .pieces import Piece
 from .throughput import throughput
 

@@ -37,13 +37,9 @@ def read(module: nn.Module) -> Conv:
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if isinstance(module, nn.Linear):
         return Conv(weight, bias)
-    numbers = isinstance(module, CONV) and not isinstance(module.padding, str)
-    if (
-        not numbers
-        or module.groups > 1
-        or max(module.dilation) > 1
-        or module.padding_mode[0] != "z"
-    ):
+    plain = isinstance(module, CONV) and not isinstance(module.padding, str)
+    plain = plain and module.padding_mode == "zeros"
+    if not plain or module.groups > 1 or max(module.dilation) > 1:
         raise ValueError(f"{module} has groups, dilation or a padding that is no number of zeros.")
     return Conv(weight, bias, module.stride, module.padding)
 

@@ -77,7 +77,7 @@ def inline_activations(traced: fx.GraphModule) -> dict[fx.Node, tuple[fx.Node, n
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     runner, found, taken = fx.Interpreter(traced, False), {}, set()
     for end in reversed(order):
-        piece, front, ways = [], {end}, []
+        piece, front, cuts = [], {end}, []
         while front and len(piece) < 12 and end not in taken:
             node = max(front, key=order.get)
             if not is_part(traced, node):
@@ -88,12 +88,12 @@ def inline_activations(traced: fx.GraphModule) -> dict[fx.Node, tuple[fx.Node, n
                 (source,) = front
                 known = try_out(runner, piece, source)
                 # What follows an activation, and does nothing to what comes out of it, is no part.
-                inner = (repr(try_out(runner, piece[n:], source)) for n in ways)
+                inner = (repr(try_out(runner, piece[n:], source)) for n in cuts)
                 if known and repr(known) not in inner:
                     taken.update(piece)
                     if len(piece) > 1:  # else it is one call, which is read as such
                         found[end] = source, known
-                ways.append(len(piece))
+                cuts.append(len(piece))
     return found
 
 
