@@ -68,7 +68,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 50
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 51
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -202,15 +202,17 @@ def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
 
 
 def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
-    for only in ("headline_w2_short_50", "few_w2_project_50", "few_w2_scratch_50", "few_w2_short"):
+    few = [f"few_w2_{name}_50" for name in ("project", "untaught", "scratch", "short")]
+    for only in ("headline_w2_short_50", *few):
         reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
     run, usual = (
-        json.loads((tmp_path / f"{study}_w2_project_50_seed0/run.json").read_text())["config"]
-        for study in ("few", "headline")
+        json.loads((tmp_path / f"{study}_50_seed0/run.json").read_text())["config"]
+        for study in ("few_w2_untaught", "headline_w2_project")
     )
     assert (usual["train"], run["train"], run["epochs"]) == (60, 7, round(9 * usual["epochs"]))
+    assert usual["tuning"]["distil"] and not run["tuning"]["distil"]
     table = tlc.results(tmp_path / "records").groupby("what").last()
-    assert list(table["run_epochs"]) == [4, 9, 4, 0.5]  # few: projected, from scratch, short; usual
+    assert list(table["run_epochs"]) == [4, 9, 4, 4, 0.5]  # few, in order of names; usual
     shown = sized.few(tlc.results(tmp_path / "records"))
     assert list(shown["method"]) == [headline.CONTROLS["short"]]  # what has both
     few, every = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))

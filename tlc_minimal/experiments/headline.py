@@ -1,9 +1,8 @@
 """The headline: how many of its 17 activations a ResNet-18 loses on CIFAR-10, and at what price.
 
 In order of importance: throughput, dense, twelve activations at once and by the published algorithm
-beside the control that loses none, projected to shares of the multiplications beside networks of
-that size from scratch, other numbers and choices at once, one at a time, one choice changed, the
-strong stem, the clock.
+beside the control that loses none, projected beside networks of that size from scratch, other
+numbers and choices at once, one at a time, one choice changed, the strong stem, the clock.
 """
 
 import time
@@ -24,6 +23,7 @@ from ..train import best_device
 from .controls import (
     CONTROLS,
     FRESH_LR,
+    NARROW,
     dense_network,
     length,
     narrower,
@@ -75,6 +75,7 @@ BLOCKS = {  # chosen for multiplications, and the control that may not drop a br
     "lines": "lines alone, all at once",
 }
 LONGER = "ours, projected, tuned as long as from scratch"
+UNTAUGHT = "ours, projected, without a teacher"
 CLOCKED = ("ours, all at once", "thrifty, all at once", "ours, projected", "published")
 ARMS = {  # one choice changed, one at a time
     "random ranking": {"rank": "random"},
@@ -129,18 +130,20 @@ def plan(profile: str) -> list[Piece]:
         config = {"dense": parent, "epochs": epochs, "lr": METHODS["at_once"].tuning["lr"]}
         add("tuned_on", seed, "tuned on", _tuned_on, epochs, **config)
     for share in s.shares:
-        name = f"project_{100 * share:.0f}"
+        percent = f"{100 * share:.0f}"
         for seed in s.seeds:
-            size = {"share": share, "options": {"macs": share}}
-            collapses(name, seed, "ours, projected", "project", None, **size)
+            size = {"remove": None, "share": share, "options": {"macs": share}}
+            collapses(f"project_{percent}", seed, "ours, projected", "project", **size)
             like, config = pieces[-1], {"dense": f"{start}_dense_seed{seed}", "share": share}
-            size["each"] = s.each + s.dense / s.depth
-            collapses(f"longer_{100 * share:.0f}", seed, LONGER, "project", None, **size)
+            longer = s.each + s.dense / s.depth
+            collapses(f"longer_{percent}", seed, LONGER, "project", each=longer, **size)
+            size["options"] = {"macs": share, "distil": False}
+            collapses(f"untaught_{percent}", seed, UNTAUGHT, "project", **size)
             for control, method in CONTROLS.items():
                 run = partial(from_scratch, like, control)
                 epochs = length(control, s.dense, s.depth * s.each, share)
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
-                add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
+                add(f"{control}_{percent}", seed, method, run, epochs, **about)
     for seed in s.seeds:
         for n in dict.fromkeys((s.depth, max(1, s.depth // 3), *s.depths)):
             collapses(f"project{n:02d}", seed, "ours, projected per activation", "project", n)
@@ -174,8 +177,8 @@ def plan(profile: str) -> list[Piece]:
         of += "_gpu" * torch.cuda.is_available()
         add(f"clock_{of}", 0, "milliseconds", partial(_clock, like), 0, **config)
     if profile == "paper":
-        own = {"each": 160, "options": SCHEDULE}
-        collapses("published_long", 0, "published, its epochs", "published", **own)
+        own = ("published, its epochs", "published", s.depth, 160)
+        collapses("published_long", 0, *own, options=SCHEDULE)
     return pieces
 
 
@@ -237,11 +240,7 @@ def _clock(like: Piece, piece: Piece, data: Data, out: Path):
     narrow = narrower(linear, piece.config["width"], data).to(device).eval()
     for batch in usual_batches(device):
         x = first_images(data, batch, device)
-        networks = {
-            "dense": model,
-            piece.config["of"]: merge(linear, x),
-            CONTROLS["narrow"]: narrow,
-        }
+        networks = {"dense": model, piece.config["of"]: merge(linear, x), NARROW: narrow}
         times = latency(networks, x).to_dict("records")
         for (network, timed), ms in zip(networks.items(), times, strict=True):
             row = {"network": network, "batch": batch, "threads": torch.get_num_threads()}

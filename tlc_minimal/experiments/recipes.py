@@ -14,7 +14,8 @@ from .rates import DECAY, with_decay
 RATE = 0.4  # else FRESH_LR
 METHODS = {"ours, projected": "", SHAPE: "scratch", NARROW: "narrow"}
 SEEN = 1 / 9  # 5,000 images of CIFAR-10
-FEW = {"ours, projected": ""} | {CONTROLS[name]: name for name in ("scratch", "short", "alone")}
+FEW = {"ours, projected": "", headline.UNTAUGHT: ""}
+FEW |= {CONTROLS[name]: name for name in ("scratch", "short", "alone")}
 
 
 def plan(profile: str) -> list[Piece]:
@@ -25,7 +26,7 @@ def plan(profile: str) -> list[Piece]:
 
 
 def few(profile: str) -> list[Piece]:
-    """Few images: four pieces a seed, as many steps as those of the headline."""
+    """Few images: five pieces a seed, as many steps as those of the headline."""
     change = lambda config: config | {"seen": SEEN, "epochs": round(config["epochs"] / SEEN)}
     return again(profile, "few", FEW, change)
 
@@ -42,6 +43,6 @@ def again(profile: str, study: str, methods: dict[str, str], change) -> list[Pie
         if control := methods[usual.config["method"]]:  # as large as the one projected so
             piece = piece._replace(run=partial(headline.from_scratch, like[usual.seed], control))
         else:
-            like[usual.seed] = piece
+            like.setdefault(usual.seed, piece)
         pieces.append(piece)
     return pieces

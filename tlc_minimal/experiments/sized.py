@@ -11,14 +11,15 @@ from ..graph import find_shapes, trace
 from ..models import resnet18
 from ..nodes import activation_nodes
 from .controls import CONTROLS, NARROW
-from .headline import LONGER
+from .headline import LONGER, UNTAUGHT
 from .ladder import STARTS
 from .tables import against, parents, spread, study_of, total_epochs
 
 DENSE = ("dense", "tuned on")  # one network, and one pace
 ONCE = ("published", "ours, all at once", "thrifty, all at once")  # twelve of 17
+PROJECTED = ("ours, projected", LONGER, UNTAUGHT)  # one surgery, tuned in three ways
 FIRST = (*DENSE, *ONCE, "ours, projected", CONTROLS["scratch"], NARROW)  # a picture holds so many
-SMALL = (*DENSE, *ONCE, "ours, projected", LONGER, *CONTROLS.values())
+SMALL = (*DENSE, *ONCE, *PROJECTED, *CONTROLS.values())
 
 
 def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -29,7 +30,7 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
         ["data", "width", "share", "order", "method"]
     ):
         epochs = [total_epochs(table, row) for row in at.to_dict("records")]
-        one_surgery = method in (*ONCE[1:], "ours, projected", LONGER)
+        one_surgery = method in (*ONCE[1:], *PROJECTED)
         before = at["val_before"] if one_surgery else pd.Series(dtype=float)
         same = table[(table["data"] == data) & (table["width"] == width)]
         rows.append(
@@ -117,8 +118,8 @@ def _speed(table: pd.DataFrame, row: dict) -> float:
     if "speedup_graph" in races:  # else Python, which launches kernel after kernel, is clocked
         races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
     # One that was sized by a projection is in its race.
-    stem = re.sub(f"_({'|'.join(['longer', *CONTROLS])})_", "_project_", stem)
-    same_shape = row["method"].startswith((CONTROLS["scratch"], LONGER))
+    stem = re.sub(f"_({'|'.join(['longer', 'untaught', *CONTROLS])})_", "_project_", stem)
+    same_shape = row["method"].startswith(CONTROLS["scratch"]) or row["method"] in PROJECTED
     name = "ours, projected" if same_shape else row["method"]
     name = "dense" if name in DENSE else name
     raced = races[races["network"] == name]
