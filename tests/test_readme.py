@@ -61,6 +61,8 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     ours, spare, thrifty = seen("headline_w16_once(?:12|_spare|_thrifty)").T.sort_index().values
     four = every[every["what"].str.contains("w16_project04")].groupby("seed")["val_before"]
     assert (four.max() - four.min()).max() < 1 and four.ngroups == 3
+    half = seen("headline_w16_(project|narrow|scratch)_50").sub(thrifty, axis=0)
+    assert [*half.mean().round(1)] == [0.6, 2.0, 0.6] and (half > 0).all(axis=None)
     assert (thrifty > spare).all() and max(spare) - min(spare) < 0.3 and max(ours) - min(ours) > 3
     for start, seeds, points in (("headline_w32_", 3, 1.5), ("headline_w64_cpu_", 1, 1.0)):
         wide = seen(f"{start}(?!.*_28_)")
