@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tlc_minimal as tlc
-from tlc_minimal.experiments.controls import narrower
+from tlc_minimal.experiments.controls import widest
 from tlc_minimal.files import load_weights, read_json, save_weights, write_json
 from tlc_minimal.results import find_folder
 
@@ -199,10 +199,13 @@ def test_every_committed_checkpoint_loads():
         assert out.isfinite().all() and out.std() > 0, path.name
 
 
-def test_a_narrower_network_has_no_more_macs_than_asked_and_is_the_widest():
+def test_the_widest_network_has_no_more_macs_than_asked():
     data = tlc.load_data("digits").subset(10)
     macs = lambda network: tlc.count(network, data)["macs"]
     most = nn.Sequential(tlc.resnet18(width=3), nn.Linear(10, 10))  # a little more
-    assert macs(narrower(most, 5, data)) == macs(tlc.resnet18(width=3))
+    assert macs(widest(most, data)) == macs(tlc.resnet18(width=3))
+    counts = tlc.count(widest(most, data, 10), data)
+    assert (counts["layers"], counts["activations"]) == (10, 9)
+    assert macs(most) / 2 < counts["macs"] <= macs(most)
     with pytest.raises(ValueError, match="no ResNet-18 has as few as 3072 MACs: project less"):
-        narrower(nn.Sequential(nn.Flatten(), nn.Linear(3072, 1)), 5, data)
+        widest(nn.Sequential(nn.Flatten(), nn.Linear(3072, 1)), data)

@@ -134,10 +134,14 @@ def test_without_a_finished_run_there_is_no_report(run, tmp_path):
 
 def test_no_line_is_left_out_however_many_there_are():
     methods = [f"method {i}" for i in range(9)]
-    table = pd.DataFrame([(m, r, 50.0, 1e6) for m in ("dense", *methods) for r in (0, 1)],
-                         columns=["method", "removed", "test", "macs"])  # fmt: skip
-    for figure in (plots.curves(table), plots.headline(table, methods)):
+    table = [(m, r, 50.0 + r * i, 1e6, 0) for i, m in enumerate(methods) for r in (0, 1)]
+    table += [("dense", 0, 50.0, 1e6, 0), (methods[0], 0, 50.0, 1e6, 1)]
+    table = pd.DataFrame(table, columns=["method", "removed", "test", "macs", "seed"])
+    for figure in (plots.curves(table), drawn := plots.headline(table, methods)):
         assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
+    first = drawn.axes[0].lines[0].get_xdata()  # its second seed was not recorded at 1
+    legend = plots.against(table[table["removed"] > 0], "removed", "").axes[0].get_legend()
+    assert [*first] == [0] and [t.get_text() for t in legend.get_texts()] == methods[::-1]
     assert plots.look("ours, all at once", 3) == plots.look("at_once") != plots.look("new", 3)
     assert len({tuple(plots.look(m).values()) for m in plots.METHODS}) == len(plots.METHODS)
 

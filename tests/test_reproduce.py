@@ -20,6 +20,7 @@ from tlc_minimal.experiments import (
     rates,
     recipes,
     sized,
+    work,
 )
 from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.recipes import METHODS, RATE
@@ -42,7 +43,7 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "load_data", {"digits": data}.get)
         patch.setattr(controls, "resnet18", residual)
-        patch.setattr(headline, "narrower", lambda network, width, data: residual(10, 1))
+        patch.setattr(work, "widest", lambda network, data, layers=18: residual(10, 1))
         patch.setattr(throughput, "resnet18", residual)
         patch.setitem(headline.PROFILES, "laptop", TINY)
         patch.setitem(mnist.PROFILES, "laptop", (2, 0.5, 0.5, 60, 3_000))
@@ -68,7 +69,7 @@ def rows_of(done, what):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 51
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 52
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -142,10 +143,11 @@ def test_an_ablation_changes_one_choice_and_with_it_the_network(done):
 def test_the_clock_has_every_network_at_both_batches(done):
     for name, method in {"once01": "ours, all at once", "project_50": "ours, projected"}.items():
         rows = rows_of(done, f"headline_w2_clock_{name}_seed0")
-        assert [r["batch"] for r in rows] == [1] * 3 + [128] * 3
-        assert [r["network"] for r in rows] == ["dense", method, headline.CONTROLS["narrow"]] * 2
+        assert [r["batch"] for r in rows] == [1] * 5 + [128] * 5
+        others = [f"{method}, merged wherever it can be", work.NARROW, work.NARROWEST]
+        assert [r["network"] for r in rows] == ["dense", method, *others] * 2
         assert [r["activations"] for r in rows[:2]] == [5, 5 - rows[1]["removed"]]
-        assert rows[0]["removed"] == rows[2]["removed"] == 0 < rows[1]["removed"]
+        assert rows[0]["removed"] == rows[3]["removed"] == 0 < rows[1]["removed"]
         assert all(r["ms"] > 0 and r["speedup"] > 0 for r in rows)
 
 
@@ -215,6 +217,7 @@ def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
     assert list(table["run_epochs"]) == [4, 9, 4, 4, 0.5]  # few, in order of names; usual
     shown = sized.few(tlc.results(tmp_path / "records"))
     assert list(shown["method"]) == [headline.CONTROLS["short"]]  # what has both
+    assert (table["images_per_s"] > 0).all()
     few, every = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))
     assert float(shown["test accuracy, difference"][0]) == pytest.approx(few - every, abs=0.01)
     data = tlc.load_data("digits", size=16).subset(60)

@@ -2,6 +2,8 @@
 scratch, and other projections."""
 
 import copy
+import itertools
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from ..train import evaluate, fit
 from .pieces import Piece, trained
 
 NARROW = "from scratch, a narrower ResNet-18"
+SHALLOW = "from scratch, a ResNet-10"
 SHAPE = "from scratch, the same shape"
 CONTROLS = {  # networks no larger than a projected one, trained from scratch
     "scratch": SHAPE,
@@ -25,6 +28,7 @@ CONTROLS = {  # networks no larger than a projected one, trained from scratch
     "alone": f"{SHAPE}, without a teacher",
     "work": f"{SHAPE}, without a teacher, for as many multiplications",
     "narrow": NARROW,
+    "shallow": SHALLOW,
 }
 FRESH_LR = 0.2  # their learning rate
 
@@ -65,8 +69,11 @@ def train(
     epochs, state = piece.config["epochs"], out / f"{piece.what}.state"
     how = {"teacher": teacher, "seed": piece.seed, "progress": piece.what, "state": state}
     how |= piece.config.get("options", {})
-    fit(model, seen(piece, data), epochs, lr, batch, **how)
-    return [{"removed": removed, "epochs": epochs} | scores(model, data)], epochs
+    fresh, start, given = not state.exists(), time.perf_counter(), seen(piece, data)
+    fit(model, given, epochs, lr, batch, **how)
+    rate = epochs * given.train.size / (time.perf_counter() - start)
+    row = {"removed": removed, "epochs": epochs} | scores(model, data)
+    return [row | ({"images_per_s": rate} if fresh else {})], epochs
 
 
 def scores(model: nn.Module, data: Data, splits=("val", "test")) -> dict[str, float]:
@@ -92,14 +99,20 @@ def reset(network: nn.Module, like: nn.Module | None = None) -> nn.Module:
     return network
 
 
-def narrower(network: nn.Module, width: int, data: Data) -> nn.Module:
-    """The widest ResNet-18 below ``width`` with no more MACs than ``network``."""
-    most = count(network, data)["macs"]
-    for fewer in range(width - 1, 0, -1):
-        model = resnet18(len(data.classes), fewer)
-        if count(model, data)["macs"] <= most:
-            return model
-    raise ValueError(f"no ResNet-18 has as few as {most} MACs: project less.")
+def widest(network: nn.Module, data: Data, layers: int = 18) -> nn.Module:
+    """The widest ResNet-18 with no more MACs than ``network``, or of 10 layers: a block a stage."""
+    most, fits = count(network, data)["macs"], None
+    for width in itertools.count(1):
+        model = resnet18(len(data.classes), width)
+        if layers == 10:
+            for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+                stage[1] = nn.Identity()
+        if count(model, data)["macs"] > most:
+            break
+        fits = model
+    if fits is None:
+        raise ValueError(f"no ResNet-{layers} has as few as {most} MACs: project less.")
+    return fits
 
 
 def trials(model: nn.Module, names: list[str], data: Data, seed: int) -> list[dict]:

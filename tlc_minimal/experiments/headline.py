@@ -5,35 +5,17 @@ beside the control that loses none, projected beside networks of that size from 
 numbers and choices at once, one at a time, one choice changed, the strong stem, the clock.
 """
 
-import time
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import torch
 
-from ..collapse import TUNING, Run, collapse
-from ..data import Data
-from ..measure import count, first_images, latency, usual_batches
-from ..merge import merge
+from ..collapse import TUNING
 from ..methods.published import SCHEDULE
 from ..stages import METHODS
 from ..train import best_device
-from .controls import (
-    CONTROLS,
-    FRESH_LR,
-    NARROW,
-    dense_network,
-    length,
-    narrower,
-    reset,
-    scores,
-    seen,
-    train,
-    trials,
-    tuned_on,
-)
+from . import work
+from .controls import CONTROLS, FRESH_LR, length
 from .pieces import Piece
 from .throughput import throughput
 
@@ -118,17 +100,17 @@ def plan(profile: str) -> list[Piece]:
         config = {"dense": f"{dense}_dense_seed{seed}", "how": how, "remove": remove}
         config |= {"epochs": (remove or s.depth) * each, "options": options or {}}
         config["lr"] = (TUNING | METHODS[how].tuning | config["options"])["lr"]
-        add(name, seed, method, _collapse, config["epochs"], **sizes, **config)
+        add(name, seed, method, work.collapsed, config["epochs"], **sizes, **config)
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
     for seed in s.seeds:
-        add("dense", seed, "dense", _dense, s.dense, stem="paper")
+        add("dense", seed, "dense", work.dense, s.dense, stem="paper")
     for seed in s.seeds:
         collapses(f"once{s.depth:02d}", seed, "ours, all at once")
         collapses("published", seed, "published", "published")
         parent, epochs = f"{start}_dense_seed{seed}", s.depth * s.each
         config = {"dense": parent, "epochs": epochs, "lr": METHODS["at_once"].tuning["lr"]}
-        add("tuned_on", seed, "tuned on", _tuned_on, epochs, **config)
+        add("tuned_on", seed, "tuned on", work.longer, epochs, **config)
     for share in s.shares:
         percent = f"{100 * share:.0f}"
         for seed in s.seeds:
@@ -140,7 +122,7 @@ def plan(profile: str) -> list[Piece]:
             size["options"] = {"macs": share, "distil": False}
             collapses(f"untaught_{percent}", seed, UNTAUGHT, "project", **size)
             for control, method in CONTROLS.items():
-                run = partial(from_scratch, like, control)
+                run = partial(work.from_scratch, like, control)
                 epochs = length(control, s.dense, s.depth * s.each, share)
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{percent}", seed, method, run, epochs, **about)
@@ -149,7 +131,7 @@ def plan(profile: str) -> list[Piece]:
             collapses(f"project{n:02d}", seed, "ours, projected per activation", "project", n)
         like = next(p for p in pieces if p.config["method"] == "ours, projected" and p.seed == seed)
         config = {"dense": f"{start}_dense_seed{seed}", "share": like.config["share"]}
-        add("untuned", seed, "untuned", partial(_untuned, like), 2, **config)
+        add("untuned", seed, "untuned", partial(work.untuned, like), 2, **config)
     for seed in s.seeds:
         for n in s.depths:
             collapses(f"once{n:02d}", seed, "ours, all at once", remove=n)
@@ -163,87 +145,21 @@ def plan(profile: str) -> list[Piece]:
         collapses("published_one", seed, "published, one by one", "published", options=options)
     for seed in s.seeds:
         collapses("curve", seed, "ours, one by one", "one_by_one", s.remove)
-        add("float32", seed, "dense, in float32", _wide, s.dense, stem="paper", precision="float32")
+        wide = {"stem": "paper", "precision": "float32"}
+        add("float32", seed, "dense, in float32", work.in_float32, s.dense, **wide)
     for seed in s.seeds:
         for arm, options in ARMS.items():
             collapses(f"ablation_{arm.replace(' ', '_')}", seed, arm, "one_by_one", options=options)
     sizes = dict(zip(("width", "images"), s.strong))
-    add("strong_dense", 0, "dense, strong stem", _dense, s.dense, **sizes, stem="strong")
+    add("strong_dense", 0, "dense, strong stem", work.dense, s.dense, **sizes, stem="strong")
     strong = {"dense": f"{prefix(profile, s.strong[0])}_strong", **sizes}
     collapses("strong_curve", 0, "ours, one by one, strong stem", "one_by_one", s.remove, **strong)
     for like in [p for p in pieces if p.config["method"] in CLOCKED and p.seed == 0]:
         of = like.what.removeprefix(f"{start}_").removesuffix("_seed0")
         config = {"dense": f"{start}_dense_seed0", "of": like.config["method"]}
         of += "_gpu" * torch.cuda.is_available()
-        add(f"clock_{of}", 0, "milliseconds", partial(_clock, like), 0, **config)
+        add(f"clock_{of}", 0, "milliseconds", partial(work.clock, like), 0, **config)
     if profile == "paper":
         own = ("published, its epochs", "published", s.depth, 160)
         collapses("published_long", 0, *own, options=SCHEDULE)
     return pieces
-
-
-def _dense(piece: Piece, data: Data, out: Path):
-    fresh, start = not list(out.glob(f"{piece.what}.s*")), time.perf_counter()
-    model, epochs = dense_network(piece, data, out), piece.config["dense_epochs"]
-    seconds = time.perf_counter() - start
-    row = {"removed": 0} | scores(model, data)
-    row |= {"images_per_s": epochs * data.train.size / seconds} if fresh else {}
-    return [row], epochs
-
-
-def _wide(piece: Piece, data: Data, out: Path):
-    with patch("tlc_minimal.train.precision", return_value=torch.float32):  # fit has no such option
-        return _dense(piece, data, out)
-
-
-def _collapse(piece: Piece, data: Data, out: Path):
-    return _run(piece, data, out).table.to_dict("records"), piece.config["epochs"]
-
-
-def _run(piece: Piece, data: Data, out: Path) -> Run:
-    """A piece's collapse, taken up where it was."""
-    c = piece.config
-    return collapse(
-        dense_network(piece, data, out), seen(piece, data), c["remove"], c["epochs"], c["how"],
-        piece.seed, out / piece.what, resume=True, **{"lr": c["lr"]} | c["options"],
-    )  # fmt: skip
-
-
-def _tuned_on(piece: Piece, data: Data, out: Path):
-    return tuned_on(piece, dense_network(piece, data, out), data, out, piece.config["lr"])
-
-
-def from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
-    """A network as large as what the piece ``like`` makes, from scratch; taught by the dense one,
-    unless the control's name says otherwise."""
-    small, dense = _run(like, data, out).linear, dense_network(piece, data, out)
-    teacher = None if "without a teacher" in piece.config["method"] else dense
-    torch.manual_seed(piece.seed)
-    model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
-    left, all_of_them = (count(network, data)["activations"] for network in (small, dense))
-    return train(piece, model, teacher, all_of_them - left, data, out, piece.config["lr"])
-
-
-def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
-    """The activations that the piece ``like`` takes out, by every rule, and by projections of all
-    kinds: what is left before any tuning."""
-    names = _run(like, data, out).table["layer"].iloc[-1].split(", ")
-    return trials(dense_network(piece, data, out), names, data, piece.seed), 0.0
-
-
-def _clock(like: Piece, piece: Piece, data: Data, out: Path):
-    """Milliseconds of the network that the piece ``like`` made, merged for each batch that is
-    measured, in one race with the dense network and the narrower ResNet-18 of as many MACs (with
-    whatever weights: the time is the same)."""
-    model, device, run = dense_network(piece, data, out), best_device(), _run(like, data, out)
-    linear, rows = METHODS[like.config["how"]].finish(run.linear).eval(), []
-    narrow = narrower(linear, piece.config["width"], data).to(device).eval()
-    for batch in usual_batches(device):
-        x = first_images(data, batch, device)
-        networks = {"dense": model, piece.config["of"]: merge(linear, x), NARROW: narrow}
-        times = latency(networks, x).to_dict("records")
-        for (network, timed), ms in zip(networks.items(), times, strict=True):
-            row = {"network": network, "batch": batch, "threads": torch.get_num_threads()}
-            row["removed"] = 0 if timed in (model, narrow) else int(run.table["removed"].iloc[-1])
-            rows.append(row | count(timed, data) | ms)
-    return rows, 0.0

@@ -6,7 +6,7 @@ as many epochs.
 
 from functools import partial
 
-from . import headline
+from . import headline, work
 from .controls import CONTROLS, NARROW, SHAPE
 from .pieces import Piece
 from .rates import DECAY, with_decay
@@ -41,7 +41,7 @@ def again(profile: str, study: str, methods: dict[str, str], change) -> list[Pie
         config = change(usual.config) | {"study": study}
         piece = usual._replace(what=usual.what.replace("headline", study), config=config)
         if control := methods[usual.config["method"]]:  # as large as the one projected so
-            piece = piece._replace(run=partial(headline.from_scratch, like[usual.seed], control))
+            piece = piece._replace(run=partial(work.from_scratch, like[usual.seed], control))
         else:
             like.setdefault(usual.seed, piece)
         pieces.append(piece)

@@ -121,12 +121,15 @@ def curves(table: pd.DataFrame, x: str = "removed", y: str = "test") -> Figure:
 
 
 def against(table: pd.DataFrame, x: str, label: str, title: str = "") -> Figure:
-    """:func:`curves` of many methods against the price ``x``; those far below the others do not eat
-    the axis, but are named."""
+    """:func:`curves` of many methods against the price ``x``, named in the order in which they end;
+    those far below the others do not eat the axis, but are named there, too."""
     figure = curves(table, x)
     ax, worst = figure.axes[0], table.groupby("method")["test"].min().sort_values()
     ax.set(xlabel=label, title=title)
-    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    ends = table[table["removed"] == table.groupby("method")["removed"].transform("max")]
+    ends, lines = ends.groupby("method")["test"].mean(), zip(*ax.get_legend_handles_labels())
+    lines = sorted(lines, key=lambda line: -ends[line[1]])
+    ax.legend(*zip(*lines), frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     low = worst[worst < worst.median() - 10]
     if len(low):
         ax.set_ylim(worst.drop(low.index).iloc[0] - 2)
@@ -139,14 +142,16 @@ def against(table: pd.DataFrame, x: str, label: str, title: str = "") -> Figure:
 def headline(table: pd.DataFrame, methods: list[str]) -> Figure:
     """Records of one width (from ``results``): test accuracy against activations removed, and
     against the share of MACs left when what is constant is cut; mean and range over the seeds,
-    published points in grey."""
+    where all of a method's are; published points in grey."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
     cut = table["macs_cut"].fillna(table["macs"]) if "macs_cut" in table else table["macs"]
     table = table.assign(macs=cut)
     dense = table.loc[table["method"] == "dense", "macs"].mean()
     for i, method in enumerate(methods):
         style = look(method, i)
-        runs = table[table["method"] == method].groupby("removed")
+        runs = table[table["method"] == method]
+        there = runs.groupby("removed")["seed"].transform("nunique")
+        runs = runs[there == there.max()].groupby("removed")
         for ax, at in zip(axes, (list(runs.groups), 100 * runs["macs"].mean() / dense)):
             mean_and_range(ax, at, runs["test"], label=method, **style)
     for (method, points), marker in zip(PUBLISHED.groupby("method", sort=False), "*xP"):
@@ -195,16 +200,16 @@ def readme_pictures(table: pd.DataFrame, folder: Path) -> dict[Path, str]:
     """Draw the pictures of README and data/results from all records into ``folder``; {path: digest
     of the rows that were drawn}, which the file holds, too (a test compares)."""
     from ..experiments.sized import FIRST, priced  # this file is there without any records, too
-    from ..experiments.tables import MISSES
+    from ..experiments.tables import MISSES, study_of
     from .drawings import trade
 
     drawn, study = {}, table.get("study", pd.Series("", table.index))
     compared = (study == "fair") & (table.get("set", study) == "methods")
     rivals = table.loc[compared & (table["method"] != "dense"), "method"].unique()  # runs have it
-    ours = ["ours, all at once", "ours", "ours, one by one", "thrifty, all at once", "published"]
+    ours = ["ours, all at once", "thrifty, all at once", "ours, projected", "published", "tuned on"]
     for name, methods in (("headline", ours), ("fair", sorted(rivals)), ("trade", None)):
-        chosen = table["method"].isin([*(methods or ()), "dense"])
-        rows = table[(study == name) & chosen] if methods else priced(table)
+        rows = study_of(table, name) if methods else priced(table)
+        rows = rows[rows["method"].isin([*methods, "dense"])] if methods else rows
         if rows.empty:
             continue
         # One picture is one data set and, but for the trade, one width: those with most to show.
