@@ -126,11 +126,13 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
 
 def test_a_network_that_was_trained_once_more_is_its_own_reference(data, tmp_path):
     same = dict.fromkeys(("macs", "macs_merged", "layers", "layers_merged"), 3.0)
-    same |= {"speedup_1": 2.0, "speedup_128": 2.0}
-    for what, dense in (("a", 60.0), ("b", 70.0)):
+    same |= {"speedup_1": 2.0, "speedup_128": 2.0, "val_before": 33.0}
+    for what, dense in (("by chance", 60.0), ("projected", 70.0)):
         both = [same | {"removed": n, "test": dense - n} for n in (0, 1)]
-        record((tmp_path, data), what, f"by {what}", both, study="beyond", network="text")
-    assert list(beyond(tlc.results(tmp_path))["against dense"]) == ["-1.00", "-1.00"]
+        record((tmp_path, data), what, what, both, study="beyond", network="text")
+    shown = beyond(tlc.results(tmp_path))
+    assert list(shown["against dense"]) == ["-1.00", "-1.00"]
+    assert list(shown["validation before tuning, %"]) == ["", "33.00"]  # all at once
 
 
 def test_every_trial_before_tuning_has_a_row(data, tmp_path):

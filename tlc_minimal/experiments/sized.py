@@ -45,6 +45,7 @@ def projected(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 "validation before tuning, %": spread(before) if before.notna().any() else "",
                 "test accuracy, %": spread(at["test"]),
                 "against dense": against(at, parents(same, at)),
+                "against tuned on": against(at, same[same["method"] == "tuned on"]),
                 "epochs": f"{sum(epochs) / len(epochs):g}",
             }
         )

@@ -189,6 +189,7 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
         for method, at in last.groupby("method", sort=False):
             own = starts[starts["what"].isin(at["what"])]  # of some records trained once more
             parents = pd.concat([own, dense[~dense["seed"].isin(own["seed"])]])
+            before = at["val_before"] if method == "projected" else at["val_before"].iloc[:0]
             faster = {f"times as fast, batch {n}": at[f"speedup_{n}"].mean() for n in (1, 128)}
             rows.append(
                 {
@@ -199,6 +200,7 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "removed": spread(at["removed"], 0),
                     "layers": spread(at["deep"], 0),
                     "MACs left, %": f"{at['share'].mean():.0f}",
+                    "validation before tuning, %": spread(before) if len(before) else "",
                     "test accuracy, %": spread(at["test"]),
                     "against dense": against(at, parents),
                     "against tuned on": "" if method == "tuned on" else against(at, tuned),
