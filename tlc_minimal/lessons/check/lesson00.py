@@ -1,6 +1,8 @@
 """Checks of lesson 00, a tour."""
 
-from .exercise import exercise
+import torch
+
+from .exercise import exercise, normal
 
 
 @exercise((5, 16, 4, 8, 6), (3, 3, 8, 32, 32))
@@ -53,4 +55,38 @@ two_linear_layers.mistakes = {
     "the second bias is forgotten": lambda w1, b1, w2, b2: (w2 @ w1, w2 @ b1),
     "the weight is transposed": lambda w1, b1, w2, b2: ((w2 @ w1).T, w2 @ b1 + b2),
     "* is no matrix product": lambda w1, b1, w2, b2: (w2 * w1, w2 @ b1 + b2),
+}
+
+
+def _run(seed):
+    x = normal(seed, 60, 3) + 1
+    return x, torch.relu(x @ normal(seed + 1, 3, 8)) @ normal(seed + 2, 8, 2)
+
+
+@exercise(lambda: _run(0), lambda: _run(5))
+def one_layer_for_a_run(x, y):
+    """Weight and bias of the linear layer that comes nearest to y from x, by least squares."""
+    return _fitted(x, y)
+
+
+def _fitted(x, y):
+    best = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), y).solution
+    return best[:-1].mT, best[-1]
+
+
+one_layer_for_a_run.mistakes = {
+    "there is no bias: give x a column of ones": lambda x, y: (
+        torch.linalg.lstsq(x, y).solution.mT,
+        torch.zeros(y.shape[1]),
+    ),
+    "the weight is transposed: a layer's rows are its outputs": lambda x, y: (
+        _fitted(x, y)[0].mT,
+        _fitted(x, y)[1],
+    ),
+    "y is to be had from x, not x from y": lambda x, y: _fitted(y, x),
+    "the mean of x passes through the weight, too": lambda x, y: (_fitted(x, y)[0], y.mean(0)),
+    "this sends the first column of x to the bias: the ones stand last": lambda x, y: (
+        torch.cat([_fitted(x, y)[0].mT[1:], _fitted(x, y)[1][None]]).mT,
+        _fitted(x, y)[0][:, 0],
+    ),
 }

@@ -133,3 +133,40 @@ undominated.mistakes = {
     "only the best of all, whatever it costs": lambda macs, test: test == test.max(),
     "more multiplications are worse, not better": lambda macs, test: ~_beaten(-macs, test).any(1),
 }
+
+PRICES = {(0, 1): 0.0, (1, 2): 0.0, (2, 3): 0.0, (3, 4): 0.0, (0, 2): 0.3, (1, 3): 0.1, (2, 4): 0.4}
+PRICES |= {(0, 3): 0.7, (1, 4): 0.9, (0, 4): 2.0}
+FEW = {(0, 1): 0.0, (1, 2): 0.0, (2, 3): 0.0, (0, 2): 0.5, (1, 3): 0.2}  # no layer for all
+
+
+@exercise((PRICES, 4, 2), (PRICES, 4, 3), (PRICES, 4, 1), (PRICES, 4, 9), (FEW, 3, 1), (FEW, 3, 2))
+def least_price(price, n, layers):
+    """The least sum of prices on the way from place 0 to n in at most so many layers."""
+    return _least(price, n, layers)
+
+
+def _least(price, n, layers, exactly=False):
+    if n == 0 and not (exactly and layers):
+        return 0.0
+    ways = [i for i, j in price if j == n] if layers else []
+    return min((price[i, n] + _least(price, i, layers - 1, exactly) for i in ways), default=INF)
+
+
+def _greedy(price, n, layers):
+    at, paid = 0, 0.0
+    for _ in range(layers):
+        if at < n:
+            more, at = min((p, j) for (i, j), p in price.items() if i == at)
+            paid += more
+    return paid if at == n else INF
+
+
+INF = float("inf")
+least_price.mistakes = {
+    "the cheapest next step may lead to dear ones": _greedy,
+    "at most so many layers, not exactly": lambda price, n, layers: _least(price, n, layers, True),
+    "this is one layer more than allowed": lambda price, n, layers: _least(price, n, layers + 1),
+    "this is one layer fewer than allowed": lambda price, n, layers: _least(price, n, layers - 1),
+    "this is the price of one layer for all": lambda price, n, layers: price.get((0, n), INF),
+    "layers were forgotten": lambda price, n, layers: _least(price, n, n),
+}
