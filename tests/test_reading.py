@@ -233,49 +233,41 @@ def test_who_asks_for_the_mode_by_any_word_is_told():
         trace(type("Own", (Net,), own)(None, a=nn.ReLU()))
 
 
-class Shapes(nn.Module):
-    """Asks what half of all code asks."""
-
-    def __init__(self, way):
-        super().__init__()
-        self.a, self.b, self.way = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), way
-
+class Optional(Net):
     def forward(self, x, mask=None, features: bool = False, **kwargs):
-        y = self.way(self, F.relu(self.a(x)))
-        if mask is not None:
-            y = y * mask
+        y = F.relu(self.a(x)) if mask is None else mask
         return y if features else self.b(y)
 
 
-def padded(model, y):
-    return F.pad(y, (0, 4 - y.shape[-1] % 4)) if y.shape[-1] % 4 else y
-
-
-def checked(model, y):
-    batch, channels, *size = y.shape
-    assert channels == model.a.out_channels and len(size) == 2 and y.dim() == 4
-    if y.device != model.a.weight.device:
-        raise ValueError("another device")
-    with torch.autocast(y.device.type, enabled=False):  # as attention has it
-        return y.reshape(batch, channels, -1).view(batch, channels, *size)
-
-
-def looped(model, y):
-    total = torch.zeros(y.shape[0], y.shape[1], 1, y.shape[3], dtype=y.dtype)
-    for row in range(y.shape[2]):
-        total = total + y[:, :, row : row + 1]
-    return total
-
-
-@pytest.mark.parametrize("way", [padded, checked, looped, lambda model, y: y])
-def test_shapes_and_optional_arguments_are_those_of_the_example(way):
-    model = Shapes(way).double().eval()
+def test_optional_arguments_have_their_defaults():
+    model = Optional(None, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 1)).double().eval()
     (layer,) = tlc.find_layers(model, X)
     assert tlc.count(model, X)["activations"] == 1 == len(tlc.statistics(model, X))
     linear = tlc.linearize(model, layer.name, X, "affine").eval()
     merged = tlc.merge(linear, X, keep="all")
-    other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # of another size than the example
+    other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # more than the example has
     assert relative_error(merged(x=other), linear(other)) < 1e-10
+
+
+# ---- what a forward asks of shapes, and does to tensors ----
+
+
+def checked(net, x):
+    y = net.relu(net.a(x))
+    batch, channels, *size = y.shape
+    assert channels == net.a.out_channels and len(size) == 2 and y.dim() == 4
+    if y.device != net.a.weight.device:
+        raise ValueError("another device")
+    with torch.autocast(y.device.type, enabled=False):  # as attention has it
+        return net.b(y.reshape(batch, channels, -1).view(batch, channels, *size))
+
+
+def looped(net, x):
+    y = net.relu(net.a(x))
+    total = torch.zeros(y.shape[0], y.shape[1], 3, y.shape[3], dtype=y.dtype)
+    for row in range(y.shape[2] - 2):
+        total = total + y[:, :, row : row + 3]
+    return net.b(F.pad(total, (0, 4 - y.shape[-1] % 4)) if y.shape[-1] % 4 else total)
 
 
 def in_place(net, x):
@@ -314,7 +306,8 @@ FORWARDS = {
     "compiled": lambda n, x: n.b(COMPILED(n.a(x))),
     "a gradient of its own": lambda n, x: n.b(n.relu(APPLY(n.a(x)) + Minus.apply(n.a(x)) / 3)),
     "checkpointed": lambda n, x: n.b(checkpoint(n.relu, n.a(x), use_reentrant=True)),
-    "numbers": numbers, "a part": lambda n, x: n.both[1:](n.both[:1](x)),
+    "numbers": numbers, "checked": checked, "looped and padded": looped,
+    "a part": lambda n, x: n.both[1:](n.both[:1](x)),
     "remembers": lambda n, x: n.b(n.relu(n.a(x)) * n.cache.setdefault(1, x.new_ones(6, 6))),
     "in place": in_place,
     "asks what its input is": lambda n, x: n.b(n.relu(n.a(x)) if torch.is_tensor(x) else n.a(x)),

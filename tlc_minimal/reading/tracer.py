@@ -154,6 +154,14 @@ class Reader(fx.Tracer):
         return iter([obj[i] for i in range(count)])
 
 
+class Rereader(fx.Tracer):
+    """For torch: reads a pickled copy whose code makes tensors of sizes (``torch.zeros(n)``)."""
+
+    def trace(self, root: nn.Module, *args, **kwargs) -> fx.Graph:
+        with recording():
+            return super().trace(root, *args, **kwargs)
+
+
 def hands_on_mode(module: nn.Module) -> bool:
     """Whether a forward of several calls gives its mode to a function (F.dropout), and does not ask
     itself: it can be followed."""
