@@ -122,7 +122,7 @@ def test_projection_takes_a_layer_with_its_activation(done):
     assert longer == TINY.dense + TINY.depth * TINY.each
     states = [done[0] / f"headline_w2_{c}_50_seed0.state" for c in ("scratch", "alone", "work")]
     assert ['"teacher": ""' in load_weights(s)[1]["recipe"] for s in states] == [False, True, True]
-    assert [headline.length(c, 10, 6, 0.25) for c in ("short", "alone", "work")] == [6, 16, 46]
+    assert [controls.length(c, 10, 6, 0.25) for c in ("short", "alone", "work")] == [6, 16, 46]
 
 
 def test_an_ablation_changes_one_choice_and_with_it_the_network(done):

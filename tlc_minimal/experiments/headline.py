@@ -21,19 +21,8 @@ from ..merge import merge
 from ..methods.published import SCHEDULE
 from ..stages import METHODS
 from ..train import best_device
-from .controls import (
-    CONTROLS,
-    FRESH_LR,
-    dense_network,
-    length,
-    narrower,
-    reset,
-    scores,
-    seen,
-    train,
-    trials,
-    tuned_on,
-)
+from . import controls
+from .controls import CONTROLS, FRESH_LR, dense_network, narrower, reset, scores, seen
 from .pieces import Piece
 from .throughput import throughput
 
@@ -138,7 +127,7 @@ def plan(profile: str) -> list[Piece]:
             collapses(f"longer_{100 * share:.0f}", seed, LONGER, "project", None, **size)
             for control, method in CONTROLS.items():
                 run = partial(from_scratch, like, control)
-                epochs = length(control, s.dense, s.depth * s.each, share)
+                epochs = controls.length(control, s.dense, s.depth * s.each, share)
                 about = {"epochs": epochs, "lr": FRESH_LR, **config}
                 add(f"{control}_{100 * share:.0f}", seed, method, run, epochs, **about)
     for seed in s.seeds:
@@ -207,7 +196,7 @@ def _run(piece: Piece, data: Data, out: Path) -> Run:
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
-    return tuned_on(piece, dense_network(piece, data, out), data, out, piece.config["lr"])
+    return controls.tuned_on(piece, dense_network(piece, data, out), data, out, piece.config["lr"])
 
 
 def from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path):
@@ -218,14 +207,14 @@ def from_scratch(like: Piece, control: str, piece: Piece, data: Data, out: Path)
     torch.manual_seed(piece.seed)
     model = narrower(small, piece.config["width"], data) if control == "narrow" else reset(small)
     left, all_of_them = (count(network, data)["activations"] for network in (small, dense))
-    return train(piece, model, teacher, all_of_them - left, data, out, piece.config["lr"])
+    return controls.train(piece, model, teacher, all_of_them - left, data, out, piece.config["lr"])
 
 
 def _untuned(like: Piece, piece: Piece, data: Data, out: Path):
     """The activations that the piece ``like`` takes out, by every rule, and by projections of all
     kinds: what is left before any tuning."""
     names = _run(like, data, out).table["layer"].iloc[-1].split(", ")
-    return trials(dense_network(piece, data, out), names, data, piece.seed), 0.0
+    return controls.trials(dense_network(piece, data, out), names, data, piece.seed), 0.0
 
 
 def _clock(like: Piece, piece: Piece, data: Data, out: Path):
