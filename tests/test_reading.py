@@ -414,7 +414,8 @@ def test_an_output_keeps_its_class(kind):
               n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1))  # fmt: skip
     linear = tlc.linearize(randomize(net), "relu1", X)
     merged = tlc.merge(linear, X, keep="all")
-    assert type(merged(x=X)) is kind and merged(X).features is None
+    again = pickle.loads(pickle.dumps(merged))
+    assert type(merged(x=X)) is type(again(X)) is kind and merged(X).features is None
     assert relative_error(merged(X).logits, linear(X).logits) < 1e-12
 
 

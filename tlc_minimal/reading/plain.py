@@ -47,8 +47,8 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
     reader = Reader(example, turns)
     graph, asked = reader.trace(root), frozenset(reader.asked)
     made = [getattr(torch, name) for name in FACTORIES]
-    makes = any(node.target in made for node in graph.nodes)
-    graph._tracer_cls = Rereader if makes else fx.Tracer  # what reads a pickled copy
+    beyond = any(n.target in made or isinstance(n.target, type) for n in graph.nodes)
+    graph._tracer_cls = Rereader if beyond else fx.Tracer  # what reads a pickled copy
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
