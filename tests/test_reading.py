@@ -433,6 +433,14 @@ class Asserts(nn.Sequential):
         return x
 
 
+def test_what_somebody_traced_may_name_the_inputs_of_its_layers():
+    net = Net(lambda net, x: net.b(F.relu(net.a(input=x))), a=nn.Conv2d(3, 4, 1), b=nn.ReLU())
+    traced = torch.fx.symbolic_trace(net.double())
+    assert [layer.name for layer in tlc.find_layers(traced, X)] == ["relu1", "b"]
+    with pytest.raises(ValueError, match="an example is a batch, not one of .3, 8, 8."):
+        tlc.find_layers(traced, X[0])
+
+
 def test_a_question_about_the_shape_and_a_choice_of_forwards_are_in_nobodys_way():
     layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)
     model = randomize(nn.Sequential(Asserts(*layers)))
