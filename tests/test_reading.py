@@ -341,9 +341,9 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
             with pytest.raises(ValueError, match=name):
                 tlc.merge(net, example, keep="all")
         return
+    merged = tlc.merge(net, X, keep="all")
     other = {"options by position": [4, 4], "classes": [], "masked": []}
     assert [layer.channels for layer in tlc.find_layers(net, X)] == other.get(name, [4])
-    merged = tlc.merge(net, X, keep="all")
     again = copy.deepcopy(pickle.loads(pickle.dumps(merged)))
     with torch.no_grad():
         for batch in (X, X[:1]):
