@@ -245,7 +245,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, x=x: tlc.Data.from_loader([(x, PAIR)], [(ONES, PAIR)]), ValueError,
        r"both loaders are of one size, not \(.*8, 8\)\.") for x in (ONES[:, :1], ONES[..., 1:])],
     *[(lambda m, n=n: tlc.load_data(n), ValueError, "No data.*: give di") for n in ("z" * 5000, 0)],
-    (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
+    (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 to b.* not 'a'"),
     (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),
     (lambda m: AT_HOME(tlc.load_data)("~/"), FileNotFoundError, "has no .jpg"),
     (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "'abc', but the processes do n"),
