@@ -3,6 +3,7 @@
 import errno
 import importlib
 import itertools
+import json
 import multiprocessing
 import sys
 from contextlib import contextmanager
@@ -102,6 +103,11 @@ def make_folder(root, classes=("cat", "dog"), count=6, size=(32, 32), mode="RGB"
             pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             Image.fromarray(pixels).convert(mode).save(root / part / name / f"{i}.{kind}")
     return root
+
+
+def rows_of(folder, what: str) -> list[dict]:
+    """Those of a record."""
+    return json.loads((folder / f"{what}.json").read_text())["rows"]
 
 
 def digits(images: int, size: int = 8) -> tlc.Data:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain, product
 from unittest.mock import patch
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -37,12 +38,7 @@ X, BYTES = DATA.example, DATA.train.images
 NAN, INF = float("nan"), float("inf")
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
-    second = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
-    end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
-    return nn.Sequential(*first, *second, *end).eval()
+network = functools.partial(helpers.chain, 2)  # its activations are "2" and "5"
 
 
 def tied(net, x):
@@ -107,7 +103,7 @@ CHANGED = {  # what a changed copy would lose
 }  # fmt: skip
 MODES = {  # what merging cannot do
     "in training mode": (lambda: network().train(), r"training mode.*model\.eval\(\)"),
-    "a norm in it": (lambda: network().append(nn.BatchNorm1d(10)), r"9 is in training mode.*eval"),
+    "a norm in it": (lambda: network().append(nn.BatchNorm1d(10)), r"10 is in training mode.*eval"),
 }  # fmt: skip
 NO_INPUTS = {
     "None": (None, TypeError, "input is needed, not None"), "number": (3, TypeError, "int"),
@@ -249,7 +245,7 @@ OPTIONS = [  # (call with a model, exception, words)
     *[(lambda m, x=x: tlc.Data.from_loader([(x, PAIR)], [(ONES, PAIR)]), ValueError,
        r"both loaders are of one size, not \(.*8, 8\)\.") for x in (ONES[:, :1], ONES[..., 1:])],
     *[(lambda m, n=n: tlc.load_data(n), ValueError, "No data.*: give di") for n in ("z" * 5000, 0)],
-    (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 on, not 'a'"),
+    (lambda m: tlc.load_data(seed="a"), TypeError, "seed is a whole number from 0 to b.* not 'a'"),
     (lambda m: tlc.load_data(size=True), ValueError, "size is a number of pixels.* not True"),
     (lambda m: AT_HOME(tlc.load_data)("~/"), FileNotFoundError, "has no .jpg"),
     (lambda m: APART(tlc.collapse)(m, DATA, 1), RuntimeError, "'abc', but the processes do n"),
@@ -388,7 +384,7 @@ def test_a_quantised_convolution_is_named():
     quantized = pytest.importorskip("torch.ao.nn.quantized")
     model = network().append(quantized.Conv2d(4, 4, 1)).eval()
     for do in (CHANGE["linearize"], tlc.merge):
-        with pytest.raises(ValueError, match="9 is quantised: give the float model"):
+        with pytest.raises(ValueError, match="10 is quantised: give the float model"):
             do(model, X)
 
 

@@ -1,14 +1,13 @@
 """The bench, made tiny: what is trained is clocked, what is recorded is not repeated."""
 
 import importlib
-import json
 import shutil
 
 import pandas as pd
 import psutil
 import pytest
 import torch
-from helpers import residual
+from helpers import residual, rows_of
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import pieces
@@ -49,10 +48,6 @@ def done(tmp_path_factory):
 
 def forbid(*args, **kwargs):
     raise AssertionError("this was to be taken from what is there")
-
-
-def rows_of(folder, what):
-    return json.loads((folder / f"{what}.json").read_text())["rows"]
 
 
 def test_each_network_leaves_a_record_clocked_in_two_and_merged_at_each_batch(done):

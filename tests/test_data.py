@@ -409,15 +409,12 @@ def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch, 
     assert load_data("mnist", root=tmp_path, size=32).train.images.shape == (36, 1, 32, 32)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_mnist_is_mended(damage, serve, tmp_path, monkeypatch, tiny_mnist):
+def test_a_damaged_mnist_is_mended(serve, tmp_path, monkeypatch, tiny_mnist):
     monkeypatch.setitem(fetching.SOURCES, "mnist", (served := serve(tiny_mnist),))
     first = load_data("mnist", root=tmp_path)
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     packed, whole = file.with_name(f"{file.name}.gz"), file.read_bytes()
-    bad = {"cut": whole[:5000], "flipped": whole[:500] + b"?" + whole[501:], "empty": b""}[damage]
-
-    file.write_bytes(bad)
+    file.write_bytes(bad := whole[:500] + b"?" + whole[501:])
     monkeypatch.setitem(fetching.SOURCES, "mnist", ())
     assert load_data("mnist", root=tmp_path).sha256 == first.sha256  # from the packed file
     assert file.read_bytes() == whole

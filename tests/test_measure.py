@@ -32,18 +32,13 @@ def resnet_macs(width, size):
 
 def test_the_papers_network_has_140_million_multiplications_and_both_stems_the_formulas():
     counts = tlc.count(tlc.resnet18(width=64), X)
-    assert counts["macs"] == resnet_macs(64, 16) and round(counts["macs"] / 1e6, 1) == 140.2
+    assert counts["macs"] == resnet_macs(64, 16), "of one image"
+    assert round(counts["macs"] / 1e6, 1) == 140.2
     assert (counts["activations"], counts["layers"]) == (17, 18)
     # The stem's before the pool, then four of 64 x 16² units, each stage half as many as before.
     assert counts["relu_units"] == 64 * 32**2 + 4 * 64 * 16**2 * (1 + 1 / 2 + 1 / 4 + 1 / 8)
     strong = tlc.count(tlc.resnet18(width=8, stem="strong"), X)
     assert strong["macs"] == resnet_macs(8, 32), "its stages see maps of twice the side"
-
-
-def test_counts_are_per_image_and_of_the_images_size():
-    model = tlc.resnet18(width=4)
-    assert tlc.count(model, X)["macs"] == tlc.count(model, X[:1])["macs"]
-    assert tlc.count(model, X[:, :, :16, :16])["macs"] < tlc.count(model, X)["macs"] / 3
 
 
 def test_parameters_and_layers_by_hand():

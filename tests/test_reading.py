@@ -233,49 +233,41 @@ def test_who_asks_for_the_mode_by_any_word_is_told():
         trace(type("Own", (Net,), own)(None, a=nn.ReLU()))
 
 
-class Shapes(nn.Module):
-    """Asks what half of all code asks."""
-
-    def __init__(self, way):
-        super().__init__()
-        self.a, self.b, self.way = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), way
-
+class Optional(Net):
     def forward(self, x, mask=None, features: bool = False, **kwargs):
-        y = self.way(self, F.relu(self.a(x)))
-        if mask is not None:
-            y = y * mask
+        y = F.relu(self.a(x)) if mask is None else mask
         return y if features else self.b(y)
 
 
-def padded(model, y):
-    return F.pad(y, (0, 4 - y.shape[-1] % 4)) if y.shape[-1] % 4 else y
-
-
-def checked(model, y):
-    batch, channels, *size = y.shape
-    assert channels == model.a.out_channels and len(size) == 2 and y.dim() == 4
-    if y.device != model.a.weight.device:
-        raise ValueError("another device")
-    with torch.autocast(y.device.type, enabled=False):  # as attention has it
-        return y.reshape(batch, channels, -1).view(batch, channels, *size)
-
-
-def looped(model, y):
-    total = torch.zeros(y.shape[0], y.shape[1], 1, y.shape[3], dtype=y.dtype)
-    for row in range(y.shape[2]):
-        total = total + y[:, :, row : row + 1]
-    return total
-
-
-@pytest.mark.parametrize("way", [padded, checked, looped, lambda model, y: y])
-def test_shapes_and_optional_arguments_are_those_of_the_example(way):
-    model = Shapes(way).double().eval()
+def test_optional_arguments_have_their_defaults():
+    model = Optional(None, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 2, 1)).double().eval()
     (layer,) = tlc.find_layers(model, X)
     assert tlc.count(model, X)["activations"] == 1 == len(tlc.statistics(model, X))
     linear = tlc.linearize(model, layer.name, X, "affine").eval()
     merged = tlc.merge(linear, X, keep="all")
-    other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # of another size than the example
+    other = torch.randn(7, 3, 8, 8, dtype=torch.float64)  # more than the example has
     assert relative_error(merged(x=other), linear(other)) < 1e-10
+
+
+# ---- what a forward asks of shapes, and does to tensors ----
+
+
+def checked(net, x):
+    y = net.relu(net.a(x))
+    batch, channels, *size = y.shape
+    assert channels == net.a.out_channels and len(size) == 2 and y.dim() == 4
+    if y.device != net.a.weight.device:
+        raise ValueError("another device")
+    with torch.autocast(y.device.type, enabled=False):  # as attention has it
+        return net.b(y.reshape(batch, channels, -1).view(batch, channels, *size))
+
+
+def looped(net, x):
+    y = net.relu(net.a(x))
+    total = torch.zeros(y.shape[0], y.shape[1], 3, y.shape[3], dtype=y.dtype)
+    for row in range(y.shape[2] - 2):
+        total = total + y[:, :, row : row + 3]
+    return net.b(F.pad(total, (0, 4 - y.shape[-1] % 4)) if y.shape[-1] % 4 else total)
 
 
 def in_place(net, x):
@@ -314,7 +306,8 @@ FORWARDS = {
     "compiled": lambda n, x: n.b(COMPILED(n.a(x))),
     "a gradient of its own": lambda n, x: n.b(n.relu(APPLY(n.a(x)) + Minus.apply(n.a(x)) / 3)),
     "checkpointed": lambda n, x: n.b(checkpoint(n.relu, n.a(x), use_reentrant=True)),
-    "numbers": numbers, "a part": lambda n, x: n.both[1:](n.both[:1](x)),
+    "numbers": numbers, "checked": checked, "looped and padded": looped,
+    "a part": lambda n, x: n.both[1:](n.both[:1](x)),
     "remembers": lambda n, x: n.b(n.relu(n.a(x)) * n.cache.setdefault(1, x.new_ones(6, 6))),
     "in place": in_place,
     "asks what its input is": lambda n, x: n.b(n.relu(n.a(x)) if torch.is_tensor(x) else n.a(x)),
@@ -348,9 +341,9 @@ def test_a_graph_computes_what_the_model_computes_or_is_refused(name):
             with pytest.raises(ValueError, match=name):
                 tlc.merge(net, example, keep="all")
         return
+    merged = tlc.merge(net, X, keep="all")
     other = {"options by position": [4, 4], "classes": [], "masked": []}
     assert [layer.channels for layer in tlc.find_layers(net, X)] == other.get(name, [4])
-    merged = tlc.merge(net, X, keep="all")
     again = copy.deepcopy(pickle.loads(pickle.dumps(merged)))
     with torch.no_grad():
         for batch in (X, X[:1]):
@@ -421,7 +414,8 @@ def test_an_output_keeps_its_class(kind):
               n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1))  # fmt: skip
     linear = tlc.linearize(randomize(net), "relu1", X)
     merged = tlc.merge(linear, X, keep="all")
-    assert type(merged(x=X)) is kind and merged(X).features is None
+    again = pickle.loads(pickle.dumps(merged))
+    assert type(merged(x=X)) is type(again(X)) is kind and merged(X).features is None
     assert relative_error(merged(X).logits, linear(X).logits) < 1e-12
 
 
@@ -437,6 +431,14 @@ class Asserts(nn.Sequential):
             torch._assert(x.ndim == 4, f"expected 4D input, not {x.ndim}D")
             x = layer(x)
         return x
+
+
+def test_what_somebody_traced_may_name_the_inputs_of_its_layers():
+    net = Net(lambda net, x: net.b(F.relu(net.a(input=x))), a=nn.Conv2d(3, 4, 1), b=nn.ReLU())
+    traced = torch.fx.symbolic_trace(net.double())
+    assert [layer.name for layer in tlc.find_layers(traced, X)] == ["relu1", "b"]
+    with pytest.raises(ValueError, match="an example is a batch, not one of .3, 8, 8."):
+        tlc.find_layers(traced, X[0])
 
 
 def test_a_question_about_the_shape_and_a_choice_of_forwards_are_in_nobodys_way():
@@ -490,10 +492,11 @@ def test_what_was_frozen_or_under_no_grad_learns_nothing():
     model = Net(run, **layers).double().eval()
     model.b.requires_grad_(False)
     linear = tlc.linearize(model, "relu2", X)
-    linear(X).sum().backward()
-    learnt = [n for n, p in linear.named_parameters() if p.grad is not None]
-    assert learnt[-2:] == ["c.weight", "c.bias"]
-    assert linear.a.weight.grad is None and linear.b.weight.grad is None
+    for copied in (linear, pickle.loads(pickle.dumps(linear))):
+        copied(X).sum().backward()
+        learnt = [n for n, p in copied.named_parameters() if p.grad is not None]
+        assert learnt[-2:] == ["c.weight", "c.bias"]
+        assert copied.a.weight.grad is None and copied.b.weight.grad is None
 
 
 ACTIVATIONS = [nn.Mish(), nn.ELU(0.7), nn.SELU(), nn.Tanh(), nn.Softplus(), nn.Hardtanh()]

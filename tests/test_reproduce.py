@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import CLOCK, residual, same
+from helpers import CLOCK, residual, rows_of, same
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import (
@@ -26,6 +26,7 @@ from tlc_minimal.experiments import reproduce as command
 from tlc_minimal.experiments.recipes import METHODS, RATE
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
+from tlc_minimal.run_folder import run_of
 
 NAMES = ("collapse", "merge", "experiments.throughput")
 collapsing, merging, throughput = (importlib.import_module(f"tlc_minimal.{n}") for n in NAMES)
@@ -63,10 +64,6 @@ def done(tmp_path_factory):
     return out, folder
 
 
-def rows_of(done, what):
-    return json.loads((done[1] / f"{what}.json").read_text())["rows"]
-
-
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
     assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 52
@@ -76,7 +73,7 @@ def test_every_planned_piece_is_a_record(done):
 
 def test_curve_once_control_and_strong_stem_begin_with_their_dense_network(done):
     curve, (dense,), (start, once), (_, one), (control,), (strong,) = (
-        rows_of(done, f"headline_w2_{name}_seed0")
+        rows_of(done[1], f"headline_w2_{name}_seed0")
         for name in ("curve", "dense", "once02", "once01", "tuned_on", "strong_dense")
     )
     assert [(r["removed"], r["activations"]) for r in curve] == [(0, 5), (1, 4), (2, 3)]
@@ -92,7 +89,7 @@ def test_curve_once_control_and_strong_stem_begin_with_their_dense_network(done)
 def config_of(done, name):
     """What a piece's record and its run say of it."""
     record = json.loads((done[1] / f"{name}.json").read_text())["config"]
-    return record, json.loads((done[0] / name / "run.json").read_text())["config"]
+    return record, run_of(done[0] / name)["config"]
 
 
 def test_each_choice_reaches_the_run_that_goes_at_once(done):
@@ -110,20 +107,20 @@ def test_the_published_algorithm_has_no_teacher_and_is_cut_at_the_end(done):
         record, run = config_of(done, f"headline_w2_{name}_seed0")
         assert run["method"] == "published" and run["options"] == options == record["options"]
         assert run["tuning"] == {"lr": 0.02, "distil": False}
-        first, *_, last = rows_of(done, f"headline_w2_{name}_seed0")
+        first, *_, last = rows_of(done[1], f"headline_w2_{name}_seed0")
         assert last["macs"] == first["macs"] == first["macs_cut"] >= last["macs_cut"]
         assert last["removed"] == TINY.depth and last["epochs"] <= record["epochs"]
 
 
 def test_projection_takes_a_layer_with_its_activation(done):
-    first, last = rows_of(done, "headline_w2_project01_seed0")
+    first, last = rows_of(done[1], "headline_w2_project01_seed0")
     assert (first["layers"], last["layers"]) == (6, 5) and last["error"] > 0
     assert last["macs"] < first["macs"] and first["error"] is None
-    longer = rows_of(done, "headline_w2_longer_50_seed0")[-1]["epochs"]
+    longer = rows_of(done[1], "headline_w2_longer_50_seed0")[-1]["epochs"]
     assert longer == TINY.dense + TINY.depth * TINY.each
     states = [done[0] / f"headline_w2_{c}_50_seed0.state" for c in ("scratch", "alone", "work")]
     assert ['"teacher": ""' in load_weights(s)[1]["recipe"] for s in states] == [False, True, True]
-    assert [headline.length(c, 10, 6, 0.25) for c in ("short", "alone", "work")] == [6, 16, 46]
+    assert [controls.length(c, 10, 6, 0.25) for c in ("short", "alone", "work")] == [6, 16, 46]
 
 
 def test_an_ablation_changes_one_choice_and_with_it_the_network(done):
@@ -134,15 +131,15 @@ def test_an_ablation_changes_one_choice_and_with_it_the_network(done):
         assert run["options"] == {k: v for k, v in options.items() if k not in usual}
         assert run["tuning"] == usual | {k: v for k, v in options.items() if k in usual}
     # A choice that is written down but not used would leave the network as it was.
-    ours = rows_of(done, "headline_w2_curve_seed0")[1]
+    ours = rows_of(done[1], "headline_w2_curve_seed0")[1]
     for arm in ("on_off", "affine", "identity", "not_distilled", "padding_first"):
-        row = rows_of(done, f"headline_w2_ablation_{arm}_seed0")[1]
+        row = rows_of(done[1], f"headline_w2_ablation_{arm}_seed0")[1]
         assert any(row[k] != ours[k] for k in ("layer", "val_before", "val_loss")), arm
 
 
 def test_the_clock_has_every_network_at_both_batches(done):
     for name, method in {"once01": "ours, all at once", "project_50": "ours, projected"}.items():
-        rows = rows_of(done, f"headline_w2_clock_{name}_seed0")
+        rows = rows_of(done[1], f"headline_w2_clock_{name}_seed0")
         assert [r["batch"] for r in rows] == [1] * 5 + [128] * 5
         others = [f"{method}, merged wherever it can be", work.NARROW, work.NARROWEST]
         assert [r["network"] for r in rows] == ["dense", method, *others] * 2
@@ -159,7 +156,7 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
     monkeypatch.setitem(ladder.PROFILES, "laptop", ((1,), (0.5,), 1, 0.1))
     for only in ("predicts", "ladder"):
         reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
-    rows = rows_of((tmp_path, tmp_path / "records"), "predicts_w2_seed0")
+    rows = rows_of(tmp_path / "records", "predicts_w2_seed0")
     assert [(r["rule"], r["draw"]) for r in rows] == [
         (rule, i) for i in (0, 1) for rule in ("on_off_affine", "projected")
     ]
@@ -174,14 +171,14 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
 def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
     monkeypatch.setitem(rates.PROFILES, "laptop", ((0.01, 0.3), 1))
     reproduce("laptop", **HERE, only="rates", out=tmp_path, folder=tmp_path / "records")
-    rows = rows_of((tmp_path, tmp_path / "records"), "rates_w2_once01_seed0")
+    rows = rows_of(tmp_path / "records", "rates_w2_once01_seed0")
     each = {"removed", "macs", "val", "epochs"}  # and no test accuracy
     assert [(row.pop("rate"), {*row}) for row in rows] == [(0.01, each), (0.3, each)]
-    run = json.loads((tmp_path / "rates_w2_published_seed0_0.3/run.json").read_text())
+    run = run_of(tmp_path / "rates_w2_published_seed0_0.3")
     shown = sized.rates(tlc.results(tmp_path / "records")).set_index("method")
     shape = headline.CONTROLS["scratch"]
     assert run["config"]["tuning"]["lr"] == 0.3 and float(shown["kept"][shape]) == 0.2
-    run = json.loads((tmp_path / "rates_w2_project_50_decay_seed0_0.01/run.json").read_text())
+    run = run_of(tmp_path / "rates_w2_project_50_decay_seed0_0.01")
     assert run["config"]["tuning"]["weight_decay"] == rates.DECAY
     assert sum(m.endswith("weight decay 0.0002") for m in shown.index) == 2
 
@@ -191,9 +188,9 @@ def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
         for study in ("headline", "recipes"):
             how = {"only": f"{study}_w2_{only}_50", "out": tmp_path, "folder": tmp_path / "records"}
             reproduce("laptop", **HERE, **how)
-    run = json.loads((tmp_path / "recipes_w2_project_50_seed0/run.json").read_text())["config"]
+    run = run_of(tmp_path / "recipes_w2_project_50_seed0")["config"]
     assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (RATE, rates.DECAY)
-    last = lambda what: rows_of((tmp_path, tmp_path / "records"), f"{what}_50_seed0")[-1]
+    last = lambda what: rows_of(tmp_path / "records", f"{what}_50_seed0")[-1]
     shown = sized.recipes(tlc.results(tmp_path / "records"))
     assert list(shown["method"]) == [*METHODS]
     for name, row in zip(("project", "scratch", "narrow"), shown.to_dict("records"), strict=True):
@@ -207,10 +204,8 @@ def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
     few = [f"few_w2_{name}_50" for name in ("project", "untaught", "scratch", "short")]
     for only in ("headline_w2_short_50", *few):
         reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
-    run, usual = (
-        json.loads((tmp_path / f"{study}_50_seed0/run.json").read_text())["config"]
-        for study in ("few_w2_untaught", "headline_w2_project")
-    )
+    names = ("few_w2_untaught_50_seed0", "headline_w2_project_50_seed0")
+    run, usual = (run_of(tmp_path / name)["config"] for name in names)
     assert (usual["train"], run["train"], run["epochs"]) == (60, 7, round(9 * usual["epochs"]))
     assert usual["tuning"]["distil"] and not run["tuning"]["distil"]
     table = tlc.results(tmp_path / "records").groupby("what").last()
@@ -227,7 +222,7 @@ def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
 
 
 def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step(done):
-    product, copy, *training = rows_of(done, "headline_w2_throughput_seed0")
+    product, copy, *training = rows_of(done[1], "headline_w2_throughput_seed0")
     assert product["tflops"] > 0 and copy["gb_per_s"] > 0
     assert [row["batch"] for row in training] == [8, 16]
     for row in training:
@@ -247,11 +242,11 @@ def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step
 def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path, what):
     """A clone has the records and not the weights: the run is made, and is the same."""
     lost = tmp_path / "lost"  # a record that is lost comes from the finished run
-    (path,) = reproduce("laptop", **HERE, only=what, out=done[0], folder=lost)
-    assert json.loads(path.read_text())["rows"] == rows_of(done, what)
-    (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path / "runs", folder=tmp_path)
+    reproduce("laptop", **HERE, only=what, out=done[0], folder=lost)
+    assert rows_of(lost, what) == rows_of(done[1], what)
+    reproduce("laptop", **HERE, only=what, out=tmp_path / "runs", folder=tmp_path)
     timeless = lambda rows: [{k: v for k, v in r.items() if k not in CLOCK} for r in rows]
-    assert timeless(json.loads(path.read_text())["rows"]) == timeless(rows_of(done, what))
+    assert timeless(rows_of(tmp_path, what)) == timeless(rows_of(done[1], what))
 
 
 def test_another_seed_is_another_network_and_another_run(done, tmp_path, monkeypatch):
@@ -259,7 +254,7 @@ def test_another_seed_is_another_network_and_another_run(done, tmp_path, monkeyp
     what = "headline_w2_once01_seed1"
     (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path, folder=tmp_path)
     assert json.loads(path.read_text())["seed"] == 1
-    assert json.loads((tmp_path / what / "run.json").read_text())["config"]["seed"] == 1
+    assert run_of(tmp_path / what)["config"]["seed"] == 1
     folders = (done[0], "headline_w2_dense_seed0"), (tmp_path, "headline_w2_dense_seed1")
     a, b = (load_weights(folder / f"{name}.safetensors")[0] for folder, name in folders)
     assert list(a) == list(b) and not same(a, b)

@@ -200,7 +200,9 @@ def test_a_chain_is_shown_after_its_last_removal(data, tmp_path):
     }  # fmt: skip
 
 
-def test_without_records_a_table_is_empty_and_a_table_is_markdown(tmp_path):
+def test_without_its_records_a_table_is_empty_and_a_table_is_markdown(data, tmp_path):
+    assert all(make(tlc.results(tmp_path)).empty for make in TABLES.values())
+    record((tmp_path, data), "one", "dense", [{"removed": 0, "macs": 5}], study="of another kind")
     assert all(make(tlc.results(tmp_path)).empty for make in TABLES.values())
     lines = ["| a | b c |", "| --- | --- |", "| 1 | x |", "| 2 | y |"]
     assert markdown(pd.DataFrame({"a": [1, 2], "b c": ["x", "y"]})).splitlines() == lines

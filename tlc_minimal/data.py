@@ -16,7 +16,7 @@ from .files import digest
 from .reading.images import Split, read_cifar10, read_digits, read_folder, read_mnist
 from .reading.loaders import read_loaders
 from .reading.refuse import check_input, quoted
-from .refuse import check_number
+from .refuse import check_number, check_ranges
 
 SPLITS = ("train", "val", "test")
 READERS = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
@@ -110,7 +110,7 @@ def load_data(name="digits", root="data", size: int | None = None, seed: int = 0
     chooses the validation images and the order. ValueError: unknown name or unusable images;
     FileNotFoundError: a folder without images; ConnectionError: no source was reached.
     """
-    check_number("seed", seed, Integral, lambda s: 0 <= s < 2**32, "a whole number from 0 on")
+    check_ranges(seed=seed)
     if isinstance(name, tuple) and len(name) == 2:
         title, train, test, classes = read_loaders(*name)
     elif name in [*READERS]:

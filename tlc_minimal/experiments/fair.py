@@ -8,7 +8,6 @@ from torch import nn
 from ..collapse import collapse
 from ..data import Data
 from ..models import resnet18
-from ..refuse import check_known
 from ..stages import METHODS
 from .controls import scores
 from .pieces import Piece, trained
@@ -31,9 +30,7 @@ def plan(profile: str) -> list[Piece]:
     """Three seeds of every method, then the rankings, then more seeds.
 
     ``tune``: epochs of tuning until the last removal; at fewer removals, that share of it.
-    ValueError for an unknown profile.
     """
-    check_known("profile", profile, PROFILES)
     size = PROFILES[profile]
     shared = {k: size[k] for k in ("width", "dense", "tune")} | {"study": "fair"}
 

@@ -67,15 +67,11 @@ def sized(table: pd.DataFrame | None = None) -> pd.DataFrame:
     ``results`` with ``cut``, the MACs when what has become constant is cut out, ``share``, that of
     the MACs that was asked for (negative, so that it sorts), and ``order``, the method's place."""
     table = study_of(table, "headline")
-    if "share" not in table:
-        return table.iloc[:0].assign(share=0.0, order=0, cut=0.0)
     twelve = (table["removed"] == 12) & table["method"].isin(ONCE)
     asked = table["share"].notna() & (table["removed"] > 0) & table["method"].isin(SMALL)
     there = table.loc[asked, ["data", "width"]].drop_duplicates()
     rows = table[asked | twelve | table["method"].isin(DENSE)].merge(there, on=["data", "width"])
-    cut = rows["macs_cut"].fillna(rows["macs"])
-    order = rows["method"].map(SMALL.index)
-    return rows.assign(share=-rows["share"].fillna(1.0), order=order, cut=cut)
+    return rows.assign(share=-rows["share"].fillna(1.0), order=rows["method"].map(SMALL.index))
 
 
 def priced(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -110,14 +106,12 @@ def _speed(table: pd.DataFrame, row: dict) -> float:
     """How many times as fast as the dense network at batch 1, in the race of seed 0 that a row's
     network was in (on a GPU as CUDA graphs): milliseconds of two races are no comparison."""
     stem = row["what"].removesuffix(f"_seed{row['seed']}")
-    races = table[table["method"] == "milliseconds"]
-    if races.empty:
-        return math.nan
-    races = races[(races["batch"] == 1) & (races["width"] == row["width"])]
+    races = table[(table["method"] == "milliseconds") & (table["batch"] == 1)]
+    races = races[races["width"] == row["width"]]
     cpu = races["device"].str.startswith("CPU")  # no mean of a CPU's and a GPU's
     races = races[cpu == row["device"].startswith("CPU")]
-    if "speedup_graph" in races:  # else Python, which launches kernel after kernel, is clocked
-        races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
+    # As CUDA graphs, or Python, which launches kernel after kernel, would be clocked.
+    races = races.assign(speedup=races["speedup_graph"].fillna(races["speedup"]))
     # One that was sized by a projection is in its race.
     stem = re.sub(f"_({'|'.join(['longer', 'untaught', *CONTROLS])})_", "_project_", stem)
     same_shape = row["method"].startswith(CONTROLS["scratch"]) or row["method"] in PROJECTED
@@ -135,8 +129,6 @@ def untuned(table: pd.DataFrame | None = None) -> pd.DataFrame:
     mean over the seeds (and range); ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "headline"), []
     table = table[table["method"] == "untuned"]
-    if table.empty:
-        return pd.DataFrame()
     options = [name for name in ("images", "ridge", "kernel", "augmented") if name in table]
     for (data, width, rule, *values), at in table.groupby(
         ["data", "width", "rule", *options], sort=False, dropna=False
@@ -163,8 +155,6 @@ def predicts(table: pd.DataFrame | None = None) -> pd.DataFrame:
     correlation with the validation accuracy after tuning over random sets, a row a way of removing,
     mean over the seeds (and range); ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "predicts"), []
-    if table.empty:
-        return pd.DataFrame()
     for (data, width, rule), runs in table.groupby(["data", "width", "rule"], sort=False):
         per_seed = []
         for _, sets in runs.groupby("seed"):
@@ -218,14 +208,12 @@ def few(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def _beside_usual(table, study: str, this: str, that: str) -> pd.DataFrame:
     usual, other = study_of(table, "headline"), study_of(table, study)
-    if other.empty:
-        return pd.DataFrame()
     other = other.sort_values("method", key=lambda m: m.map(SMALL.index), kind="stable")
     usual, rows = usual[["width", "share", "method", "seed", "removed", "val", "test"]], []
     both = other[other["removed"] > 0].merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
-        row |= {"seeds": len(at), "million MACs": spread(at["macs_cut"].fillna(at["macs"]) / 1e6)}
+        row |= {"seeds": len(at), "million MACs": spread(at["cut"] / 1e6)}
         for column, name in (("val", "validation"), ("test", "test accuracy")):
             row[f"{name}, % ({this})"] = spread(at[f"{column} usual"])
             row[f"{name}, % ({that})"] = spread(at[column])

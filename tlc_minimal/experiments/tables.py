@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ..results import results
+from ..results import COLUMNS, results
 from .headline import AT_ONCE, BLOCKS
 
 DEPTHS = (0, 8, 12, 14, 16)  # removals that the headline's table shows
@@ -16,6 +16,8 @@ FORMER = {  # what the records made before today's names call a method
     "dense, tuned on": "tuned on",
     "ours, strong stem": "ours, one by one, strong stem",
 }
+ASKED = [*COLUMNS, "study", "rule", "network", "set", "share", "batch", "macs_cut", "speedup"]
+ASKED += ["speedup_graph"]  # columns that older records, or those of other studies, lack
 MISSES = {"egp": "egp, tuned once a removal"}  # a row says what its method leaves out
 
 
@@ -36,7 +38,6 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
             if removed == 0 and not method.startswith("dense") and method != "tuned on":
                 continue
             epochs = [total_epochs(table, row) for row in at.to_dict("records")]
-            cut = at["macs_cut"].fillna(at["macs"]) if "macs_cut" in at else at["macs"]
             rows.append(
                 {
                     "data": data,
@@ -49,7 +50,7 @@ def headline(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "against tuned on": against(at, same[same["method"] == f"tuned on{strong}"]),
                     "layers": f"{at['layers'].mean():.0f}",
                     "million MACs": f"{at['macs'].mean() / 1e6:.2f}",
-                    "cut": f"{cut.mean() / 1e6:.2f}",
+                    "cut": f"{at['cut'].mean() / 1e6:.2f}",
                     "epochs": f"{sum(epochs) / len(epochs):g}",
                 }
             )
@@ -85,8 +86,6 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
     """One choice changed at a time: test accuracy after so many removals, mean over the seeds that
     the change was made for; ours on the same seeds first. ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "headline"), []
-    if table.empty:
-        return pd.DataFrame()
     changed = table[table["what"].str.contains("_ablation_")]
     ours = table[table["method"] == "ours, one by one"]
     for (data, width), arms in changed.groupby(["data", "width"]):
@@ -111,19 +110,15 @@ def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)
     mean over the seeds (and range), empty where it cannot go so far; MACs are those when what has
     become constant is cut out; ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "fair"), []
-    if table.empty:
-        return pd.DataFrame()
     methods = table[table["set"] == "methods"].replace({"method": MISSES})
-    cut = methods["macs_cut"].fillna(methods["macs"]) if "macs_cut" in methods else methods["macs"]
-    methods = methods.assign(macs=cut)
     for (data, method), runs in methods.groupby(["data", "method"], sort=False):
         row = {"data": data, "method": method, "seeds": runs["seed"].nunique()}
         for depth in depths:
             at = runs[runs["removed"] == (0 if method == "dense" else depth)]
             row[f"test accuracy, % ({depth} removed)"] = spread(at["test"]) if len(at) else ""
-        macs = at["macs"].mean() / 1e6
+        macs = at["cut"].mean() / 1e6
         rows.append(row | {f"million MACs ({depths[-1]})": f"{macs:.2f}" if len(at) else ""})
-    return pd.DataFrame(rows).sort_values("method", key=lambda m: m != "dense", kind="stable")
+    return pd.DataFrame(sorted(rows, key=lambda row: row["method"] != "dense"))
 
 
 def chain(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -176,8 +171,6 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Other architectures (lesson 07): a row a network and method, after its last removal and
     merged, mean over the seeds (and range); ``table`` as in :func:`headline`."""
     table, rows = study_of(table, "beyond"), []
-    if table.empty:
-        return pd.DataFrame()
     for (network, data), runs in table[table["method"] != "clock"].groupby(["network", "data"]):
         last = runs.groupby("what").tail(1)
         starts = runs[(runs["removed"] == 0) & (runs["method"] != "tuned on")]
@@ -234,11 +227,15 @@ def zoo(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def study_of(table: pd.DataFrame | None, study: str) -> pd.DataFrame:
+    """The records of a study, with all that tables ask for, and ``cut``: the MACs when what has
+    become constant is cut out."""
     table = results() if table is None else table
-    table = table[table["study"] == study] if "study" in table else table.iloc[:0]
+    table = table.reindex(columns=[*dict.fromkeys([*table, *ASKED])])
+    table = table[table["study"] == study]
+    cut = table["macs_cut"].fillna(table["macs"])
     cpu = table["what"].str.contains("_cpu_")  # beside a GPU's records of the same seeds
     data = table["data"].mask(cpu, table["data"].str.split(",").str[0] + ", on a CPU")
-    return table.assign(method=table["method"].replace(FORMER), data=data)
+    return table.assign(method=table["method"].replace(FORMER), data=data, cut=cut)
 
 
 def spread(values: pd.Series, digits: int = 2) -> str:

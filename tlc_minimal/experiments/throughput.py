@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..clock import middle, now
+from ..clock import middle, now, race
 from ..data import Data
 from ..models import resnet18
 from ..train import best_device, fit, layout, precision, steps_of
@@ -47,8 +47,8 @@ def ceilings(device: torch.device) -> list[dict]:
     a = torch.randn(size, size, device=device, dtype=precision(device))
     source = torch.zeros(numbers, device=device)
     target = torch.empty_like(source)
-    product = _seconds(lambda: a @ a, device)
-    copy = _seconds(lambda: target.copy_(source), device)
+    times = race([lambda: a @ a, lambda: target.copy_(source)], 5, device=device)
+    product, copy = (middle(t)[0] / 1000 for t in times)  # seconds
     moved = 2 * source.numel() * source.element_size()  # read and written
     return [
         {"measured": "matrix product", "tflops": 2 * size**3 / product / 1e12},
@@ -122,14 +122,3 @@ def bound(row: dict, smallest: dict | None) -> str:
     if row["share"] > 50:
         return "arithmetic"
     return "memory traffic and small kernels"
-
-
-def _seconds(run, device: torch.device) -> float:
-    run()
-    times = []
-    for _ in range(5):
-        start = now(device)
-        for _ in range(3):
-            run()
-        times.append((now(device) - start) / 3)
-    return middle(times)[0]

@@ -107,9 +107,8 @@ def left_of(layer: nn.Module) -> int:
 def prune(weight: Tensor, n: int) -> None:
     """Set the ``n`` smallest weights that are not 0 yet to 0, in place."""
     size = torch.where(weight == 0, torch.inf, weight.abs()).flatten()
-    smallest = torch.zeros_like(size, dtype=torch.bool)
-    smallest[size.argsort()[:n]] = True
-    weight[smallest.view_as(weight)] = 0
+    smallest = size.argsort()[:n]
+    weight.put_(smallest, weight.new_zeros(len(smallest)))
 
 
 def empty(model: fx.GraphModule, decision: dict[str, Tensor]) -> fx.GraphModule:

@@ -137,6 +137,5 @@ def is_one_call(module: nn.Module) -> bool:
 
 def become(module: nn.Module, known: nn.Module) -> None:
     """Make a module that one, in place, in its own mode."""
-    mode = module.training
-    module.__class__, module.__dict__ = type(known), vars(known)
-    module.training = mode
+    module.__class__ = type(known)
+    module.__dict__ = vars(known) | {"training": module.training}

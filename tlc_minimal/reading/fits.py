@@ -69,7 +69,7 @@ def check_batched(x: Tensor, model: nn.Module | None) -> Tensor:
     for a batch, or without complaint."""
     for node in model.graph.nodes if isinstance(model, fx.GraphModule) else ():
         layer = model.get_submodule(node.target) if node.op == "call_module" else None
-        if not isinstance(layer, CONV) or node.args[0].op != "placeholder":
+        if not isinstance(layer, CONV) or node.all_input_nodes[0].op != "placeholder":
             continue
         if x.ndim == 1 + len(getattr(layer, "kernel_size", ())):
             raise ValueError(f"an example is a batch, not one of {tuple(x.shape)}: give x[None].")

@@ -50,7 +50,8 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphMod
     with untouched(model):
         for example in [None] if x is None else [None, x]:
             try:
-                graph, root = read(model, share, example)
+                with untouched(model):  # a cache would give a proxy to whoever runs it next
+                    graph, root = read(model, share, example)
             except Exception as error:
                 if example is not x:
                     continue

@@ -40,8 +40,7 @@ class Anew(nn.modules.batchnorm._BatchNorm):
     """One without running statistics: it normalises by the batch in eval mode, too, and is no map
     of single numbers (so it is none of ``NORM``)."""
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
+    _check_input_dim = Norm._check_input_dim
 
 
 class ByMode(nn.Module):

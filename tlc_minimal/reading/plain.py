@@ -15,7 +15,8 @@ from ..edits import bypass
 from .classes import configure, plain_modules, turn_plain
 from .frozen import held_in_eval
 from .layers import DROPOUT, ByMode, Frozen, Norm, unused
-from .tracer import Flag, Reader, copied
+from .proxies import FACTORIES
+from .tracer import Flag, Reader, Rereader, copied
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 CALLS = {  # functions that are layers if their tensors are a module's own; names of the arguments
@@ -45,7 +46,9 @@ def read(model: nn.Module, share: bool, example: Tensor | None = None):
         turns.pop(norm, None)
     reader = Reader(example, turns)
     graph, asked = reader.trace(root), frozenset(reader.asked)
-    graph._tracer_cls = fx.Tracer  # what reads a pickled copy
+    made = [getattr(torch, name) for name in FACTORIES]
+    beyond = any(n.target in made or isinstance(n.target, type) for n in graph.nodes)
+    graph._tracer_cls = Rereader if beyond else fx.Tracer  # what reads a pickled copy
     for module in root.modules():
         module.__dict__.pop("_check_input_dim", None)
         module.training = False
@@ -89,6 +92,7 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
         if outside:
             with graph.inserting_after(node):
                 cut = graph.call_function(detached, (node,))
+            cut.meta["is_wrapped"] = True  # else torch looks into it when it reads a pickled copy
             node.replace_all_uses_with(cut, lambda user, outside=outside: user in outside)
 
 

@@ -26,7 +26,22 @@ from .refuse import in_eval
 COUNTS = {0: "no", 2: "two", 3: "three"}
 
 
-class Reader(fx.Tracer):
+class Rereader(fx.Tracer):
+    """What a forward may do beyond fx, and the code of its copy, which torch reads again when that
+    was pickled: make tensors of sizes (``torch.zeros(n)``), and outputs with names."""
+
+    def trace(self, root: nn.Module, *args, **kwargs) -> fx.Graph:
+        with recording():
+            return super().trace(root, *args, **kwargs)
+
+    def create_arg(self, a):
+        if isinstance(a, dict) and is_dataclass(a):  # as transformers has it
+            named = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", type(a), (), named)
+        return super().create_arg(a)
+
+
+class Reader(Rereader):
     """``whole``: modules that are not looked into. ``asked``: names of the modules whose forward
     branches on ``training``."""
 
@@ -44,7 +59,7 @@ class Reader(fx.Tracer):
         for name, module in root.named_modules():
             module.training = Flag(name, self.asked)
             self.asked |= {name} if id(module) not in self.leaves and asks_by_is(module) else set()
-        with torch.enable_grad(), recording():
+        with torch.enable_grad():
             graph = super().trace(root)
         ask = lambda v: bool(v) if isinstance(v, Flag) else v
         for node in graph.nodes:
@@ -96,9 +111,6 @@ class Reader(fx.Tracer):
             return a.node
         if isinstance(a, Flag):
             return a
-        if isinstance(a, dict) and is_dataclass(a):  # an output with names, as transformers has it
-            named = {key: self.create_arg(value) for key, value in a.items()}
-            return self.create_node("call_function", type(a), (), named)
         return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
