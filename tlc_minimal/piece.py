@@ -23,7 +23,6 @@ from .padding import left_padding, width
 from .reading.axes import shape_of
 from .reading.layers import CONV
 
-TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MOST = 2**27  # numbers in one layer, or to run it once: a gigabyte in float64
 
 
@@ -136,49 +135,40 @@ def obstacle(f: Piece) -> str:
 def read(f: Piece) -> nn.Module:
     """The nn.Linear or nn.Conv1d/2d/3d that computes ``f``, in float64 and eval mode; groups that
     all its layers have it has, too. ValueError if there is none (see :func:`obstacle`)."""
-    kernel, low = response(f)
-    inputs = inputs_of(f)
+    inputs, far = inputs_of(f), extent(f)
     bias = f(0 * inputs[0]).transpose(0, 1).flatten(1)[:, 0]
-    one = write(kernel, bias, [s for _, s, _ in extent(f)], [-p for p in low], f)
+    padding = [(reach - 1 - lost) // 2 for reach, _, lost in far]
+    one = write(response(f), bias, [stride for _, stride, _ in far], padding, f)
     if not all(same(one(x), f(x)) for x in inputs):
         raise ValueError("together they are no layer of this kind")
     return one
 
 
-def response(f: Piece) -> tuple[Tensor, list[int]]:
-    """What the first output pixel sees: a kernel (out, in, *size), and the input pixel that its
-    first tap is at. Backpropagated: the gradient of a convolution is a transposed convolution."""
+def response(f: Piece) -> Tensor:
+    """What an output pixel far from the border sees: a kernel (out, in, *size). Backpropagated: the
+    gradient of a convolution is a transposed convolution."""
     last = [*f.layers.values()][-1].weight
-    pixel = torch.eye(len(last)).to(last)[(..., *[None] * f.dims)]
-    seen = {f.nodes[-1]: (pixel, [0] * f.dims)}
+    seen = {f.nodes[-1]: torch.eye(len(last)).to(last)[(..., *[None] * f.dims)]}
     for node in reversed(f.nodes):
-        rows, low = seen.pop(node)
-        module = f.modules.get(node)
+        rows, module, none = seen.pop(node), f.modules.get(node), [0] * f.dims
         if isinstance(module, nn.Linear):
             rows = rows @ module.weight
         elif isinstance(module, CONV):
-            low = [s * a - p for s, a, p in zip(module.stride, low, left_padding(module))]
-            rows = TRANSPOSED[f.dims](
-                rows, module.weight, None, module.stride, groups=module.groups,
-                dilation=module.dilation,
-            )  # fmt: skip
+            how = module.stride, none, module.dilation, True, none, module.groups
+            rows = torch.convolution(rows, module.weight, None, *how)
         elif module is not None:
             rows = rows * slope_and_shift(module)[0].reshape(-1, *[1] * f.dims)
         for before in node.all_input_nodes:
-            seen[before] = add(seen[before], (rows, low)) if before in seen else (rows, low)
+            seen[before] = add(seen[before], rows) if before in seen else rows
     return seen[f.source]
 
 
-def add(*parts: tuple[Tensor, list[int]]) -> tuple[Tensor, list[int]]:
-    """The sum of two responses, in a window that holds both."""
-    dims = range(parts[0][0].ndim - 2)
-    low = [min(at[d] for _, at in parts) for d in dims]
-    size = [max(at[d] + k.shape[2 + d] for k, at in parts) - low[d] for d in dims]
-    total = parts[0][0].new_zeros(*parts[0][0].shape[:2], *size)
-    for kernel, at in parts:
-        window = [slice(at[d] - low[d], at[d] - low[d] + kernel.shape[2 + d]) for d in dims]
-        total[(..., *window)] += kernel
-    return total, low
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two kernels about the same pixel: branches whose outputs agree in size take as
+    much off the map, so the larger kernel sees as many pixels more on one side as on the other."""
+    more = [(n - m) // 2 for m, n in zip(a.shape[:1:-1], b.shape[:1:-1])]  # the last axis first
+    frame = lambda sign: [max(0, sign * n) for n in more for _ in (0, 1)]
+    return F.pad(a, frame(1)) + F.pad(b, frame(-1))
 
 
 def write(kernel: Tensor, bias: Tensor, stride, padding, f: Piece) -> nn.Module:
