@@ -6,7 +6,6 @@ as ``layer1.0.relu`` becomes ``layer1.0.relu1`` and ``layer1.0.relu2``, a functi
 becomes a module beside it. Everything else in the library works on that graph, never on names.
 """
 
-import difflib
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -20,7 +19,7 @@ from .nodes import activation_nodes, is_sum, looked_through, module_of
 from .reading.fits import at_hand, example_of
 from .reading.follow import follow
 from .reading.layers import NORM
-from .reading.refuse import check_model, check_plain, check_read_once, in_eval, quoted, reason
+from .reading.refuse import check_model, check_plain, check_read_once, in_eval, reason
 from .reading.tracer import first_input
 
 
@@ -100,13 +99,3 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
         ) from error
     meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
     return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
-
-
-def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
-    """The activation of that name; ValueError with the closest name if there is none."""
-    nodes = activation_nodes(traced)
-    if name not in nodes:
-        close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
-        raise ValueError(f"there is no activation {quoted(name)} in this model; {hint}")
-    return nodes[name]

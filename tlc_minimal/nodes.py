@@ -1,11 +1,13 @@
 """Questions to a traced graph: what a node is, calls and feeds. Its edits: :mod:`edits`."""
 
+import difflib
 import operator
 
 import torch
 from torch import fx, nn
 
 from .reading.layers import ACTIVATION, CONV, DROPOUT, passes
+from .reading.refuse import check_names, quoted
 
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
 
@@ -27,6 +29,18 @@ def activation_nodes(traced: fx.GraphModule) -> dict[str, fx.Node]:
     """{name: node} of the removable activations in forward order."""
     nodes = traced.graph.nodes
     return {n.target: n for n in nodes if isinstance(module_of(traced, n), ACTIVATION)}
+
+
+def find_nodes(traced: fx.GraphModule, names) -> dict[str, fx.Node]:
+    """{name: node} of the activations of these names, one or several, in forward order.
+    ValueError, with the closest name, for one that there is not; TypeError for what is no name."""
+    nodes, names = activation_nodes(traced), check_names(names)
+    for name in names:
+        if name not in nodes:
+            close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
+            raise ValueError(f"there is no activation {quoted(name)} in this model; {hint}")
+    return {name: node for name, node in nodes.items() if name in names}
 
 
 def is_sum(node) -> bool:

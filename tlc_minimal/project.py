@@ -23,11 +23,10 @@ from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
 from .edits import finish, put_module
-from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import module_of
+from .graph import editable, example_of, find_shapes, trace
+from .nodes import find_nodes, module_of
 from .reading.fits import data_for
 from .reading.layers import CONV, unused
-from .reading.refuse import check_names
 from .refuse import check_ranges
 from .runs import Run, find_runs
 
@@ -63,7 +62,7 @@ def project(
     check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
-    gone = {find_node(traced, n) for n in check_names(names)}
+    gone = set(find_nodes(traced, names).values())
     like = next(traced.parameters(), torch.empty(0))
     shapes = find_shapes(traced, example_of(data, traced)[:2])
     runs, left = find_runs(traced, gone, shapes, kernel)

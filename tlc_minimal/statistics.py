@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from .channels import channel_dim
 from .data import input_batches
 from .gaussian import Gaussian
-from .graph import find_node, find_shapes, trace
-from .nodes import activation_nodes, looked_through, module_of
+from .graph import find_shapes, trace
+from .nodes import activation_nodes, find_nodes, looked_through, module_of
 from .reading.fits import data_for
 from .reading.layers import NORM
-from .reading.refuse import check_finite, check_names, reason
+from .reading.refuse import check_finite, reason
 
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
@@ -28,8 +28,7 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     activation has no channels, or a weight or measured value is not finite.
     """
     traced = trace(model, share=True, example=data).eval()
-    wanted = None if names is None else {find_node(traced, n) for n in check_names(names)}
-    nodes = {n: a for n, a in activation_nodes(traced).items() if names is None or a in wanted}
+    nodes = activation_nodes(traced) if names is None else find_nodes(traced, names)
     known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
     known = {n: m for n, m in known.items() if isinstance(m, NORM)}
     other = measured(traced, data, [name for name in nodes if name not in known])
