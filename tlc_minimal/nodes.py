@@ -51,7 +51,7 @@ def is_sum(node) -> bool:
 
 def calls(traced: fx.GraphModule, node: fx.Node) -> int:
     """How often the module of ``node`` is called."""
-    return sum(n.op == "call_module" and n.target == node.target for n in traced.graph.nodes)
+    return len(traced.graph.find_nodes(op="call_module", target=node.target))
 
 
 def only_user(node: fx.Node | None) -> fx.Node | None:
