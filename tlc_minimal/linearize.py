@@ -155,16 +155,15 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
         move_padding(traced, only_user(node))
     keep = (slope != 0) | (rule == "affine")
-    if not keep.all():
-        if not keep.any() and cut_branch(traced, node, shift):
+    if not keep.any():
+        if cut_branch(traced, node, shift):
             return
-        if not keep.any():  # else nothing would get through
-            keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
-            spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
-            slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
-        if cut(traced, node, keep, shift):
-            slope, shift = slope[keep], shift[keep]
-    if rule == "identity" or (slope == 1).all() and not shift.any():
+        keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True  # else nothing would get through
+        spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
+        slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
+    if not keep.all() and cut(traced, node, keep, shift):
+        slope, shift = slope[keep], shift[keep]
+    if (slope == 1).all() and not shift.any():
         bypass(node, before)
         return
     node.target = unused(traced, f"{node.target}_affine")

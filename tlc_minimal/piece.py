@@ -98,7 +98,7 @@ def grow(traced: fx.GraphModule, end: fx.Node) -> tuple[list[list[fx.Node]], str
             return found, ""
         frontier = (frontier - {node}).union(node.all_input_nodes)
         if len(frontier) == 1 < len(depth) and max(depth.values()):
-            found.append([*frontier, *sorted(depth)])
+            found.append([*frontier, *reversed(depth)])
 
 
 def obstacle(f: Piece) -> str:
@@ -114,10 +114,9 @@ def obstacle(f: Piece) -> str:
     like = next(iter(layers.values()))
     if not all(aligned(node, f.modules[node], like) for node in f.modules):
         return "a batch norm between them works along another axis"
-    inputs = inputs_of(f) if f.dims else []
-    channels = len([*layers.values()][-1].weight) * (inputs[0].shape[1] if inputs else 1)
-    far, taps = extent(f), max(layer.weight[0].numel() for layer in layers.values())
-    size = channels * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
+    inputs, far, taps = inputs_of(f), extent(f), max(m.weight[0].numel() for m in layers.values())
+    pairs = len([*layers.values()][-1].weight) * inputs[0].shape[1]
+    size = pairs * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
     if max(size) > MOST:
         return "as one they would have {:,} weights, and a run takes {:,} numbers".format(*size)
     frame = [n for _, stride, _ in reversed(far) for n in (stride, stride)]
