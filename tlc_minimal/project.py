@@ -96,14 +96,13 @@ def project(
 def advance(traced: fx.GraphModule, values: dict, at: str, until: str, keep=()) -> dict:
     """Run on: from {name: value} of what is needed behind node ``at`` to that behind ``until``;
     ``keep`` names what is never dropped."""
-    place = {node.name: i for i, node in enumerate(traced.graph.nodes)}
-    runner = fx.Interpreter(traced)
+    nodes, runner = {node.name: node for node in traced.graph.nodes}, fx.Interpreter(traced)
     runner.args_iter = iter(())  # all arguments but the first have their defaults
-    runner.env = {node: values[node.name] for node in traced.graph.nodes if node.name in values}
-    for node in list(traced.graph.nodes)[place[at] + 1 : place[until] + 1]:
+    runner.env = {nodes[name]: value for name, value in values.items() if name in nodes}
+    for node in [n for n in traced.graph.nodes if nodes[at] < n and not nodes[until] < n]:
         runner.env[node] = runner.run_node(node)
-        for used in node.all_input_nodes:
-            if used.name not in keep and all(place[u.name] <= place[node.name] for u in used.users):
+        for used in runner.user_to_last_uses.get(node, ()):
+            if used.name not in keep:
                 del runner.env[used]
     return {node.name: value for node, value in runner.env.items()}
 
