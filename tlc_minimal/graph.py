@@ -73,7 +73,7 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
     ValueError if the model cannot be traced or does not accept the example.
     """
-    traced = trace(model, share=True, example=example)
+    traced = trace(model, share=True, example=example).eval()
     shapes = find_shapes(traced, example)
     layers = []
     for node in activation_nodes(traced).values():
@@ -87,11 +87,10 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
 def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor-valued node when the traced model runs (in eval) on ``example``."""
     x = example_of(example, traced)
-    parameter = next(traced.parameters(), x)
     quiet = redirect_stderr(StringIO())  # its errors
     try:
         with torch.no_grad(), in_eval(traced), quiet, torch.random.fork_rng([]):
-            ShapeProp(traced).propagate(x.to(parameter.device, parameter.dtype))
+            ShapeProp(traced).propagate(x.to(next(traced.parameters(), x)))
     except RuntimeError as error:
         raise ValueError(
             f"the model does not accept an example of shape {tuple(x.shape)}: "

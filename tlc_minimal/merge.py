@@ -122,8 +122,7 @@ def _row(traced, f: Piece, verdict: str, one=None) -> dict:
 def is_faster(one: nn.Module, two: nn.Module, x: Tensor, row: dict | None = None) -> bool:
     """Whether ``one`` beats ``two`` on ``x`` beyond the noise: in three of four rounds of a race.
     The medians go into ``row``."""
-    weight = next(one.parameters())
-    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(weight.device, weight.dtype)))
+    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(next(one.parameters()))))
     with torch.inference_mode():
         times = race([lambda: two(x), lambda: one(x)], device=x.device)
     if row is not None:

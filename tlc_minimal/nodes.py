@@ -6,7 +6,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from .reading.layers import ACTIVATION, CONV, DROPOUT, passes
+from .reading.layers import ACTIVATION, CONV, passes
 from .reading.refuse import check_names, quoted
 
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
@@ -66,8 +66,8 @@ def is_private(traced: fx.GraphModule, node, kinds=CONV) -> bool:
 
 
 def looked_through(traced: fx.GraphModule, node):
-    """What ``node`` is in eval mode: dropout passes everything."""
-    while isinstance(m := module_of(traced, node), DROPOUT) or passes(m):
+    """What ``node`` is in a network in eval mode, where dropout passes everything."""
+    while passes(module_of(traced, node)):
         node = node.args[0]
     return node
 

@@ -88,7 +88,7 @@ def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[
     with torch.no_grad(), torch.random.fork_rng([]):
         for batch in input_batches(data, limit=CALIBRATION) if tally else ():
             try:
-                traced(batch.to(like.device, like.dtype))
+                traced(batch.to(like))
             except RuntimeError as error:
                 what = f"the model does not accept a batch of shape {tuple(batch.shape)}"
                 raise ValueError(f"{what}: {reason(error)}") from error
