@@ -171,21 +171,16 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def write(kernel: Tensor, bias: Tensor, stride, padding, f: Piece) -> nn.Module:
-    """The layer with this kernel (out, in, *size), in as many groups as all layers of ``f`` have
-    and the kernel falls into."""
+    """The layer with this kernel (out, in, *size), in as many groups as divide those of all layers
+    of ``f``: what lies between two such groups is 0, as norms and sums keep channels apart."""
     out, into, *size = kernel.shape
-    if not f.dims:
-        one = nn.Linear(into, out, device="meta")
+    if f.dims:
+        groups = math.gcd(*[layer.groups for layer in f.layers.values()])
+        blocks = kernel.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+        kernel = blocks.diagonal(0, 0, 2).movedim(-1, 0).flatten(0, 1)
+        one = CONV[f.dims - 1](into, out, size, stride, padding, groups=groups, device="meta")
     else:
-        most = math.gcd(*[layer.groups for layer in f.layers.values()])
-        for groups in (g for g in range(most, 0, -1) if most % g == 0):
-            blocks = kernel.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
-            own = torch.stack([blocks[g, :, g] for g in range(groups)])
-            if own.count_nonzero() == kernel.count_nonzero():
-                break
-        kernel = own.flatten(0, 1)
-        make = CONV[f.dims - 1]
-        one = make(into, out, size, stride, padding, groups=groups, device="meta")
+        one = nn.Linear(into, out, device="meta")
     one.weight, one.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias.clone())
     return one.eval()
 
