@@ -16,6 +16,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from .channels import channel_dim
 from .nodes import activation_nodes, is_sum, looked_through, module_of
+from .reading.axes import shape_of
 from .reading.fits import at_hand, example_of
 from .reading.follow import follow
 from .reading.layers import NORM
@@ -96,5 +97,4 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
             f"the model does not accept an example of shape {tuple(x.shape)}: "
             f"{reason(error.__cause__ or error)}"
         ) from error
-    meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
-    return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
+    return {node: s for node in traced.graph.nodes if (s := shape_of(node)) is not None}

@@ -29,10 +29,10 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     """
     traced = trace(model, share=True, example=data).eval()
     nodes = activation_nodes(traced) if names is None else find_nodes(traced, names)
-    known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
-    known = {n: m for n, m in known.items() if isinstance(m, NORM)}
-    other = measured(traced, data, [name for name in nodes if name not in known])
-    return {n: from_batch_norm(known[n]) if n in known else other[n] for n in nodes}
+    fed_by = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
+    found = {n: from_batch_norm(m) for n, m in fed_by.items() if isinstance(m, NORM)}
+    found |= measured(traced, data, [name for name in nodes if name not in found])
+    return {name: found[name] for name in nodes}
 
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
