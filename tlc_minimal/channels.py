@@ -122,12 +122,11 @@ def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
 
 def thin(module: nn.Module, keep: Tensor) -> None:
     """Leave a layer (dense or depthwise), batch norm or Affine the output channels in ``keep``."""
-    for holder in (module._parameters, module._buffers):
-        for key, tensor in holder.items():
-            if tensor is not None and key in PER_CHANNEL:
-                values, learns = tensor.detach()[keep], tensor.requires_grad
-                is_weight = isinstance(tensor, nn.Parameter)
-                holder[key] = nn.Parameter(values, learns) if is_weight else values
+    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if key in PER_CHANNEL:
+            new = tensor.detach()[keep]
+            is_weight = isinstance(tensor, nn.Parameter)
+            setattr(module, key, nn.Parameter(new, tensor.requires_grad) if is_weight else new)
     if isinstance(module, CONV):
         if getattr(module, "groups", 1) > 1:
             module.groups = len(module.weight)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .channels import MAP, add_bias, channel_dim, made_dim, normalizes, scale, slope_and_shift, thin
-from .edits import alone, bypass, insert_after, put_module, resize
+from .edits import alone, insert_after, resize
 from .modules import LEAVES, Affine, BiasMap, Ones
 from .nodes import calls, is_private, is_sum, module_of, only_user
 from .padding import is_padded, keeps_size
@@ -182,10 +182,8 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     resize(one)
     value = (one.weight.flatten(1).sum(1) + one.bias).detach()
     new = BiasMap(one) if padded else Affine(None, value, channel_dim(traced, total), learns)
-    name = unused(traced, f"{end.target}_constant")
-    put_module(traced, name, new)
-    with traced.graph.inserting_before(total):
-        bypass(total, traced.graph.call_module(name, (shortcut,)))
+    insert_after(traced, total, unused(traced, f"{end.target}_constant"), new).args = (shortcut,)
+    traced.graph.erase_node(total)
     return True
 
 

@@ -45,8 +45,7 @@ class Gaussian:
 
 def p_on(mean: Tensor, std: Tensor) -> Tensor:
     """P(z > 0) = Phi(mean / std); where std is 0 it is 1 if mean > 0, else 0."""
-    certain = (mean > 0).to((mean * 1.0).dtype)
-    return torch.where(std > 0, _cdf(mean / _safe(std)), certain)
+    return _evaluate(_cdf, mean, std, 0, mean > 0)
 
 
 def entropy(p: Tensor) -> Tensor:

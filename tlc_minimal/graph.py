@@ -6,7 +6,6 @@ as ``layer1.0.relu`` becomes ``layer1.0.relu1`` and ``layer1.0.relu2``, a functi
 becomes a module beside it. Everything else in the library works on that graph, never on names.
 """
 
-import difflib
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -17,10 +16,11 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from .channels import channel_dim
 from .nodes import activation_nodes, is_sum, looked_through, module_of
+from .reading.axes import shape_of
 from .reading.fits import at_hand, example_of
 from .reading.follow import follow
 from .reading.layers import NORM
-from .reading.refuse import check_model, check_plain, check_read_once, in_eval, quoted, reason
+from .reading.refuse import check_model, check_plain, check_read_once, in_eval, reason
 from .reading.tracer import first_input
 
 
@@ -74,7 +74,7 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
     ValueError if the model cannot be traced or does not accept the example.
     """
-    traced = trace(model, share=True, example=example)
+    traced = trace(model, share=True, example=example).eval()
     shapes = find_shapes(traced, example)
     layers = []
     for node in activation_nodes(traced).values():
@@ -88,25 +88,13 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
 def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor-valued node when the traced model runs (in eval) on ``example``."""
     x = example_of(example, traced)
-    parameter = next(traced.parameters(), x)
     quiet = redirect_stderr(StringIO())  # its errors
     try:
         with torch.no_grad(), in_eval(traced), quiet, torch.random.fork_rng([]):
-            ShapeProp(traced).propagate(x.to(parameter.device, parameter.dtype))
+            ShapeProp(traced).propagate(x.to(next(traced.parameters(), x)))
     except RuntimeError as error:
         raise ValueError(
             f"the model does not accept an example of shape {tuple(x.shape)}: "
             f"{reason(error.__cause__ or error)}"
         ) from error
-    meta = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
-    return {node: tuple(m.shape) for node, m in meta.items() if hasattr(m, "shape")}
-
-
-def find_node(traced: fx.GraphModule, name: str) -> fx.Node:
-    """The activation of that name; ValueError with the closest name if there is none."""
-    nodes = activation_nodes(traced)
-    if name not in nodes:
-        close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
-        raise ValueError(f"there is no activation {quoted(name)} in this model; {hint}")
-    return nodes[name]
+    return {node: s for node in traced.graph.nodes if (s := shape_of(node)) is not None}

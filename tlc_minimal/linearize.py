@@ -11,13 +11,12 @@ from .channels import absorb, channel_dim
 from .cut import cut, cut_branch, is_cuttable, producer
 from .edits import bypass, finish, put_module
 from .gaussian import Gaussian, best_affine
-from .graph import editable, example_of, find_node, find_shapes
+from .graph import editable, example_of, find_shapes
 from .modules import Affine
-from .nodes import SUM, activation_nodes, module_of, only_user
+from .nodes import SUM, find_nodes, module_of, only_user
 from .padding import move_padding
 from .reading.axes import shape_of
 from .reading.layers import ACTIVATION, CONV, NORM, unused
-from .reading.refuse import check_names
 from .refuse import check_known
 from .statistics import statistics
 
@@ -73,18 +72,17 @@ def linearize(
     hooks, quantised or half-precision CPU weights.
     """
     check_rule(rule, padding)
-    names = check_names(names)
-    traced = editable(model, None if isinstance(data, dict) else data)
-    nodes = {name: find_node(traced, name) for name in names}
-    # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
-    names = [name for name in activation_nodes(traced) if name in nodes]
-    gaussians = data if isinstance(data, dict) else statistics(model, data, names)
-    for name in names:
+    ready = isinstance(data, dict)
+    traced = editable(model, None if ready else data)
+    nodes = find_nodes(traced, names)
+    gaussians = data if ready else statistics(model, data, names)
+    for name in nodes:
         check_gaussian(name, gaussians)
-    if not isinstance(data, dict):
+    if not ready:
         find_shapes(traced, example_of(data, traced)[:2])
-    for name in names:
-        _remove(traced, nodes[name], gaussians[name], rule, padding)
+    # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
+    for name, node in nodes.items():
+        _remove(traced, node, gaussians[name], rule, padding)
         traced.graph.eliminate_dead_code()
     return finish(traced)
 
@@ -157,16 +155,15 @@ def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, paddi
     if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
         move_padding(traced, only_user(node))
     keep = (slope != 0) | (rule == "affine")
-    if not keep.all():
-        if not keep.any() and cut_branch(traced, node, shift):
+    if not keep.any():
+        if cut_branch(traced, node, shift):
             return
-        if not keep.any():  # else nothing would get through
-            keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True
-            spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
-            slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
-        if cut(traced, node, keep, shift):
-            slope, shift = slope[keep], shift[keep]
-    if rule == "identity" or (slope == 1).all() and not shift.any():
+        keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True  # else nothing would get through
+        spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
+        slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
+    if not keep.all() and cut(traced, node, keep, shift):
+        slope, shift = slope[keep], shift[keep]
+    if (slope == 1).all() and not shift.any():
         bypass(node, before)
         return
     node.target = unused(traced, f"{node.target}_affine")

@@ -78,7 +78,8 @@ def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
         before, end = len(tried), next(iter(reversed(traced.graph.nodes)))
         while end.op != "root":
             end = merge_at(traced, end, keep, rows, tried) or end.prev
-    return list({tuple(row["layers"]): row for row in rows}.values())[::-1]  # the last word on each
+    last = {tuple(row["layers"]): row for row in rows if len(row["layers"]) > 1}
+    return list(last.values())[::-1]
 
 
 def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
@@ -91,39 +92,37 @@ def merge_at(traced, end: fx.Node, keep: str, rows, tried) -> fx.Node | None:
         tried.add((source, *nodes))
         f = extract(traced, source, nodes)
         if why := obstacle(f):
-            rows += _row(traced, f, f"{APART}{why}")
+            rows.append(_row(traced, f, f"{APART}{why}"))
             break
         good.append(f)
     for f in reversed(good):
         try:
             one = read(f).to(module_of(traced, next(iter(f.layers))).weight)
         except ValueError as error:
-            rows += _row(traced, f, f"{APART}{error}")
+            rows.append(_row(traced, f, f"{APART}{error}"))
             continue
-        row = _row(traced, f, MERGED, one)
-        rows += row
-        if row and keep == "fastest":
+        rows.append(row := _row(traced, f, MERGED, one))
+        if len(f.layers) > 1 and keep == "fastest":
             x = torch.randn(shape_of(f.source), generator=torch.Generator().manual_seed(0))
-            if not is_faster(one, alone(traced, f.source, f.nodes), x, row[0]):
-                row[0]["verdict"] = f"{APART}no faster as one"
+            if not is_faster(one, alone(traced, f.source, f.nodes), x, row):
+                row["verdict"] = f"{APART}no faster as one"
                 continue
         return replace(traced, f.nodes, f.source, f.name, one)
     return None
 
 
-def _row(traced, f: Piece, verdict: str, one=None) -> list[dict]:
+def _row(traced, f: Piece, verdict: str, one=None) -> dict:
     layers = [str(node.target) for node in f.layers]
     macs = sum(macs_of(traced, node) for node in f.layers)
     row = {"first": layers[0], "second": f.name, "layers": layers, "two_macs": macs}
     row["one_macs"] = macs_of(traced, f.nodes[-1], one) if one else macs
-    return [row | {"verdict": verdict}] if len(layers) > 1 else []
+    return row | {"verdict": verdict}
 
 
 def is_faster(one: nn.Module, two: nn.Module, x: Tensor, row: dict | None = None) -> bool:
     """Whether ``one`` beats ``two`` on ``x`` beyond the noise: in three of four rounds of a race.
     The medians go into ``row``."""
-    weight = next(one.parameters())
-    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(weight.device, weight.dtype)))
+    one, two, x = (fast_layout(thing) for thing in (one, two, x.to(next(one.parameters()))))
     with torch.inference_mode():
         times = race([lambda: two(x), lambda: one(x)], device=x.device)
     if row is not None:

@@ -1,11 +1,13 @@
 """Questions to a traced graph: what a node is, calls and feeds. Its edits: :mod:`edits`."""
 
+import difflib
 import operator
 
 import torch
 from torch import fx, nn
 
-from .reading.layers import ACTIVATION, CONV, DROPOUT, passes
+from .reading.layers import ACTIVATION, CONV, passes
+from .reading.refuse import check_names, quoted
 
 SUM = {operator.add, torch.add, "add"}  # those in place are rewritten by trace
 
@@ -29,6 +31,18 @@ def activation_nodes(traced: fx.GraphModule) -> dict[str, fx.Node]:
     return {n.target: n for n in nodes if isinstance(module_of(traced, n), ACTIVATION)}
 
 
+def find_nodes(traced: fx.GraphModule, names) -> dict[str, fx.Node]:
+    """{name: node} of the activations of these names, one or several, in forward order.
+    ValueError, with the closest name, for one that there is not; TypeError for what is no name."""
+    nodes, names = activation_nodes(traced), check_names(names)
+    for name in names:
+        if name not in nodes:
+            close, there = difflib.get_close_matches(name, nodes, 1), ", ".join(nodes) or "none"
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}."
+            raise ValueError(f"there is no activation {quoted(name)} in this model; {hint}")
+    return {name: node for name, node in nodes.items() if name in names}
+
+
 def is_sum(node) -> bool:
     """Whether a node adds two tensors (and does not scale one: torch.add's alpha)."""
     sums = isinstance(node, fx.Node) and node.target in SUM and not node.kwargs
@@ -37,7 +51,7 @@ def is_sum(node) -> bool:
 
 def calls(traced: fx.GraphModule, node: fx.Node) -> int:
     """How often the module of ``node`` is called."""
-    return sum(n.op == "call_module" and n.target == node.target for n in traced.graph.nodes)
+    return len(traced.graph.find_nodes(op="call_module", target=node.target))
 
 
 def only_user(node: fx.Node | None) -> fx.Node | None:
@@ -52,8 +66,8 @@ def is_private(traced: fx.GraphModule, node, kinds=CONV) -> bool:
 
 
 def looked_through(traced: fx.GraphModule, node):
-    """What ``node`` is in eval mode: dropout passes everything."""
-    while isinstance(m := module_of(traced, node), DROPOUT) or passes(m):
+    """What ``node`` is in a network in eval mode, where dropout passes everything."""
+    while passes(module_of(traced, node)):
         node = node.args[0]
     return node
 

@@ -23,7 +23,6 @@ from .padding import left_padding, width
 from .reading.axes import shape_of
 from .reading.layers import CONV
 
-TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MOST = 2**27  # numbers in one layer, or to run it once: a gigabyte in float64
 
 
@@ -99,7 +98,7 @@ def grow(traced: fx.GraphModule, end: fx.Node) -> tuple[list[list[fx.Node]], str
             return found, ""
         frontier = (frontier - {node}).union(node.all_input_nodes)
         if len(frontier) == 1 < len(depth) and max(depth.values()):
-            found.append([*frontier, *sorted(depth)])
+            found.append([*frontier, *reversed(depth)])
 
 
 def obstacle(f: Piece) -> str:
@@ -115,10 +114,9 @@ def obstacle(f: Piece) -> str:
     like = next(iter(layers.values()))
     if not all(aligned(node, f.modules[node], like) for node in f.modules):
         return "a batch norm between them works along another axis"
-    inputs = inputs_of(f) if f.dims else []
-    channels = len([*layers.values()][-1].weight) * (inputs[0].shape[1] if inputs else 1)
-    far, taps = extent(f), max(layer.weight[0].numel() for layer in layers.values())
-    size = channels * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
+    inputs, far, taps = inputs_of(f), extent(f), max(m.weight[0].numel() for m in layers.values())
+    pairs = len([*layers.values()][-1].weight) * inputs[0].shape[1]
+    size = pairs * math.prod(r for r, *_ in far), taps * math.prod(r + 2 * s for r, s, _ in far)
     if max(size) > MOST:
         return "as one they would have {:,} weights, and a run takes {:,} numbers".format(*size)
     frame = [n for _, stride, _ in reversed(far) for n in (stride, stride)]
@@ -136,67 +134,53 @@ def obstacle(f: Piece) -> str:
 def read(f: Piece) -> nn.Module:
     """The nn.Linear or nn.Conv1d/2d/3d that computes ``f``, in float64 and eval mode; groups that
     all its layers have it has, too. ValueError if there is none (see :func:`obstacle`)."""
-    kernel, low = response(f)
-    inputs = inputs_of(f)
+    inputs, far = inputs_of(f), extent(f)
     bias = f(0 * inputs[0]).transpose(0, 1).flatten(1)[:, 0]
-    one = write(kernel, bias, [s for _, s, _ in extent(f)], [-p for p in low], f)
+    padding = [(reach - 1 - lost) // 2 for reach, _, lost in far]
+    one = write(response(f), bias, [stride for _, stride, _ in far], padding, f)
     if not all(same(one(x), f(x)) for x in inputs):
         raise ValueError("together they are no layer of this kind")
     return one
 
 
-def response(f: Piece) -> tuple[Tensor, list[int]]:
-    """What the first output pixel sees: a kernel (out, in, *size), and the input pixel that its
-    first tap is at. Backpropagated: the gradient of a convolution is a transposed convolution."""
+def response(f: Piece) -> Tensor:
+    """What an output pixel far from the border sees: a kernel (out, in, *size). Backpropagated: the
+    gradient of a convolution is a transposed convolution."""
     last = [*f.layers.values()][-1].weight
-    pixel = torch.eye(len(last)).to(last)[(..., *[None] * f.dims)]
-    seen = {f.nodes[-1]: (pixel, [0] * f.dims)}
+    seen = {f.nodes[-1]: torch.eye(len(last)).to(last)[(..., *[None] * f.dims)]}
     for node in reversed(f.nodes):
-        rows, low = seen.pop(node)
-        module = f.modules.get(node)
+        rows, module, none = seen.pop(node), f.modules.get(node), [0] * f.dims
         if isinstance(module, nn.Linear):
             rows = rows @ module.weight
         elif isinstance(module, CONV):
-            low = [s * a - p for s, a, p in zip(module.stride, low, left_padding(module))]
-            rows = TRANSPOSED[f.dims](
-                rows, module.weight, None, module.stride, groups=module.groups,
-                dilation=module.dilation,
-            )  # fmt: skip
+            how = module.stride, none, module.dilation, True, none, module.groups
+            rows = torch.convolution(rows, module.weight, None, *how)
         elif module is not None:
             rows = rows * slope_and_shift(module)[0].reshape(-1, *[1] * f.dims)
         for before in node.all_input_nodes:
-            seen[before] = add(seen[before], (rows, low)) if before in seen else (rows, low)
+            seen[before] = add(seen[before], rows) if before in seen else rows
     return seen[f.source]
 
 
-def add(*parts: tuple[Tensor, list[int]]) -> tuple[Tensor, list[int]]:
-    """The sum of two responses, in a window that holds both."""
-    dims = range(parts[0][0].ndim - 2)
-    low = [min(at[d] for _, at in parts) for d in dims]
-    size = [max(at[d] + k.shape[2 + d] for k, at in parts) - low[d] for d in dims]
-    total = parts[0][0].new_zeros(*parts[0][0].shape[:2], *size)
-    for kernel, at in parts:
-        window = [slice(at[d] - low[d], at[d] - low[d] + kernel.shape[2 + d]) for d in dims]
-        total[(..., *window)] += kernel
-    return total, low
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two kernels about the same pixel: branches whose outputs agree in size take as
+    much off the map, so the larger kernel sees as many pixels more on one side as on the other."""
+    more = [(n - m) // 2 for m, n in zip(a.shape[:1:-1], b.shape[:1:-1])]  # the last axis first
+    frame = lambda sign: [max(0, sign * n) for n in more for _ in (0, 1)]
+    return F.pad(a, frame(1)) + F.pad(b, frame(-1))
 
 
 def write(kernel: Tensor, bias: Tensor, stride, padding, f: Piece) -> nn.Module:
-    """The layer with this kernel (out, in, *size), in as many groups as all layers of ``f`` have
-    and the kernel falls into."""
+    """The layer with this kernel (out, in, *size), in as many groups as divide those of all layers
+    of ``f``: what lies between two such groups is 0, as norms and sums keep channels apart."""
     out, into, *size = kernel.shape
-    if not f.dims:
-        one = nn.Linear(into, out, device="meta")
+    if f.dims:
+        groups = math.gcd(*[layer.groups for layer in f.layers.values()])
+        blocks = kernel.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+        kernel = blocks.diagonal(0, 0, 2).movedim(-1, 0).flatten(0, 1)
+        one = CONV[f.dims - 1](into, out, size, stride, padding, groups=groups, device="meta")
     else:
-        most = math.gcd(*[layer.groups for layer in f.layers.values()])
-        for groups in (g for g in range(most, 0, -1) if most % g == 0):
-            blocks = kernel.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
-            own = torch.stack([blocks[g, :, g] for g in range(groups)])
-            if own.count_nonzero() == kernel.count_nonzero():
-                break
-        kernel = own.flatten(0, 1)
-        make = CONV[f.dims - 1]
-        one = make(into, out, size, stride, padding, groups=groups, device="meta")
+        one = nn.Linear(into, out, device="meta")
     one.weight, one.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias.clone())
     return one.eval()
 

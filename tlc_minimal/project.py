@@ -23,11 +23,10 @@ from torch import Tensor, fx, nn
 
 from .data import Data, input_batches
 from .edits import finish, put_module
-from .graph import editable, example_of, find_node, find_shapes, trace
-from .nodes import module_of
+from .graph import editable, example_of, find_shapes, trace
+from .nodes import find_nodes, module_of
 from .reading.fits import data_for
 from .reading.layers import CONV, unused
-from .reading.refuse import check_names
 from .refuse import check_ranges
 from .runs import Run, find_runs
 
@@ -63,7 +62,7 @@ def project(
     check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
-    gone = {find_node(traced, n) for n in check_names(names)}
+    gone = set(find_nodes(traced, names).values())
     like = next(traced.parameters(), torch.empty(0))
     shapes = find_shapes(traced, example_of(data, traced)[:2])
     runs, left = find_runs(traced, gone, shapes, kernel)
@@ -97,14 +96,13 @@ def project(
 def advance(traced: fx.GraphModule, values: dict, at: str, until: str, keep=()) -> dict:
     """Run on: from {name: value} of what is needed behind node ``at`` to that behind ``until``;
     ``keep`` names what is never dropped."""
-    place = {node.name: i for i, node in enumerate(traced.graph.nodes)}
-    runner = fx.Interpreter(traced)
+    nodes, runner = {node.name: node for node in traced.graph.nodes}, fx.Interpreter(traced)
     runner.args_iter = iter(())  # all arguments but the first have their defaults
-    runner.env = {node: values[node.name] for node in traced.graph.nodes if node.name in values}
-    for node in list(traced.graph.nodes)[place[at] + 1 : place[until] + 1]:
+    runner.env = {nodes[name]: value for name, value in values.items() if name in nodes}
+    for node in [n for n in traced.graph.nodes if nodes[at] < n and not nodes[until] < n]:
         runner.env[node] = runner.run_node(node)
-        for used in node.all_input_nodes:
-            if used.name not in keep and all(place[u.name] <= place[node.name] for u in used.users):
+        for used in runner.user_to_last_uses.get(node, ()):
+            if used.name not in keep:
                 del runner.env[used]
     return {node.name: value for node, value in runner.env.items()}
 

@@ -2,8 +2,8 @@
 
 A run is a single-entry single-exit region of the graph (Johnson, Pearson and Pingali, PLDI 1994):
 no path leads in but through the node in front of it, none out but through its last one. Found from
-the graph alone: an entry dominates the run, its end post-dominates it, and everything between is a
-layer, a norm, a sum or an activation that goes. Shortcuts inside are part of it.
+the graph alone, from its end backwards: everything between is a layer, a norm, a sum or an
+activation that goes. Shortcuts inside are part of it.
 """
 
 import math
@@ -48,42 +48,37 @@ def find_runs(
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
-    entries, ends = {}, {}  # of each node: where a run that ends there may begin, and the reverse
-    for node in nodes:
-        entries[node] = _common(entries, node.all_input_nodes if node in mixes else ()) | {node: 0}
-    for node in reversed(nodes):
-        ends[node] = {node: 0} | _common(ends, node.users if mixes.issuperset(node.users) else ())
-    runs, left = [], {}
-    for node in sorted(gone, key=nodes.index):
-        if any(node in run.nodes for run in runs):
-            continue
-        found = {}  # places by how many activations go between them
-        for end in ends[node]:
-            for entry in [n for n in entries[end] if n in entries[node] and n is not node]:
-                between = nodes[nodes.index(entry) + 1 : nodes.index(end) + 1]
-                inside = [n for n in between if entry in entries[n] and end in ends[n]]
-                within = {entry, *inside}
-                if not all(within.issuperset(n.all_input_nodes) for n in inside):
-                    continue  # a path leads out that does not pass the end
-                if all(within.isdisjoint(run.nodes[:-1]) and run.end not in inside for run in runs):
-                    found.setdefault(len(gone.intersection(inside)), []).append((entry, inside))
+    places = [place for end in nodes for place in regions(end, mixes)]
+    number = lambda place: len(gone.intersection(place[1]))
+    runs, left, taken = [], {}, set()
+    for node in sorted(gone):
+        free = [place for place in places if node in place[1] and taken.isdisjoint(place[1])]
         best = []
-        for entry, inside in (pair for many in sorted(found, reverse=True) for pair in found[many]):
-            if best and len(gone.intersection(inside)) < len(best[0].removed):
+        for place in sorted(free, key=number, reverse=True):
+            if best and number(place) < len(best[0].removed):
                 break
             try:
-                best.append(_run(traced, gone, entry, inside, shapes, kernel))
+                best.append(_run(traced, gone, place[0], list(place[1]), shapes, kernel))
             except ValueError as problem:
                 left[node.target] = f"{node.target} stays: {problem}"
         if best:
             left.pop(node.target, None)
             runs.append(max(best, key=lambda run: (run.saved, len(run.nodes))))
-    return sorted(runs, key=lambda run: nodes.index(run.entry)), left
+            taken.update(runs[-1].nodes)
+    return sorted(runs, key=lambda run: run.entry), left
 
 
-def _common(known: dict, nodes) -> dict[fx.Node, int]:
-    first, *others = [known[node] for node in nodes] or [{}]
-    return {node: 0 for node in first if all(node in other for other in others)}
+def regions(end: fx.Node, mixes: set[fx.Node]) -> list[tuple[fx.Node, dict[fx.Node, None]]]:
+    """The regions of ``mixes`` that end in ``end``, the largest first: (entry, nodes in forward
+    order), of which only the entry leads in and only ``end`` out."""
+    frontier, inside, found = {end}, {}, []  # inside: from the end backwards
+    # Of the frontier the last in forward order: who uses it was met before, or is outside.
+    while (node := max(frontier)) in mixes and (node is end or node.users.keys() <= inside.keys()):
+        inside[node] = None
+        frontier = (frontier - {node}).union(node.all_input_nodes)
+        if len(frontier) == 1:
+            found.append((*frontier, dict.fromkeys(reversed(inside))))
+    return found[::-1]
 
 
 def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int) -> Run:

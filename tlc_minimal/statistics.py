@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from .channels import channel_dim
 from .data import input_batches
 from .gaussian import Gaussian
-from .graph import find_node, find_shapes, trace
-from .nodes import activation_nodes, looked_through, module_of
+from .graph import find_shapes, trace
+from .nodes import activation_nodes, find_nodes, looked_through, module_of
 from .reading.fits import data_for
 from .reading.layers import NORM
-from .reading.refuse import check_finite, check_names, reason
+from .reading.refuse import check_finite, reason
 
 CALIBRATION = 2048  # images; lesson 01 shows how the error falls with their number
 
@@ -28,12 +28,11 @@ def statistics(model: nn.Module, data, names=None) -> dict[str, Gaussian]:
     activation has no channels, or a weight or measured value is not finite.
     """
     traced = trace(model, share=True, example=data).eval()
-    wanted = None if names is None else {find_node(traced, n) for n in check_names(names)}
-    nodes = {n: a for n, a in activation_nodes(traced).items() if names is None or a in wanted}
-    known = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
-    known = {n: m for n, m in known.items() if isinstance(m, NORM)}
-    other = measured(traced, data, [name for name in nodes if name not in known])
-    return {n: from_batch_norm(known[n]) if n in known else other[n] for n in nodes}
+    nodes = activation_nodes(traced) if names is None else find_nodes(traced, names)
+    fed_by = {n: module_of(traced, looked_through(traced, a.args[0])) for n, a in nodes.items()}
+    found = {n: from_batch_norm(m) for n, m in fed_by.items() if isinstance(m, NORM)}
+    found |= measured(traced, data, [name for name in nodes if name not in found])
+    return {name: found[name] for name in nodes}
 
 
 def measured_statistics(model: nn.Module, data) -> dict[str, Gaussian]:
@@ -89,7 +88,7 @@ def measured(traced: fx.GraphModule, data, names=None, see=lambda z: z) -> dict[
     with torch.no_grad(), torch.random.fork_rng([]):
         for batch in input_batches(data, limit=CALIBRATION) if tally else ():
             try:
-                traced(batch.to(like.device, like.dtype))
+                traced(batch.to(like))
             except RuntimeError as error:
                 what = f"the model does not accept a batch of shape {tuple(batch.shape)}"
                 raise ValueError(f"{what}: {reason(error)}") from error

@@ -52,7 +52,7 @@ def macs_of(traced: fx.GraphModule, node: fx.Node, layer: nn.Module | None = Non
     """Multiply-accumulates per image of a layer in all its calls, or of another in its place."""
     images = shape_of(next(iter(traced.graph.nodes)))[0]
     taps = (layer or module_of(traced, node)).weight[0].numel()
-    same = [n for n in traced.graph.nodes if n.op == "call_module" and n.target == node.target]
+    same = traced.graph.find_nodes(op="call_module", target=node.target)
     return taps * sum(math.prod(shape_of(n)) for n in same or [node]) // images
 
 
