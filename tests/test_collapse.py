@@ -4,6 +4,7 @@ A folder belongs to one process; what is damaged says so, and nothing is overwri
 refused before anything is trained or written: tests/test_bad_inputs.py.
 """
 
+import copy
 import importlib
 import json
 import math
@@ -142,6 +143,12 @@ def test_a_tuning_that_explodes_leaves_a_run_that_can_be_read(model, data, tmp_p
 
 
 # ---- the folder of a run: of one process, and whole ----
+
+
+def test_a_tuning_that_does_harm_says_so(model, data):
+    tlc.fit(trained := copy.deepcopy(model), data, 8, progress=None)
+    with pytest.warns(UserWarning, match=r"fell from \d.* % in tuning: give more epochs, or a sm"):
+        tlc.collapse(trained, data, 1, 0.5, rule="affine", lr=20.0, progress=False)
 
 
 def test_a_process_may_enter_its_own_folder_again_and_an_error_frees_it(tmp_path):

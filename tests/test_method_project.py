@@ -10,7 +10,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from helpers import digits, drawn, refused, residual
+from helpers import digits, drawn, refused, residual, same
 from torch import nn
 from torchvision.models import MobileNetV2
 
@@ -22,7 +22,10 @@ from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.reading.images import Split
 from tlc_minimal.statistics import statistics
 
-blocks = importlib.import_module("tlc_minimal.methods.blocks")
+blocks, stretches, projecting = (
+    importlib.import_module(f"tlc_minimal.{n}")
+    for n in ("methods.blocks", "methods.stretches", "project")
+)
 data = pytest.fixture(scope="module")(lambda: digits(200, size=16))
 
 
@@ -69,12 +72,15 @@ def test_the_best_sets_are_those_of_brute_force():
 @pytest.mark.parametrize(
     ("make", "of"), [(residual, (10, 3)), (MobileNetV2, (10, 0.1, [[1, 8, 1, 1], [2, 8, 2, 2]]))]
 )
-def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data):
+def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data, monkeypatch):
     network = trace(drawn(make, *of, dtype=torch.float32)).eval()
     names = [layer.name for layer in tlc.find_layers(network, data)]
     runs = found(network, data, 3, 3)
     some = {s: runs[s][0] for s in sorted(runs)[:: 1 + len(runs) // 6] if len(runs[s]) == 1}
     layers = fit_alone(network, some, data, 100, 1e-2)
+    monkeypatch.setattr(stretches, "free_memory", lambda device: 0)  # one pass for each
+    alone = fit_alone(network, some, data, 100, 1e-2)
+    assert list(alone) == list(layers) and all(same(layers[s], alone[s]) for s in some)
     swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in some.items()}
     loss = swapped_losses(network, swaps, data, 20, "", False)
     few = dataclasses.replace(data, val=Split(*(part[:20] for part in data.val)))
@@ -135,6 +141,15 @@ def test_a_share_of_the_macs_is_a_target(model, data, tmp_path):
     words = r"can leave 0\.\d+ of the MACs, not 0.001: give a larger macs"
     with refused(ValueError, words, tmp_path):  # and makes no folder
         tlc.collapse(model, data, method="project", macs=0.001, out=tmp_path / "other")
+
+
+def test_what_does_not_fit_into_memory_or_is_too_few_images_is_said(model, data, monkeypatch):
+    options = {"progress": False, "epochs": 0.1, "method": "project", "remove": 3}
+    with refused(ValueError, r"unknowns take at least \d+ images and there are 2: give more or"):
+        tlc.collapse(model, data, trial=2, ridge=0, **options)
+    monkeypatch.setattr(projecting, "free_memory", lambda device: 2**20)
+    with refused(MemoryError, r"normal equations of side \d+ take 0.3 GiB, and 0.0 are free"):
+        tlc.collapse(model, data, **options)
 
 
 def test_a_speedup_is_a_target(model, data, monkeypatch):

@@ -2,7 +2,9 @@
 
 import copy
 import random
+import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -364,6 +366,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
     broken.conv4.weight.data *= 1e308  # finite, and what it makes is not
     with pytest.raises(ValueError, match="relu2 to relu4: values are not finite"):
         project(broken, "relu3", X)
+    with pytest.raises(ValueError, match="what conv4 makes is not finite: it is too large, or NaN"):
+        project(broken, "relu5", 1e9 * X)
+    nowhere = SimpleNamespace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: nowhere)
+    with pytest.raises(OSError, match=r"GiB wait in .*, 0.0 are free: give fewer images, or set"):
+        project(tlc.simple_cnn(width=32).double(), "relu3", X.repeat(300, 1, 1, 1))
     monkeypatch.setattr(sys.modules["tlc_minimal.project"], "free_memory", lambda device: 2**20)
     text = "the input to relu2: normal equations of side 32 take 0.3 GiB, and 0.0 are free"
     with pytest.raises(MemoryError, match=text):

@@ -90,6 +90,8 @@ def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept_as_good(larger
 def test_schedules_by_hand():
     cosine, steps = (SCHEDULES[n] for n in ("cosine", "steps"))
     assert [cosine(i / 100, 100) for i in (0, 4, 9)] == pytest.approx([0.1, 0.5, 0.98], abs=0.01)
+    assert [cosine(i / 18, 18) for i in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])  # short
+    assert [cosine(0, n) for n in (1, 2, 4, 9)] == [1, 1, 0.5, 0.25]
     assert cosine(0.5, 100) == pytest.approx(0.5) and cosine(1, 100) == pytest.approx(0)
     rates = [steps(e / 160, 1) for e in (0, 79, 80, 119, 120, 159)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

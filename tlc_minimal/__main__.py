@@ -75,9 +75,8 @@ def collapse(
         path = folder / "dense.safetensors"
         begun = [path, path.with_suffix(".state"), folder / "run.json"]
         if not resume and any(there.exists() for there in begun):
-            raise FileExistsError(
-                f"{folder} already holds a run: add --resume, or choose another folder."
-            )
+            way_out = "add --resume, or choose another folder"
+            raise FileExistsError(f"{folder} already holds a run: {way_out}.")
         rows_of(folder, config, resume=True)  # ValueError if they are another run's
         model = trained(path, build, images, dense_epochs, seed)
         how = (remove, epochs, method, seed, folder)
@@ -135,11 +134,8 @@ def main() -> None:
         raise SystemExit(f"tlc_minimal: {error}\n{notes}".rstrip()) from None
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            print(
-                "tlc_minimal: stopped. What is finished is kept: the same command goes on from "
-                "there (`collapse` with --resume).",
-                file=sys.stderr,
-            )
+            again = "the same command goes on from there (`collapse` with --resume)."
+            print(f"tlc_minimal: stopped. What is finished is kept: {again}", file=sys.stderr)
         raise
 
 

@@ -9,7 +9,7 @@ from .refuse import check_known, check_ranges
 
 
 def _cosine(share: float, steps: int) -> float:
-    warmup = max(1, steps // 10)
+    warmup = max(steps // 10, min(5, steps // 2), 1)
     return min((share * steps + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * share))
 
 

@@ -81,7 +81,8 @@ def fit(
 ) -> list[float]:  # fmt: skip
     """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
 
-    ``schedule="cosine"``: the learning rate rises linearly over the first tenth and falls to zero;
+    ``schedule="cosine"``: the learning rate rises linearly over the first tenth, of a short
+    training five steps, and falls to zero;
     ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
     epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv

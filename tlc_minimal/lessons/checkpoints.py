@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 from torch import nn
 
@@ -54,14 +55,16 @@ def save_checkpoint(model: nn.Module, name: str, network: str, **options) -> Non
 
 
 def load_checkpoint(name: str) -> nn.Module:
-    """A trained network of the course, in eval mode; FileNotFoundError names those there are.
+    """A trained network of the course by its name, or by the path of its file, in eval mode.
 
-    ValueError, naming the file, if it is damaged or no checkpoint.
+    FileNotFoundError names those there are; ValueError, naming the file, if it is damaged or no
+    checkpoint.
     """
-    folder = find_folder("data/checkpoints")
-    path = folder / f"{name}.safetensors"
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        path = find_folder("data/checkpoints") / f"{name}.safetensors"
     if not path.exists():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors")))
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
         raise FileNotFoundError(f"there is no checkpoint {name!r}; there are: {there or 'none'}.")
     _, made = load_weights(path)
     try:

@@ -1,7 +1,7 @@
 """Stretches of activations that single layers replace: found, fitted alone, combined exactly."""
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from math import inf
 
 import torch
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ..data import Data, input_batches
 from ..graph import example_of, find_shapes
 from ..nodes import activation_nodes
-from ..project import add, empty_gram, solve
+from ..project import add, check_images, check_memory, empty_gram, free_memory, solve
 from ..runs import Run, find_runs
 
 Stretch = tuple[int, int]  # from the first activation that goes to the next one that stays
@@ -59,30 +59,57 @@ def fit_alone(
     traced: fx.GraphModule, runs: dict[Hashable, Run], data: Data, images: int, ridge: float,
     progress: bool = False,
 ) -> dict[Hashable, nn.Module]:  # fmt: skip
-    """The best layer for each run if it alone is replaced, all in one pass over the images: runs
-    that see the same patches of the same input share the products of these."""
+    """The best layer for each run if it alone is replaced: runs that see the same patches of the
+    same input share the products of these, and all whose products fit into memory one pass over the
+    images. MemoryError for one that does not."""
     like, together = next(traced.parameters()), {}
+    check_memory([*runs.values()], like.device)
+    if not ridge:
+        check_images([*runs.values()], min(images, data.train.size), ridge)
     for key, run in runs.items():
         shape = [getattr(run.layer, k, 1) for k in ("kernel_size", "stride", "padding", "groups")]
         alone = key if shape[3] != 1 else None
         together.setdefault((run.entry, str(shape), run.pixels, alone), []).append(key)
-    wide = []  # one layer for each such group, its outputs side by side
-    for group in together.values():
-        first = runs[group[0]].layer
-        size = sum(len(runs[s].layer.weight) for s in group), *first.weight.shape[1:]
-        wide.append(copy.deepcopy(first))
-        wide[-1].weight = nn.Parameter(torch.empty(size, device="meta"))
+    layers, room = {}, free_memory(like.device) / 2  # as much again to solve them
+    for groups in passes([*together.values()], runs, room):
+        layers |= _fit(traced, runs, groups, data, images, ridge, progress)
+    return layers
+
+
+def passes(groups: list[list], runs: dict[Hashable, Run], room: float) -> Iterator[list[list]]:
+    """The groups of runs in turn, as many at once as have room for their products; one at least."""
+    some, taken = [], 0
+    for group in groups:
+        size = empty_gram(_side_by_side(runs, group), torch.device("meta")).nbytes
+        if some and taken + size > room:
+            yield some
+            some, taken = [], 0
+        some, taken = [*some, group], taken + size
+    if some:
+        yield some
+
+
+def _side_by_side(runs: dict[Hashable, Run], group: list) -> nn.Module:
+    """One layer for a group of runs, their outputs side by side."""
+    wide = copy.deepcopy(runs[group[0]].layer)
+    size = sum(len(runs[s].layer.weight) for s in group), *wide.weight.shape[1:]
+    wide.weight = nn.Parameter(torch.empty(size, device="meta"))
+    return wide
+
+
+def _fit(traced, runs, groups: list[list], data, images, ridge, progress) -> dict:
+    like, runner = next(traced.parameters()), fx.Interpreter(traced, garbage_collect_values=False)
+    wide = [_side_by_side(runs, group) for group in groups]
     grams = [empty_gram(layer, like.device) for layer in wide]
-    runner = fx.Interpreter(traced, garbage_collect_values=False)
     batches = input_batches(data, images, batch=50)
     for x in tqdm(batches, "fit", -(-images // 50), disable=not progress, leave=False):
         runner.run(x.to(like))
-        for group, layer, gram in zip(together.values(), wide, grams):
+        for group, layer, gram in zip(groups, wide, grams):
             dim = -1 if isinstance(layer, nn.Linear) else 1
             y = torch.cat([runner.env[runs[s].end] for s in group], dim)
             add(gram, layer, runner.env[runs[group[0]].entry], y)
     layers = {}
-    for group, gram in zip(together.values(), grams):
+    for group, gram in zip(groups, grams):
         sizes = [len(runs[s].layer.weight) for s in group]
         taps = runs[group[0]].layer.weight[0].numel()
         kernel, mean, _, target, _ = solve(gram, taps, ridge, runs[group[0]])
