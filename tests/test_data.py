@@ -399,7 +399,6 @@ def test_mnist_is_fetched_unpacked_and_then_found(serve, tmp_path, monkeypatch, 
     assert first.test.labels.tolist() == list(range(10)) and first.test.labels.dtype == torch.int64
     pixels = gzip.decompress(tiny_mnist["t10k-images-idx3-ubyte.gz"])[16:]
     assert first.test.images.numpy().tobytes() == pixels
-
     monkeypatch.setitem(fetching.SOURCES, "mnist", ())
     raw = tmp_path / "MNIST" / "raw"
     for lost in ("*-ubyte", "*.gz"):  # the packed files alone will do, and so will the unpacked

@@ -517,7 +517,6 @@ def contract(case: Case) -> Counter:
     names = list(activation_nodes(traced))
     chosen = [names[i] for i in case.removed if i < len(names)] or names[:1]
     assert torch.equal(traced(x.clone()), model(x.clone())), "the trace is another network"
-
     generator = torch.Generator().manual_seed(case.seed)
     if case.states == "measured":
         measured = tlc.statistics(model, x)

@@ -1,7 +1,4 @@
-"""The command line: what it makes, and runs that are not what the command asks for.
-
-Wrong options, one by one: tests/test_bad_inputs.py.
-"""
+"""The command line: what it makes, and runs that are not what the command asks for."""
 
 import json
 import re

@@ -1,7 +1,4 @@
-"""Merging: how many layers are left, which, and why; what decides, and what it costs.
-
-That merged equals unmerged, whatever the network: tests/test_grammar.py and tests/test_zoo.py.
-"""
+"""Merging: how many layers are left, which, and why; what decides, and what it costs."""
 
 import importlib
 import os
@@ -202,14 +199,6 @@ def test_an_affine_map_behind_a_sum_is_part_of_the_sum(shortcut):
     folded = fold(linear)
     assert Affine not in kinds(folded) and (ScaledSum in kinds(folded)) == (not shortcut)
     assert relative_error(folded(SMALL), linear(SMALL)) < 1e-12
-
-
-def test_two_affine_maps_in_a_row_are_one():
-    maps = Affine(torch.rand(3), torch.rand(3)), Affine(None, torch.rand(3))
-    model = nn.Sequential(nn.ReLU(), *maps).double().eval()
-    folded = fold(model)
-    assert sum(isinstance(m, Affine) for m in folded.modules()) == 1
-    assert relative_error(folded(SMALL), model(SMALL)) < 1e-12
 
 
 def test_the_carrier_of_ones_becomes_a_row_of_the_convolution():

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import itertools
 import random
+import sys
 import warnings
 
 import pandas as pd
@@ -17,15 +18,13 @@ from torchvision.models import MobileNetV2
 import tlc_minimal as tlc
 from tlc_minimal.graph import trace
 from tlc_minimal.lessons.transformers import vit
+from tlc_minimal.methods import stretches
 from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.reading.images import Split
 from tlc_minimal.statistics import statistics
 
-blocks, stretches, projecting = (
-    importlib.import_module(f"tlc_minimal.{n}")
-    for n in ("methods.blocks", "methods.stretches", "project")
-)
+blocks = importlib.import_module("tlc_minimal.methods.blocks")
 data = pytest.fixture(scope="module")(lambda: digits(200, size=16))
 
 
@@ -81,6 +80,12 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data, mon
     monkeypatch.setattr(stretches, "free_memory", lambda device: 0)  # one pass for each
     alone = fit_alone(network, some, data, 100, 1e-2)
     assert list(alone) == list(layers) and all(same(layers[s], alone[s]) for s in some)
+    with refused(ValueError, "take at least 2 images and there are 1|a ridge above 0"):
+        fit_alone(network, some, data, 1, 0)
+    with monkeypatch.context() as full:
+        full.setattr(sys.modules["tlc_minimal.project"], "free_memory", lambda device: 2**20)
+        with refused(MemoryError, r"normal equations of side \d+ take 0.3 GiB, and 0.0 are free"):
+            fit_alone(network, some, data, 100, 1e-2)
     swaps = {s: Swap(run.entry, run.end, layers[s]) for s, run in some.items()}
     loss = swapped_losses(network, swaps, data, 20, "", False)
     few = dataclasses.replace(data, val=Split(*(part[:20] for part in data.val)))
@@ -141,15 +146,6 @@ def test_a_share_of_the_macs_is_a_target(model, data, tmp_path):
     words = r"can leave 0\.\d+ of the MACs, not 0.001: give a larger macs"
     with refused(ValueError, words, tmp_path):  # and makes no folder
         tlc.collapse(model, data, method="project", macs=0.001, out=tmp_path / "other")
-
-
-def test_what_does_not_fit_into_memory_or_is_too_few_images_is_said(model, data, monkeypatch):
-    options = {"progress": False, "epochs": 0.1, "method": "project", "remove": 3}
-    with refused(ValueError, r"unknowns take at least \d+ images and there are 2: give more or"):
-        tlc.collapse(model, data, trial=2, ridge=0, **options)
-    monkeypatch.setattr(projecting, "free_memory", lambda device: 2**20)
-    with refused(MemoryError, r"normal equations of side \d+ take 0.3 GiB, and 0.0 are free"):
-        tlc.collapse(model, data, **options)
 
 
 def test_a_speedup_is_a_target(model, data, monkeypatch):

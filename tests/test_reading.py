@@ -115,7 +115,6 @@ def test_a_batch_norm_is_what_computes_one(kind):
     kinds = [type(module_of(merged, n)) for n in merged.graph.nodes if n.op.startswith("call")]
     assert kinds == [nn.Conv2d, nn.ReLU, nn.Conv2d]
     assert relative_error(merged(X), model(X)) < 1e-12
-
     model.train()  # reading changes nothing in this mode, either
     before, modes = kept(model), [m.training for m in model.modules()]
     for read in (tlc.find_layers, tlc.count, tlc.statistics, tlc.measured_statistics):

@@ -1,7 +1,4 @@
-"""Corruptions, calibration, unknown inputs, the agreement of states, and the recorded study.
-
-What is refused: tests/test_bad_inputs.py.
-"""
+"""Corruptions, calibration, unknown inputs, the agreement of states, and the recorded study."""
 
 import colorsys
 import io

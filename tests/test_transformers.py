@@ -159,12 +159,10 @@ def test_mobilenet_pairs_every_norm_with_the_relu6_that_it_feeds():
     layers = tlc.find_layers(model, torch.randn(1, 3, 64, 64))
     ours = {layer.norm: layer.name for layer in layers}
     assert len(layers) == len(ours) == 35 and None not in ours
-
     modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.ReLU6)}
     order, norms = list(modules), [n for n, m in modules.items() if isinstance(m, nn.BatchNorm2d)]
     theirs = {n: next(k for k in order[order.index(n) :] if k not in norms) for n in norms}
     assert len(norms) == 52 and sum(theirs[n] != ours.get(n) for n in norms) == 17
-
     seen = {}
     for n, m in modules.items():  # in place: keep copies
         if n in norms:

@@ -102,7 +102,6 @@ def check(name: str, model, layers, dtype):
     linear = tlc.linearize(model, list(gaussians), gaussians, rule, padding).eval()
     pictures = [torch.randn(n, 3, size, size, dtype=dtype) for n, size in zip((1, 3), sizes)]
     wanted = [linear(x) for x in pictures]
-
     hand = next(by_hand(trace(model, share=True), gaussians, rule))
     for x, want in zip(pictures, wanted):
         got = hand(x)
@@ -110,7 +109,6 @@ def check(name: str, model, layers, dtype):
         if padding == "as_trained" and dtype == torch.float64:
             assert relative_error(want, got) < 1e-10
     del hand
-
     merged = tlc.merge(linear, pictures[0], keep="all")
     for x, want in zip(pictures, wanted):
         got = merged(x)

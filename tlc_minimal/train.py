@@ -81,10 +81,9 @@ def fit(
 ) -> list[float]:  # fmt: skip
     """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
 
-    ``schedule="cosine"``: the learning rate rises linearly over the first tenth, of a short
-    training five steps, and falls to zero;
-    ``"steps"``: it falls tenfold after a half and after three quarters (80 and 120 of TLC's 160
-    epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
+    ``schedule="cosine"``: the learning rate rises linearly over the first tenth (of a short
+    training, five steps) and falls to zero; ``"steps"``: it falls tenfold after a half and after
+    three quarters (80 and 120 of TLC's 160 epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is the mean of the labels'
     cross-entropy and the teacher's (distillation at temperature 2, Hinton et al., arXiv
     1503.02531). ``progress``: the bar's title, or whether there is one. Laid out by :func:`layout`,
     autocast to :func:`precision`. The same ``seed`` (of torch's own draws, too: they begin anew)
