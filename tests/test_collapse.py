@@ -1,8 +1,5 @@
-"""The loop: its table, what it keeps, and that what a folder holds is taken up.
-
-A folder belongs to one process; what is damaged says so, and nothing is overwritten. What is
-refused before anything is trained or written: tests/test_bad_inputs.py.
-"""
+"""The loop: its table, what it keeps, and that what a folder holds is taken up. A folder belongs to
+one process; what is damaged says so, and nothing is overwritten."""
 
 import copy
 import importlib
