@@ -36,10 +36,11 @@ def project(
     once, then one long tuning.
 
     The target is one of ``remove``, ``macs`` (the share of the dense network's multiplications that
-    may be left) and ``speedup`` (how many times as fast on one image, measured, both folded). A
-    run costs what the loss on ``trial`` validation images rises by when it alone is projected,
-    fitted to ``trial`` training images; the chosen ones are fitted to ``images``, one after the
-    other. ValueError for none or two targets, and for one that cannot be reached: it says what can.
+    may be left) and ``speedup`` (how many times as fast on one image, measured, both folded), in
+    whose unit is weighed what a run brings. A run costs what the loss on ``trial`` validation
+    images rises by when it alone is projected, fitted to ``trial`` training images; the chosen ones
+    are fitted to ``images``, one after the other. ValueError for none or two targets, and for one
+    that cannot be reached: it says what can.
     """
     targets = {"remove": task.remove, "macs": macs, "speedup": speedup}
     targets = {name: value for name, value in targets.items() if value is not None}
