@@ -142,8 +142,7 @@ def test_a_checkpoint_comes_back_as_it_was_kept(project):
     model = randomize(tlc.resnet18(5, 4, "strong"), dtype=torch.float32)
     tlc.save_checkpoint(model, "mine", "resnet18", classes=5, width=4, stem="strong")
     back = tlc.load_checkpoint("mine")
-    there = tlc.load_checkpoint(str(Path("data/checkpoints/mine.safetensors").resolve()))
-    assert same(there, back)
+    assert same(tlc.load_checkpoint(str(Path("data/checkpoints/mine.safetensors").resolve())), back)
     x = torch.randn(2, 3, 16, 16)
     assert not any(m.training for m in back.modules()) and isinstance(back.maxpool, nn.Identity)
     assert back.conv1.weight.dtype == torch.float32

@@ -368,8 +368,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
         project(broken, "relu3", X)
     with pytest.raises(ValueError, match="what conv4 makes is not finite: it is too large, or NaN"):
         project(broken, "relu5", 1e9 * X)
-    nowhere = SimpleNamespace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: nowhere)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     with pytest.raises(OSError, match=r"GiB wait in .*, 0.0 are free: give fewer images, or set"):
         project(tlc.simple_cnn(width=32).double(), "relu3", X.repeat(300, 1, 1, 1))
     monkeypatch.setattr(sys.modules["tlc_minimal.project"], "free_memory", lambda device: 2**20)

@@ -100,6 +100,8 @@ def test_what_the_first_page_says_about_width_64_is_what_is_recorded():
     once = test["ours, all at once"].agg(["count", "min", "max", "idxmin"])
     assert [*share[shown[2:]].round(2), *once.round()] == [0.53, 0.18, 3, 82, 90, 0]
     assert all(f"{mean:.1f} %" in README for mean in test.groupby("method").mean()[shown])
+    units = last.groupby("method")["relu_units"].mean() / 188_416
+    assert [*units[["published", "ours, projected"]].round(2)] == [0.22, 0.5]
     alone, small = every[every["what"].str.contains("w64_cpu_alone")]["test"], test[shown[3]]
     assert [*(alone > small.max()), round(alone.mean() - small.mean(), 1)] == [True] * 3 + [0.7]
     assert clocked("headline_w64_clock_project", "speedup")["ours, projected", 1] == 3.1
