@@ -202,6 +202,7 @@ def test_inputs_tell_that_a_norm_behind_a_linear_layer_is_one_of_features():
     model[1].bias.data.copy_(torch.tensor([5.0, -5, 5, -5, 5, -5]))
     linear = tlc.linearize(model.double().eval(), "2", torch.randn(64, 7).double())
     assert linear.get_submodule("0").out_features == linear.get_submodule("3").in_features == 3
+    assert isinstance(tlc.fold(model).get_submodule("1"), nn.BatchNorm1d), "without inputs it stays"
     x = torch.randn(64, 6, 7).double()  # here it is one of tokens, though there are as many
     linear = tlc.linearize(model, "2", x)
     assert linear(x).shape == model(x).shape == tlc.merge(linear, x)(x).shape

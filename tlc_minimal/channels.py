@@ -94,11 +94,8 @@ def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
         gain = made.shift if isinstance(made, Affine) else getattr(made, "weight", None)
         if gain is None or not is_private(traced, maker, CONV + MAP) or len(gain) != len(slope):
             continue
-        if isinstance(module, NORM) and isinstance(made, CONV):
-            takes = normalizes(traced, node, maker)
-        else:
-            takes = aligned(node, module, made)
-            takes |= isinstance(module, Affine) and module.dim == made_dim(traced, maker)
+        takes = aligned(node, module, made)
+        takes |= isinstance(module, Affine) and module.dim == made_dim(traced, maker)
         fit += [made] * takes
     if not fit or len(fit) < len(makers) and (slope != 1).any():
         return False

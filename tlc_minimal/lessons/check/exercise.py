@@ -168,7 +168,8 @@ def _short(value) -> str:
     if isinstance(value, Tensor):
         return _short(value.tolist()) if value.numel() <= 8 else f"a tensor {tuple(value.shape)}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_short, value))}]"
+        left, right = "()" if isinstance(value, tuple) else "[]"
+        return f"{left}{', '.join(map(_short, value))}{right}"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_short(k)}: {_short(v)}' for k, v in value.items())}}}"
     if isinstance(value, float):

@@ -79,9 +79,17 @@ one_layer_for_a_run.mistakes = {
         torch.linalg.lstsq(x, y).solution.mT,
         torch.zeros(y.shape[1]),
     ),
+    "the bias has to be fitted together with the weight": lambda x, y: (
+        torch.linalg.lstsq(x, y).solution.mT,
+        (y - x @ torch.linalg.lstsq(x, y).solution).mean(0),
+    ),
     "the weight is transposed: a layer's rows are its outputs": lambda x, y: (
         _fitted(x, y)[0].mT,
         _fitted(x, y)[1],
+    ),
+    "the ones stand first, so the first row is the bias": lambda x, y: (
+        torch.cat([_fitted(x, y)[1][None], _fitted(x, y)[0].mT[:-1]]).mT,
+        _fitted(x, y)[0][:, -1],
     ),
     "y is to be had from x, not x from y": lambda x, y: _fitted(y, x),
     "the mean of x passes through the weight, too": lambda x, y: (_fitted(x, y)[0], y.mean(0)),

@@ -50,6 +50,10 @@ def _as_they_stand(records, method, control):
 
 paired_claim.mistakes = {
     "the means are of different seeds": _of_all_seeds,
+    "the means are of different seeds, and so is their number": lambda records, a, b: (
+        _of_all_seeds(records, a, b)[0],
+        int((records["method"] == a).sum()),
+    ),
     "the rows were paired as they stand, and their order is not that of the seeds": _as_they_stand,
     "validation accuracies chose, so test accuracies have to judge": lambda *given: _claim(
         *given, "val"
@@ -78,6 +82,9 @@ within_budget.mistakes = {
         records[records["macs"] <= budget], "test"
     ),
     "the budget was forgotten": lambda records, budget: _chosen(records),
+    "one network is asked for, not a mean over seeds": lambda records, budget: _chosen(
+        records[records["macs"] <= budget].groupby("method")[["val", "test"]].mean()
+    ),
     "exactly as many as allowed is allowed": lambda records, budget: _chosen(
         records[records["macs"] < budget]
     ),
