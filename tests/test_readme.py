@@ -58,7 +58,8 @@ def test_what_the_first_page_says_about_training_small_is_what_is_recorded():
     assert (test[f"{shape}, without a teacher"] > projected).all()
     work = test[f"{shape}, without a teacher, for as many multiplications"]
     assert (work > test["dense"]).all() and len(work) == 3 and work.mean() > test["tuned on"].mean()
-    assert abs(test["from scratch, a narrower ResNet-18"].mean() - projected.mean()) < 0.3
+    narrow, ten = (test[f"from scratch, a {net}"] for net in ("narrower ResNet-18", "ResNet-10"))
+    assert max(abs((narrow - projected).mean()), abs((ten - scratch).mean())) < 0.3
     ours, spare, thrifty = seen("headline_w16_once(?:12|_spare|_thrifty)").T.sort_index().values
     four = every[every["what"].str.contains("w16_project04")].groupby("seed")["val_before"]
     assert (four.max() - four.min()).max() < 1 and four.ngroups == 3
