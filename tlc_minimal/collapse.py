@@ -120,10 +120,10 @@ def collapse(
             rows[i : i + 1] = [row]
             save_weights(current, weights)
             write_run(folder, config, rows)
+            state.unlink(missing_ok=True)
             if row["val"] < before - 5:
                 fell = f"validation fell from {before:.1f} to {row['val']:.1f} % in tuning"
                 warnings.warn(f"{fell}: give more epochs, or a smaller lr.", stacklevel=2)
-            state.unlink(missing_ok=True)
         for row, network in zip(rows, networks):
             if row["test"] is None:
                 row["test"] = evaluate(network, data, "test").accuracy

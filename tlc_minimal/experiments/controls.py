@@ -16,7 +16,7 @@ from ..linearize import linearize
 from ..measure import count
 from ..models import resnet18
 from ..project import project
-from ..train import evaluate, fit
+from ..train import evaluate, fit, steps_of
 from .pieces import Piece, trained
 
 NARROW = "from scratch, a narrower ResNet-18"
@@ -71,9 +71,14 @@ def train(
     how |= piece.config.get("options", {})
     fresh, start, given = not state.exists(), time.perf_counter(), seen(piece, data)
     fit(model, given, epochs, lr, batch, **how)
-    rate = epochs * given.train.size / (time.perf_counter() - start)
+    rate = shown(given, epochs, batch) / (time.perf_counter() - start)
     row = {"removed": removed, "epochs": epochs} | scores(model, data)
     return [row | ({"images_per_s": rate} if fresh else {})], epochs
+
+
+def shown(data: Data, epochs: float, batch: int = 128) -> int:
+    """How many images a training shows."""
+    return steps_of(data, epochs, batch) * min(batch, data.train.size)
 
 
 def scores(model: nn.Module, data: Data, splits=("val", "test")) -> dict[str, float]:

@@ -14,7 +14,18 @@ from ..merge import merge
 from ..models import resnet18
 from ..stages import METHODS
 from ..train import best_device
-from .controls import NARROW, dense_network, reset, scores, seen, train, trials, tuned_on, widest
+from .controls import (
+    NARROW,
+    dense_network,
+    reset,
+    scores,
+    seen,
+    shown,
+    train,
+    trials,
+    tuned_on,
+    widest,
+)  # fmt: skip
 from .pieces import Piece
 
 NARROWEST = "the narrowest ResNet-18"  # what depth alone costs
@@ -25,7 +36,7 @@ def dense(piece: Piece, data: Data, out: Path):
     model, epochs = dense_network(piece, data, out), piece.config["dense_epochs"]
     seconds = time.perf_counter() - start
     row = {"removed": 0} | scores(model, data)
-    row |= {"images_per_s": epochs * data.train.size / seconds} if fresh else {}
+    row |= {"images_per_s": shown(data, epochs) / seconds} if fresh else {}
     return [row], epochs
 
 
