@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from helpers import Net, drawn, kept, randomize, received, relative_error, same
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, mobilenet_v3_small, resnet18
 
 import tlc_minimal as tlc
 from tlc_minimal.graph import activation_nodes, find_shapes, trace
-from tlc_minimal.lessons.transformers import TextEncoder, vit
+from tlc_minimal.lessons.transformers import TextEncoder, swin, vit
 from tlc_minimal.project import project
 from tlc_minimal.runs import _run, find_runs
 
@@ -254,6 +254,63 @@ def test_the_mlp_of_a_vit_becomes_one_matrix():
     inside = [str(node.target) for node in small.graph.nodes]
     at = inside.index("blocks.0.mlp.1_layer")
     assert inside[at - 1 : at + 2] == ["blocks.0.norm1", "blocks.0.mlp.1_layer", "blocks.0.norm2"]
+
+
+def test_a_block_is_one_layer_attention_and_all():
+    torch.manual_seed(0)
+    model, x = vit(width=8, depth=3).double().eval(), torch.randn(30, 3, 32, 32).double()
+    first, second, third = (f"encoder.layers.encoder_layer_{i}" for i in range(3))
+    small, table = project(model, [third, f"{first}.mlp.1", first], x, ridge=0)
+    assert table.removed.tolist() == [first, third]  # whose MLP is a part of it
+    assert list(activation_nodes(small)) == [f"{second}.mlp.1"]
+    assert f"{first}.self_attention" not in dict(small.named_modules())
+    for name, error in zip((first, third), table.error):
+        (u,), (y,) = values(small, f"{name}_layer", x=x), received_behind(model, name, x)
+        u, y = torch.cat([u, torch.ones_like(u[..., :1])], -1).flatten(0, 1), y.flatten(0, 1)
+        best = u @ torch.linalg.lstsq(u, y).solution
+        one = small.get_submodule(f"{name}_layer")
+        torch.testing.assert_close(one(u[:, :-1]).detach(), best, rtol=1e-8, atol=1e-8)
+        assert error == pytest.approx(((best - y).norm() / (y - y.mean(0)).norm()).item())
+    again = project(small, [second], x).model  # a block of what has been changed
+    assert not activation_nodes(again) and again(x).shape == model(x).shape
+
+
+def received_behind(model, name, x):
+    seen = []
+    with (
+        torch.no_grad(),
+        model.get_submodule(name).register_forward_hook(lambda *a: seen.append(a[2])),
+    ):
+        model(x)
+    return seen
+
+
+def test_a_block_of_maps_is_a_convolution_with_a_norm_behind_it():
+    """Whatever is in it: a pool, a product (squeeze and excitation), functions, other blocks."""
+    model, x = drawn(mobilenet_v3_small, num_classes=3), torch.randn(40, 3, 48, 48).double()
+    small, table = project(model, ["features.1", "features.2.block.1", "features.2"], x, kernel=4)
+    assert table.removed.tolist() == ["features.1", "features.2"]
+    new = (small.get_submodule(f"{name}_layer") for name in table.removed)
+    kernels = [one.kernel_size + one.stride for one in new]
+    assert kernels == [(5, 5, 2, 2)] * 2 and small(x).shape == model(x).shape
+    want, got = (
+        received_behind(m, n, x)[0] for m, n in ((model, "features.2"), (small, "features.2_norm"))
+    )
+    error = (got - want).norm() / (want - want.mean((0, 2, 3), keepdim=True)).norm()
+    assert table.error[1] == pytest.approx(error.item())
+    small, _ = project(drawn(resnet18, num_classes=3), "layer2", x)
+    assert len(activation_nodes(small)) == 13 and len(layers(tlc.fold(small))) == 1 + 4 + 1 + 5 + 6
+
+
+def test_what_no_layer_is_like_is_no_block():
+    model, x = swin(width=8).double().eval(), torch.randn(4, 3, 32, 32).double()
+    text = r"no layer makes \(2, 8, 8, 16\) of \(2, 16, 16, 8\), as features.2 does: name another"
+    with pytest.raises(ValueError, match=text):
+        project(model, "features.2", x)  # it merges patches
+    run = lambda net, x: net.same(x) + net.same(net.other(x))  # two inputs, two outputs
+    twice = Net(run, same=nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), other=nn.ReLU())
+    with pytest.raises(ValueError, match="same has not one input and one output: name a block tha"):
+        project(twice.double(), "same", X)
 
 
 def test_a_run_begins_and_ends_where_the_network_is_narrow():

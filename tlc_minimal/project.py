@@ -26,11 +26,12 @@ from torch import Tensor, fx, nn
 from .data import input_batches
 from .edits import finish, put_module
 from .graph import editable, example_of, find_shapes, trace
-from .nodes import find_nodes, module_of, name_of
+from .nodes import activation_nodes, find_nodes, name_of
 from .reading.fits import data_for
-from .reading.layers import CONV, unused
+from .reading.layers import unused
+from .reading.refuse import check_names
 from .refuse import check_ranges
-from .runs import Run, find_runs
+from .runs import Run, find_runs, in_block
 
 
 class Projection(NamedTuple):
@@ -46,6 +47,8 @@ def project(
 ) -> Projection:
     """A copy of ``model``, in eval mode, without the activations ``names``: each run of layers that
     they held apart is one layer, an *approximation*, fitted to what the run computes on ``data``.
+    A name may also be that of a block, a module with one input and one output (a transformer's
+    layer, a stage): it becomes one layer as a whole, attention and all.
 
     ``data``: a Data (its training split as it is), a DataLoader or a tensor (of augmented images,
     say); no labels. ``kernel``: the side of kernels; less where a run sees less, more where it
@@ -67,10 +70,12 @@ def project(
     check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
-    gone = set(find_nodes(traced, names).values())
+    known, names = activation_nodes(traced), check_names(names)
+    blocks = {name for name in names if name not in known and in_block(traced, name)}
+    gone = {*find_nodes(traced, [name for name in names if name not in blocks]).values()}
     like = next(traced.parameters(), torch.empty(0))
     shapes = find_shapes(traced, example_of(data, traced)[:2])
-    runs, left = find_runs(traced, gone, shapes, kernel)
+    runs, left = find_runs(traced, gone, shapes, kernel, blocks)
     if not runs:
         more = f" (and {len(left) - 1} others stay)" * (len(left) > 1)
         why = next(iter(left.values()), "no activation is to go: give names.")
@@ -94,7 +99,7 @@ def project(
                 check_disk(files if file is files[0] else files[:1])
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
-            error = _put(traced, run, gram, ridge)
+            error = _put(traced, run, gram, ridge, like)
             removed, layer = ", ".join(run.removed), str(run.layer)
             rows.append({"removed": removed, "layer": layer, "error": error})
     rows += [{"removed": name, "left": why} for name, why in left.items()]
@@ -176,11 +181,9 @@ def solve(gram: Tensor, taps: int, ridge: float, where) -> tuple[Tensor, ...]:
     return kernel, mean.flatten(), var.flatten(), means[:, taps + 1 :].flatten(), error.sqrt()
 
 
-def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float) -> float:
+def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Tensor) -> float:
     """Let the run's last node call the layer, or its norm; returns the relative error."""
     layer, before, end = run.layer, run.entry, run.end
-    modules = (module_of(traced, node) for node in run.nodes)
-    like = next(module.weight for module in modules if isinstance(module, CONV))
     name = unused(traced, f"{run.removed[0]}_layer")
     kernel, mean, var, target, error = solve(gram, layer.weight[0].numel(), ridge, run)
     layer.weight = nn.Parameter(kernel.mT.reshape(layer.weight.shape).to(like))
@@ -189,6 +192,7 @@ def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float) -> float:
     if run.norm:
         with traced.graph.inserting_before(end):
             before = traced.graph.call_module(name, (before,))
+            before.meta = dict(end.meta)  # in the same block
         name = unused(traced, f"{run.removed[0]}_norm")
         norm = run.norm(len(mean)).to(like)
         state = {"weight": (var + norm.eps).sqrt(), "bias": target}

@@ -3,17 +3,19 @@
 A run is a single-entry single-exit region of the graph (Johnson, Pearson and Pingali, PLDI 1994):
 no path leads in but through the node in front of it, none out but through its last one. Found from
 the graph alone, from its end backwards: everything between is a layer, a norm, a sum or an
-activation that goes. Shortcuts inside are part of it.
+activation that goes. Shortcuts inside are part of it. A block, what one module of the model
+computes, is a run, too, whatever is in it, if it is named.
 """
 
 import math
 from itertools import count
 from typing import NamedTuple
 
+import torch
 from torch import fx, nn
 
-from .channels import MAP
-from .nodes import is_sum, module_of, name_of
+from .channels import MAP, made_dim
+from .nodes import is_fixed, is_sum, module_of, name_of
 from .piece import Piece, extent
 from .reading.layers import CONV, DROPOUT, NORM
 
@@ -38,20 +40,26 @@ class Run(NamedTuple):
 
 
 def find_runs(
-    traced: fx.GraphModule, gone: set[fx.Node], shapes: dict, kernel: int
+    traced: fx.GraphModule, gone: set[fx.Node], shapes: dict, kernel: int, blocks=()
 ) -> tuple[list[Run], dict[str, str]]:
-    """The runs that hold the activations ``gone``, in forward order, and {name: why it is in none}.
+    """The runs that ``blocks`` are or that hold the activations ``gone``, in forward order, and
+    {name: why it is in none}.
 
     Of the places where a run can begin and end, those are taken between which most activations go,
     then those that save most multiplications (between bottlenecks, say, not between what is wide).
-    ``shapes``: of the nodes of the traced model, from ``find_shapes``; ``kernel``: side of kernels.
+    ``shapes``: of the nodes of the traced model, from ``find_shapes``; ``kernel``: side of kernels;
+    ``blocks``: names. ValueError for a block that no layer can replace.
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
     places = [place for end in nodes for place in regions(end, mixes)]
     number = lambda place: len(gone.intersection(place[1]))
     runs, left, taken = [], {}, set()
-    for node in sorted(gone):
+    for name in sorted(blocks, key=lambda name: -len(in_block(traced, name))):
+        if taken.isdisjoint(in_block(traced, name)):  # else it is a part of another one
+            runs.append(_block(traced, name, shapes, kernel))
+            taken.update(runs[-1].nodes)
+    for node in sorted(gone - taken):
         free = [place for place in places if node in place[1] and taken.isdisjoint(place[1])]
         best = []
         for place in sorted(free, key=number, reverse=True):
@@ -95,13 +103,45 @@ def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int
     macs = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node])
     all_macs, new_macs = sum(macs(old, node) for node, old in layers.items()), macs(layer, end)
     saved = all_macs - new_macs // taps(layer) * max(map(taps, layers.values()))
-    normed = any(isinstance(module, NORM) for module in f.modules.values())
-    normed = normed and (layer.weight.ndim > 2 or len(after) == 2)  # of tokens it takes no features
-    norm = NORM[max(f.dims, 1) - 1] if normed else None
-    images = shapes[next(iter(traced.graph.nodes))][0]
-    pixels, fewer = math.prod(after) // len(layer.weight) // images, (all_macs - new_macs) // images
     removed = [node.target for node in nodes if node in gone]
-    return Run(entry, end, nodes, removed, layer, norm, pixels, saved, fewer)
+    return _with(layer, traced, entry, nodes, removed, shapes, saved, all_macs - new_macs)
+
+
+def in_block(traced: fx.GraphModule, name: str) -> list[fx.Node]:
+    """The nodes of the module ``name``, in forward order, but for what is the same for all inputs;
+    [] if the model has no such module."""
+    paths = lambda node: [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return [n for n in traced.graph.nodes if name in paths(n) and not is_fixed(n)]
+
+
+def _block(traced: fx.GraphModule, name: str, shapes: dict, kernel: int) -> Run:
+    """The run that a block is; a convolution, of maps, makes them as small as the block does."""
+    nodes = in_block(traced, name)
+    entries = {n for node in nodes for n in node.all_input_nodes if not is_fixed(n)} - {*nodes}
+    if len(entries) != 1 or any(node.users.keys() - {*nodes} for node in nodes[:-1]):
+        raise ValueError(f"{name} has not one input and one output: name a block that has.")
+    before, after = (shapes.get(node, ()) for node in (*entries, nodes[-1]))
+    dim, dim_before = (made_dim(traced, node) for node in (nodes[-1], *entries))
+    alike = len(before) == len(after) and (len(after) == 2 or dim == dim_before)
+    if alike and dim == 1 and len(after) > 2:
+        stride = [max(1, round(n / m)) for n, m in zip(before[2:], after[2:])]
+        size = [max(kernel, s) // 2 * 2 + 1 for s in stride]
+        about = size, stride, [k // 2 for k in size]
+        layer = CONV[len(stride) - 1](before[1], after[1], *about, device="meta")
+    elif alike:
+        layer = nn.Linear(before[-1], after[-1], device="meta")
+    if not alike or layer(torch.empty(before, device="meta")).shape != after:
+        raise ValueError(f"no layer makes {after} of {before}, as {name} does: name another block.")
+    return _with(layer, traced, *entries, nodes, [name], shapes)
+
+
+def _with(layer, traced, entry, nodes, removed, shapes, saved=0, macs=0) -> Run:
+    images, after = shapes[next(iter(traced.graph.nodes))][0], shapes[nodes[-1]]
+    normed, dims = any(isinstance(module_of(traced, n), NORM) for n in nodes), layer.weight.ndim - 2
+    normed = normed and (dims or len(after) == 2)  # of tokens it takes no features
+    norm, pixels = NORM[max(dims, 1) - 1] if normed else None, math.prod(after) // len(layer.weight)
+    about = norm, pixels // images, saved, macs // images
+    return Run(entry, nodes[-1], nodes, removed, layer, *about)
 
 
 def _convolution(f: Piece, before, after, kernel: int) -> nn.Module:

@@ -170,7 +170,7 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
-    model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
+    model, folder, c = dense_of(piece, data, out), out / piece.what, piece.config
     how = {"rank": c["rank"], "rule": c["rule"], "lr": c["tune_lr"], "batch": c["batch"]}
     run = collapse(
         model, data, c["remove"], c["remove"] * c["epochs_each"], "one_by_one", piece.seed, folder,
@@ -183,12 +183,12 @@ def _collapse(piece: Piece, data: Data, out: Path):
 
 
 def _tuned_on(piece: Piece, data: Data, out: Path):
-    c, dense = piece.config, _dense(piece, data, out)
+    c, dense = piece.config, dense_of(piece, data, out)
     return tuned_on(piece, dense, data, out, c["tune_lr"], c["batch"])
 
 
 def _projected(piece: Piece, data: Data, out: Path):
-    model, folder, c = _dense(piece, data, out), out / piece.what, piece.config
+    model, folder, c = dense_of(piece, data, out), out / piece.what, piece.config
     how = {k: c[k] for k in ("remove", "macs") if k in c}
     return model, collapse(
         model, data, epochs=c["epochs"], method="project", seed=piece.seed, out=folder, resume=True,
@@ -222,7 +222,7 @@ def _with_clock(rows: list[dict], model: nn.Module, merged: dict[int, nn.Module]
     return rows
 
 
-def _dense(piece: Piece, data: Data, out: Path) -> nn.Module:
+def dense_of(piece: Piece, data: Data, out: Path) -> nn.Module:
     """The trained network that the pieces of one network and seed start from."""
     c = piece.config
     size = f"w{c['width']}_{c['dense_epochs']}x{data.train.size}_seed{piece.seed}"

@@ -7,10 +7,10 @@ import torch
 from ..refuse import check_known
 from ..results import FOLDER
 from ..train import profile as default_profile
-from . import beyond, fair, headline, ladder, mnist, predicts, rates, recipes, robust
+from . import beyond, fair, headline, ladder, matrices, mnist, predicts, rates, recipes, robust
 from .pieces import Piece, run_pieces
 
-ALL = (headline, rates, recipes, fair, predicts, ladder, beyond, robust, mnist)
+ALL = (headline, rates, recipes, fair, predicts, ladder, beyond, matrices, robust, mnist)
 STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL} | {"few": recipes.few}
 
 
@@ -29,8 +29,8 @@ def reproduce(
 
     Profile: smoke, laptop or paper; half: headline and recipes, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
-    into what is left is not begun. Only: pieces whose name contains it (headline, rates,
-    recipes, few, fair, predicts, ladder, beyond, robust, mnist, curve, seed0). Out: where runs
+    into what is left is not begun. Only: pieces whose name contains it (headline, rates, recipes,
+    few, fair, predicts, ladder, beyond, matrices, robust, mnist, curve, seed0). Out: where runs
     live, and what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}

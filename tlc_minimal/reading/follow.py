@@ -73,6 +73,7 @@ def follow(model: nn.Module, share: bool, x: Tensor | None, data) -> fx.GraphMod
 
 def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.GraphModule:
     """The graph with its modules, each in the mode it has in the model."""
+    keep_blocks(model, graph)
     name_functions(graph, root)
     rename_taken(graph, root)
     traced = fx.GraphModule(root, graph, type(model).__name__)
@@ -85,6 +86,14 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.Gra
     name_activations(traced)
     flatten_views(traced, data)
     return finish(traced)
+
+
+def keep_blocks(model: nn.Module, graph: fx.Graph) -> None:
+    """Which modules a node is in, a graph that is read again (of what was traced) cannot say."""
+    before = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    what = lambda nodes: [(node.op, str(node.target)) for node in nodes]
+    for was, node in zip(before, graph.nodes) if what(before) == what(graph.nodes) else ():
+        node.meta["nn_module_stack"] = was.meta.get("nn_module_stack", {})
 
 
 def name_functions(graph: fx.Graph, root: nn.Module) -> None:
