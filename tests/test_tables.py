@@ -6,9 +6,10 @@ import torch
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import headline as headline_
+from tlc_minimal.experiments.elsewhere import beyond
 from tlc_minimal.experiments.pages import TABLES, markdown
 from tlc_minimal.experiments.sized import predicts, priced, projected, untuned
-from tlc_minimal.experiments.tables import ablation, beyond, chain, fair, headline, total_epochs
+from tlc_minimal.experiments.tables import ablation, chain, fair, headline, total_epochs
 
 
 def rows(*tests, each=0.5, macs=2e6):

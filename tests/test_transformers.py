@@ -10,8 +10,8 @@ from torchvision.models import mobilenet_v2
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments.beyond import plan
+from tlc_minimal.experiments.elsewhere import beyond
 from tlc_minimal.experiments.pieces import run_pieces
-from tlc_minimal.experiments.tables import beyond
 from tlc_minimal.gaussian import best_affine
 from tlc_minimal.lessons.transformers import PACKAGES, TextEncoder, load_text, swin, vit
 

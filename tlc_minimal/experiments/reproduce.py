@@ -1,5 +1,6 @@
 """``reproduce``: every recorded experiment of the course again, in order of importance."""
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -7,11 +8,13 @@ import torch
 from ..refuse import check_known
 from ..results import FOLDER
 from ..train import profile as default_profile
-from . import beyond, fair, headline, ladder, matrices, mnist, predicts, rates, recipes, robust
+from . import headline, recipes
 from .pieces import Piece, run_pieces
 
-ALL = (headline, rates, recipes, fair, predicts, ladder, beyond, matrices, robust, mnist)
-STUDIES = {module.__name__.split(".")[-1]: module.plan for module in ALL} | {"few": recipes.few}
+ALL = ("headline", "baseline", "rates", "recipes", "fair", "predicts", "ladder", "beyond")
+ALL += ("matrices", "robust", "mnist")
+STUDIES = {name: import_module(f".{name}", __package__).plan for name in ALL}
+STUDIES["few"] = recipes.few
 
 
 def plan(profile: str) -> list[Piece]:
@@ -29,9 +32,9 @@ def reproduce(
 
     Profile: smoke, laptop or paper; half: headline and recipes, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
-    into what is left is not begun. Only: pieces whose name contains it (headline, rates, recipes,
-    few, fair, predicts, ladder, beyond, matrices, robust, mnist, curve, seed0). Out: where runs
-    live, and what was interrupted is taken up. Folder: where the records go.
+    into what is left is not begun. Only: pieces whose name contains it (headline, baseline, rates,
+    recipes, few, fair, predicts, ladder, beyond, matrices, robust, mnist, curve, seed0). Out: where
+    runs live, and what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)

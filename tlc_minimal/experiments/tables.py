@@ -17,7 +17,11 @@ FORMER = {  # what the records made before today's names call a method
     "ours, strong stem": "ours, one by one, strong stem",
 }
 ASKED = [*COLUMNS, "study", "rule", "network", "set", "share", "batch", "macs_cut", "speedup"]
-ASKED += ["speedup_graph"]  # columns that older records, or those of other studies, lack
+ASKED += [
+    "speedup_graph",
+    "way",
+    "blocks",
+]  # columns that older records, or those of other studies, lack
 MISSES = {"egp": "egp, tuned once a removal"}  # a row says what its method leaves out
 
 
@@ -164,65 +168,6 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
                 f"{run.speedup:.2f} ± {run.speedup_spread:.2f}"
             )
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Other architectures (lesson 07): a row a network and method, after its last removal and
-    merged, mean over the seeds (and range); ``table`` as in :func:`headline`."""
-    table, rows = study_of(table, "beyond"), []
-    for (network, data), runs in table[table["method"] != "clock"].groupby(["network", "data"]):
-        last = runs.groupby("what").tail(1)
-        starts = runs[(runs["removed"] == 0) & (runs["method"] != "tuned on")]
-        dense = starts.groupby("seed").head(1)
-        tuned = last[last["method"] == "tuned on"]
-        share = last["macs_merged"].fillna(last["macs"]) / dense["macs"].mean()
-        last = last.assign(share=100 * share, deep=last["layers_merged"].fillna(last["layers"]))
-        last = last.sort_values("method", key=lambda m: m != "tuned on", kind="stable")
-        for method, at in last.groupby("method", sort=False):
-            own = starts[starts["what"].isin(at["what"])]  # of some records trained once more
-            parents = pd.concat([own, dense[~dense["seed"].isin(own["seed"])]])
-            before = at["val_before"] if method == "projected" else at["val_before"].iloc[:0]
-            faster = {f"times as fast, batch {n}": at[f"speedup_{n}"].mean() for n in (1, 128)}
-            rows.append(
-                {
-                    "network": network,
-                    "data": data,
-                    "method (ranking, rule)": method,
-                    "seeds": len(at),
-                    "removed": spread(at["removed"], 0),
-                    "layers": spread(at["deep"], 0),
-                    "MACs left, %": f"{at['share'].mean():.0f}",
-                    "validation before tuning, %": spread(before) if len(before) else "",
-                    "test accuracy, %": spread(at["test"]),
-                    "against dense": against(at, parents),
-                    "against tuned on": "" if method == "tuned on" else against(at, tuned),
-                }
-                | {name: f"{x:.2f}" if x == x else "" for name, x in faster.items()}
-            )
-    return pd.DataFrame(rows)
-
-
-def zoo(table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Other people's networks (tests/zoo_foreign.py): a row a library; ``table`` as in
-    :func:`headline`."""
-    table, rows = results() if table is None else table, []
-    found = table[table["what"] == "zoo"]
-    for library, nets in found.groupby(found.get("network", found["what"]).str.split("/").str[0]):
-        merged = nets[nets["error"].notna()]
-        rows.append(
-            {
-                "library": library,
-                "networks": len(nets),
-                "merged": len(merged),
-                "largest relative error": f"{merged['error'].max():.0e}",
-                "norms seen": f"{merged['norms_seen'].sum():.0f} of {merged['norms'].sum():.0f}",
-                "with channels cut": (nets["channels_cut"] > 0).sum(),
-                "not merged": ", ".join(
-                    nets.loc[nets["error"].isna(), "network"].str[len(library) + 1 :]
-                ),
-            }
-        )
     return pd.DataFrame(rows)
 
 

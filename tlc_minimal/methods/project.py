@@ -3,8 +3,9 @@
 Each run that one layer can replace is tried alone: what it costs is a rise of the validation loss,
 what it brings is activations, multiplications or milliseconds. Of all sets of runs that bring
 enough, the one whose costs have the least sum is found exactly. The sum is a
-surrogate for the loss of the set, as in LayerMerge (arXiv 2406.12837), which chooses what to merge
-by dynamic programming over such tables, too.
+surrogate for the loss of the set, as in Kim et al. (arXiv 2301.12187) and LayerMerge (2406.12837),
+who choose what to merge by dynamic programming over such tables, of milliseconds and importance;
+DepthShrinker (2206.00843) learns which activations go.
 """
 
 import warnings
