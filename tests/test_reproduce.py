@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from helpers import CLOCK, residual, rows_of, same
 
 import tlc_minimal as tlc
 from tlc_minimal.experiments import (
+    baseline,
     controls,
     fair,
     headline,
@@ -236,6 +238,30 @@ def test_throughput_is_measured_against_two_ceilings_and_says_what_bounds_a_step
     for ms, share, words in ((1.2, 90, "launches"), (4, 60, "arithmetic"), (4, 10, "memory traff")):
         assert words in throughput.bound({"ms_per_step": ms, "share": share}, smallest)
         assert "launches" not in throughput.bound({"ms_per_step": 1.0, "share": share}, None)
+
+
+def test_what_short_trainings_are_known_for_is_what_it_says(monkeypatch):
+    data = tlc.load_data("digits", size=16).subset(60)
+    still = replace(data, crop=0, flip=True)  # half of all would be mirrored
+    draw = lambda d: d.augment(d.train.images, torch.Generator().manual_seed(0))
+    changed = baseline.augmented(still, alternating=True)
+    first, second, third = (draw(changed) for _ in range(3))
+    assert torch.equal(second, first.flip(3)) and torch.equal(third, first)
+    plain, mirrored = data.normalize(data.train.images), 0
+    for image, way in zip(plain, first):
+        mirrored += torch.equal(way, image.flip(2))
+        assert torch.equal(way, image) or torch.equal(way, image.flip(2))
+    assert 15 < mirrored < 45
+    bright = replace(data, crop=0, mean=data.mean - 9)  # no zeros but those of the square
+    holes = draw(baseline.augmented(bright, cutout=True)) == 0
+    assert (holes.sum((2, 3)) == baseline.SIDE**2).all()
+    assert (holes.any(2).sum(2) == holes.any(3).sum(2)).all() and holes.float().mean(0).max() < 1
+    model = residual(10, 2)
+    for decay, same_weights in ((0.0, True), (0.9, False)):
+        monkeypatch.setattr(baseline, "DECAY", decay)
+        with baseline.averaged(model, True) as final:
+            tlc.fit(model, data, 4, batch=20, progress=False)
+        assert same(final(), model) == same_weights
 
 
 @pytest.mark.parametrize("what", ["headline_w2_curve_seed0", "mnist_w2_tlc_on_off_seed0"])

@@ -4,10 +4,10 @@ import pandas as pd
 
 from .elsewhere import beyond, matrices, zoo
 from .sized import few, ladder, predicts, projected, rates, recipes, untuned, widest
-from .tables import ablation, chain, fair, headline, speed
+from .tables import ablation, baseline, chain, fair, headline, speed
 
-ALL = (headline, projected, untuned, rates, recipes, few, ladder, predicts, ablation, fair)
-ALL += (chain, beyond, matrices, speed, zoo, widest)
+ALL = (headline, projected, untuned, rates, recipes, few, ladder, predicts, ablation)
+ALL += (baseline, fair, chain, beyond, matrices, speed, zoo, widest)
 TABLES = {table.__name__: table for table in ALL}
 
 

@@ -109,6 +109,20 @@ def ablation(table: pd.DataFrame | None = None, depths: tuple[int, int] = (8, 12
     return pd.DataFrame(rows)
 
 
+def baseline(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The dense network, one choice of its training changed at a time: validation accuracy beside
+    the usual recipe's on the same seeds; ``table`` as in :func:`headline`."""
+    usual, changed, rows = study_of(table, "headline"), study_of(table, "baseline"), []
+    usual = usual.loc[usual["method"] == "dense", ["data", "width", "seed", "val"]]
+    both = changed.merge(usual, on=["data", "width", "seed"], suffixes=("", "_usual"))
+    for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
+        row = {"data": data, "network": f"width {width:.0f}", "changed": method, "seeds": len(at)}
+        row["validation, % (usual)"] = spread(at["val_usual"])
+        row["validation, %"] = spread(at["val"])
+        rows.append(row | {"difference": f"{(at['val'] - at['val_usual']).mean():+.2f}"})
+    return pd.DataFrame(sorted(rows, key=lambda row: -float(row["difference"])))
+
+
 def fair(table: pd.DataFrame | None = None, depths: tuple[int, ...] = (4, 8, 12)) -> pd.DataFrame:
     """All methods at equal cost (lesson 06): a row a method, test accuracy after so many removals,
     mean over the seeds (and range), empty where it cannot go so far; MACs are those when what has
