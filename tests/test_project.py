@@ -302,15 +302,73 @@ def test_a_block_of_maps_is_a_convolution_with_a_norm_behind_it():
     assert len(activation_nodes(small)) == 13 and len(layers(tlc.fold(small))) == 1 + 4 + 1 + 5 + 6
 
 
+@pytest.mark.parametrize("block, shape", [
+    (nn.Conv2d(3, 4, 4, 4), (3, 8, 8)), (nn.Conv2d(3, 4, 3, 2, 1), (3, 8, 8)),
+    (nn.Conv2d(3, 4, 4), (3, 9, 9)), (nn.AdaptiveAvgPool2d(1), (3, 5, 5)),
+    (nn.AvgPool2d(3), (3, 9, 9)), (nn.Conv1d(3, 4, 3, 2), (3, 16)),
+    (nn.Conv3d(1, 2, 2), (1, 4, 4, 4)), (nn.Conv2d(3, 4, 5), (3, 11, 7)),
+    (nn.Linear(8, 9), (6, 8)), (nn.Linear(8, 9), (8,)),
+])  # fmt: skip
+def test_a_block_that_is_a_layer_is_found_wherever_its_windows_are(block, shape):
+    model, x = (
+        nn.Sequential(nn.Sequential(block, LINEAR()), nn.PReLU()).double(),
+        torch.randn(300, *shape).double(),
+    )
+    small, table = project(model, "0", x, ridge=0)
+    assert table.error[0] < 1e-6 and relative_error(small(x), model(x)) < 1e-8
+
+
+class Tokens(nn.Module):
+    """A block with a causal mask, whose shortcut may be the network's input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.register_buffer("mask", torch.ones(6, 6).tril())
+
+    def forward(self, x):
+        q, k, v = self.first(x).split(8, -1)
+        scores = (q @ k.mT).masked_fill(self.mask == 0, -torch.inf)
+        return x + self.last(F.gelu(scores.softmax(-1) @ v))
+
+
+def test_blocks_of_tokens_of_masks_and_of_what_was_changed_before():
+    x = torch.randn(90, 6, 8).double()
+    model = (
+        nn.Sequential(Tokens(), nn.Sequential(nn.LayerNorm(8), Tokens()), Tokens()).double().eval()
+    )
+    small = project(model, ["0", "1"], x).model
+    shapes = sorted(tuple(one.weight.shape) for one in layers(small))
+    assert shapes == [(8, 8)] * 3 + [(24, 8)] and project(model, "2.gelu1", x).table.error[0] < 1
+    (stats,) = tlc.statistics(model[:1], x).values()
+    assert stats.mean.shape == (8,)
+    model = drawn(tlc.resnet18, width=4)
+    model.layer1[0].bn1.bias.data[:] = torch.tensor([-9, 9, 9, 9])
+    x = torch.randn(30, 3, 16, 16).double()
+    linear = tlc.linearize(model, ["layer1.0.relu1", "layer2.0.relu1"], x)
+    for changed in (linear, tlc.fold(linear), tlc.merge(linear.eval(), x)):
+        small = project(changed, ["layer1.0", "layer2"], x).model
+        assert [*activation_nodes(small)][:3] == ["relu", "layer1.1.relu1", "layer1.1.relu2"]
+        assert not [n for n in small.graph.nodes if str(n.target).startswith("layer1.0.")]
+
+
 def test_what_no_layer_is_like_is_no_block():
     model, x = swin(width=8).double().eval(), torch.randn(4, 3, 32, 32).double()
-    text = r"no layer makes \(2, 8, 8, 16\) of \(2, 16, 16, 8\), as features.2 does: name another"
+    text = r"no layer makes \(2, 8, 8, 16\) of \(2, 16, 16, 8\) as features.2 does: name another"
     with pytest.raises(ValueError, match=text):
         project(model, "features.2", x)  # it merges patches
     run = lambda net, x: net.same(x) + net.same(net.other(x))  # two inputs, two outputs
     twice = Net(run, same=nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), other=nn.ReLU())
     with pytest.raises(ValueError, match="same has not one input and one output: name a block tha"):
         project(twice.double(), "same", X)
+    with pytest.raises(
+        ValueError, match="no activation 'layer1.0.relu' in .* mean 'layer1.0.relu2'"
+    ):
+        project(resnet18(), "layer1.0.relu", X)  # called twice, and no block
+    part = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1))
+    shared = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(part, nn.ReLU(), *part), part).double()
+    with pytest.raises(ValueError, match="is partly in another block: name one of the two"):
+        project(shared, ["1", "1.0"], X)
 
 
 def test_a_run_begins_and_ends_where_the_network_is_narrow():

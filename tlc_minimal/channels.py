@@ -17,13 +17,18 @@ def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
     """Where the channels are that ``node`` takes: :func:`made_dim` of its first input that is made
     of the network's; None if only shapes, which are not known, could tell."""
     inputs = [n for n in node.all_input_nodes if not is_fixed(n)] or node.all_input_nodes
+    inputs.sort(key=lambda n: n.op == "placeholder")  # which says least
     return made_dim(traced, inputs[0]) if inputs else 1
 
 
 def made_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
-    """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm) or 1, moved by views."""
+    """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm, Embedding) or 1 (also of
+    the network's input), moved by views."""
     module = module_of(traced, node)
-    if isinstance(module, nn.Linear) or len(getattr(module, "normalized_shape", ())) == 1:
+    if (
+        isinstance(module, nn.Linear | nn.Embedding)
+        or len(getattr(module, "normalized_shape", ())) == 1
+    ):
         return -1
     tokens = isinstance(module, NORM) and not normalizes(traced, node, node.args[0])
     if isinstance(module, CONV) or tokens:

@@ -49,6 +49,7 @@ def insert_after(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Mo
     put_module(traced, name, module)
     with traced.graph.inserting_after(node):
         new = traced.graph.call_module(name, (node,))
+    new.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})  # it is in the same block
     node.replace_all_uses_with(new, lambda user: user is not new)
     return new
 

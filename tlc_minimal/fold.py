@@ -62,7 +62,7 @@ def append_ones(traced: fx.GraphModule, node: fx.Node) -> None:
     conv.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(1, *weight.shape[1:])]), learns)
     conv.bias = nn.Parameter(torch.cat([bias, bias.new_ones(1)]), learns)
     resize(conv)
-    node.args[0].meta = node.meta
+    node.args[0].meta["tensor_meta"] = node.meta.get("tensor_meta")
     bypass(node, node.args[0])
 
 

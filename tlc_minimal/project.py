@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from .data import input_batches
 from .edits import finish, put_module
 from .graph import editable, example_of, find_shapes, trace
-from .nodes import activation_nodes, find_nodes, name_of
+from .nodes import find_nodes, name_of
 from .reading.fits import data_for
 from .reading.layers import unused
 from .reading.refuse import check_names
@@ -70,8 +70,8 @@ def project(
     check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
-    known, names = activation_nodes(traced), check_names(names)
-    blocks = {name for name in names if name not in known and in_block(traced, name)}
+    names, holds = check_names(names), {n for n, m in traced.named_modules() if any(m.children())}
+    blocks = {name for name in names if name in holds and in_block(traced, name)}
     gone = {*find_nodes(traced, [name for name in names if name not in blocks]).values()}
     like = next(traced.parameters(), torch.empty(0))
     shapes = find_shapes(traced, example_of(data, traced)[:2])
@@ -82,13 +82,14 @@ def project(
         raise ValueError(f"{why.rstrip('.')}{more}.")
     check_memory(runs, like.device)
     order, ends = [node.name for node in dense.graph.nodes], [run.end.name for run in runs]
-    at, files, rows, there = order[:1] * 2, [], [], 0
+    files, rows, seen = [], [], 0
+    at = [order[0], order[0]]  # how far ours and theirs have run
     with TemporaryDirectory() as folder:
         for x in input_batches(data, images):
             files.append(Path(folder, f"{len(files)}.pt"))
             torch.save([{at[0]: x.to(like, copy=True)}] * 2, files[-1])  # of a view all is kept
-            there += len(x)
-        check_images(runs, there, ridge)
+            seen += len(x)
+        check_images(runs, seen, ridge)
         for i, (run, end) in enumerate(zip(runs, ends)):
             gram = empty_gram(run.layer, like.device)
             for file in files:
@@ -96,7 +97,8 @@ def project(
                 ours = advance(traced, ours, at[0], run.entry.name)
                 theirs = advance(dense, theirs, at[1], end, keep=ends[i:])
                 torch.save([ours, theirs], file)
-                check_disk(files if file is files[0] else files[:1])
+                if file is files[0]:
+                    check_disk(files)  # the others will grow as it did
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
             error = _put(traced, run, gram, ridge, like)
@@ -114,7 +116,8 @@ def advance(traced: fx.GraphModule, values: dict, at: str, until: str, keep=()) 
     runner.env = {nodes[name]: value for name, value in values.items() if name in nodes}
     for node in [n for n in traced.graph.nodes if nodes[at] < n and not nodes[until] < n]:
         runner.env[node] = value = runner.run_node(node)
-        if isinstance(value, Tensor) and not value.isfinite().all():
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        if floats and not (value < math.inf).all():  # -inf masks attention
             raise ValueError(f"what {name_of(node)} makes is not finite: it is too large, or NaN.")
         for used in runner.user_to_last_uses.get(node, ()):
             if used.name not in keep:

@@ -20,6 +20,7 @@ from .piece import Piece, extent
 from .reading.layers import CONV, DROPOUT, NORM
 
 MIXES = (*CONV, *MAP, nn.Identity, *DROPOUT)  # what runs are made of, besides sums
+ON_MAPS = (*CONV[:-1], *NORM)
 
 
 class Run(NamedTuple):
@@ -28,12 +29,12 @@ class Run(NamedTuple):
     entry: fx.Node
     end: fx.Node
     nodes: list[fx.Node]
-    removed: list[str]
+    removed: list[str]  # activations, or the name of the block
     layer: nn.Module  # on the meta device: without numbers yet
     norm: type | None  # of batch norm, if there was one
     pixels: int  # (or tokens) of an image at the end
     saved: int  # multiplications, if the new layer is as large as the largest that it replaces
-    macs: int  # multiply-accumulates an image that the new layer saves
+    macs: int  # multiply-accumulates an image that the new layer saves; both 0 of a block
 
     def __str__(self) -> str:
         return f"{name_of(self.entry)} to {name_of(next(iter(self.end.users)))}"
@@ -52,21 +53,23 @@ def find_runs(
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
-    places = [place for end in nodes for place in regions(end, mixes)]
-    number = lambda place: len(gone.intersection(place[1]))
+    found = [region for end in nodes for region in regions(end, mixes)]
+    how_many_go = lambda region: len(gone.intersection(region[1]))
     runs, left, taken = [], {}, set()
     for name in sorted(blocks, key=lambda name: -len(in_block(traced, name))):
-        if taken.isdisjoint(in_block(traced, name)):  # else it is a part of another one
-            runs.append(_block(traced, name, shapes, kernel))
-            taken.update(runs[-1].nodes)
+        if not taken.issuperset(inside := in_block(traced, name)):  # else it is a part of another
+            if not taken.isdisjoint(inside):
+                raise ValueError(f"{name} is partly in another block: name one of the two.")
+            runs.append(_block(traced, name, inside, shapes, kernel))
+            taken.update(inside)
     for node in sorted(gone - taken):
-        free = [place for place in places if node in place[1] and taken.isdisjoint(place[1])]
+        free = [region for region in found if node in region[1] and taken.isdisjoint(region[1])]
         best = []
-        for place in sorted(free, key=number, reverse=True):
-            if best and number(place) < len(best[0].removed):
+        for region in sorted(free, key=how_many_go, reverse=True):
+            if best and how_many_go(region) < len(best[0].removed):
                 break
             try:
-                best.append(_run(traced, gone, place[0], list(place[1]), shapes, kernel))
+                best.append(_run(traced, gone, region[0], list(region[1]), shapes, kernel))
             except ValueError as problem:
                 left[node.target] = f"{node.target} stays: {problem}"
         if best:
@@ -89,6 +92,55 @@ def regions(end: fx.Node, mixes: set[fx.Node]) -> list[tuple[fx.Node, dict[fx.No
     return found[::-1]
 
 
+def in_block(traced: fx.GraphModule, name: str) -> list[fx.Node]:
+    """The nodes of the module ``name``, in forward order, but for what is the same for all inputs;
+    [] if the forward calls no module of this name."""
+    paths = lambda node: [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return [n for n in traced.graph.nodes if name in paths(n) and not is_fixed(n)]
+
+
+def _block(traced, name: str, nodes: list[fx.Node], shapes, kernel: int) -> Run:
+    """The run that a block is; of maps the layer is a convolution, else a matrix."""
+    entries = {n for node in nodes for n in node.all_input_nodes if not is_fixed(n)} - {*nodes}
+    if len(entries) != 1 or any(node.users.keys() - {*nodes} for node in nodes[:-1]):
+        raise ValueError(f"{name} has not one input and one output: name a block that has.")
+    before, after = (shapes.get(node, ()) for node in (*entries, nodes[-1]))
+    dim, dim_before = (made_dim(traced, node) for node in (nodes[-1], *entries))
+    if len(after) == 3 and not any(isinstance(module_of(traced, n), ON_MAPS) for n in nodes):
+        dim = dim_before = -1  # tokens, whatever is said of the network's input
+    alike = len(before) == len(after) > 1 and (len(after) == 2 or dim == dim_before in (1, -1))
+    sides = [*zip(before[2:], after[2:])] if dim == 1 else []
+    if alike and sides and all(m <= n for n, m in sides):
+        strides = _strides(traced, *entries, nodes, shapes)
+        windows = zip(*(_window(*side, s, kernel) for side, s in zip(sides, strides)))
+        layer = CONV[len(sides) - 1](before[1], after[1], *windows, device="meta")
+    elif alike:
+        layer = nn.Linear(before[-1], after[-1], device="meta")
+    if not alike or layer(torch.empty(before, device="meta")).shape != after:
+        raise ValueError(f"no layer makes {after} of {before} as {name} does: name another block.")
+    return _as_run(layer, traced, *entries, nodes, [name], shapes)
+
+
+def _strides(traced, entry: fx.Node, nodes: list[fx.Node], shapes) -> list[int]:
+    """How far apart two neighbours at the end of a block are at its entry, along each dimension."""
+    known = {entry: [1] * len(shapes[entry][2:])}
+    for node in nodes:
+        first = min((n for n in node.all_input_nodes if n in known), key=known.get)
+        sides = zip(*(shapes.get(n, ())[2:] for n in (first, node)))
+        own = getattr(module_of(traced, node), "stride", [max(1, round(n / m)) for n, m in sides])
+        own = [own] * len(known[first]) if isinstance(own, int) else own
+        known[node] = [s * t for s, t in zip(known[first], own)]
+    return known[node]
+
+
+def _window(n: int, m: int, stride: int, kernel: int) -> tuple[int, int, int]:
+    """Size, stride and padding that make m of n pixels, the windows in the middle of the n."""
+    for size in count(max(kernel, stride) | 1):  # odd, if that fits
+        padding = max(0, -(-((m - 1) * stride + size - n) // 2))
+        if (n + 2 * padding - size) // stride + 1 == m:
+            return size, stride, padding
+
+
 def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int) -> Run:
     f = Piece(entry, tuple(nodes), {node: module_of(traced, node) for node in nodes})
     layers, end, before, after = f.layers, nodes[-1], shapes[entry], shapes[nodes[-1]]
@@ -104,44 +156,7 @@ def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int
     all_macs, new_macs = sum(macs(old, node) for node, old in layers.items()), macs(layer, end)
     saved = all_macs - new_macs // taps(layer) * max(map(taps, layers.values()))
     removed = [node.target for node in nodes if node in gone]
-    return _with(layer, traced, entry, nodes, removed, shapes, saved, all_macs - new_macs)
-
-
-def in_block(traced: fx.GraphModule, name: str) -> list[fx.Node]:
-    """The nodes of the module ``name``, in forward order, but for what is the same for all inputs;
-    [] if the model has no such module."""
-    paths = lambda node: [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return [n for n in traced.graph.nodes if name in paths(n) and not is_fixed(n)]
-
-
-def _block(traced: fx.GraphModule, name: str, shapes: dict, kernel: int) -> Run:
-    """The run that a block is; a convolution, of maps, makes them as small as the block does."""
-    nodes = in_block(traced, name)
-    entries = {n for node in nodes for n in node.all_input_nodes if not is_fixed(n)} - {*nodes}
-    if len(entries) != 1 or any(node.users.keys() - {*nodes} for node in nodes[:-1]):
-        raise ValueError(f"{name} has not one input and one output: name a block that has.")
-    before, after = (shapes.get(node, ()) for node in (*entries, nodes[-1]))
-    dim, dim_before = (made_dim(traced, node) for node in (nodes[-1], *entries))
-    alike = len(before) == len(after) and (len(after) == 2 or dim == dim_before)
-    if alike and dim == 1 and len(after) > 2:
-        stride = [max(1, round(n / m)) for n, m in zip(before[2:], after[2:])]
-        size = [max(kernel, s) // 2 * 2 + 1 for s in stride]
-        about = size, stride, [k // 2 for k in size]
-        layer = CONV[len(stride) - 1](before[1], after[1], *about, device="meta")
-    elif alike:
-        layer = nn.Linear(before[-1], after[-1], device="meta")
-    if not alike or layer(torch.empty(before, device="meta")).shape != after:
-        raise ValueError(f"no layer makes {after} of {before}, as {name} does: name another block.")
-    return _with(layer, traced, *entries, nodes, [name], shapes)
-
-
-def _with(layer, traced, entry, nodes, removed, shapes, saved=0, macs=0) -> Run:
-    images, after = shapes[next(iter(traced.graph.nodes))][0], shapes[nodes[-1]]
-    normed, dims = any(isinstance(module_of(traced, n), NORM) for n in nodes), layer.weight.ndim - 2
-    normed = normed and (dims or len(after) == 2)  # of tokens it takes no features
-    norm, pixels = NORM[max(dims, 1) - 1] if normed else None, math.prod(after) // len(layer.weight)
-    about = norm, pixels // images, saved, macs // images
-    return Run(entry, nodes[-1], nodes, removed, layer, *about)
+    return _as_run(layer, traced, entry, nodes, removed, shapes, saved, all_macs - new_macs)
 
 
 def _convolution(f: Piece, before, after, kernel: int) -> nn.Module:
@@ -158,3 +173,13 @@ def _convolution(f: Piece, before, after, kernel: int) -> nn.Module:
     groups = groups.pop() if len(groups) == 1 else 1
     make = CONV[f.dims - 1]
     return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
+
+
+def _as_run(layer, traced, entry, nodes, removed, shapes, saved=0, macs=0) -> Run:
+    """With a batch norm if there was one; all that is counted, for one image."""
+    images, after = shapes[next(iter(traced.graph.nodes))][0], shapes[nodes[-1]]
+    normed, dims = any(isinstance(module_of(traced, n), NORM) for n in nodes), layer.weight.ndim - 2
+    normed = normed and (dims or len(after) == 2)  # of tokens it takes no features
+    norm, pixels = NORM[max(dims, 1) - 1] if normed else None, math.prod(after) // len(layer.weight)
+    counts = pixels // images, saved, macs // images
+    return Run(entry, nodes[-1], nodes, removed, layer, norm, *counts)

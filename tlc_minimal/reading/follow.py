@@ -89,11 +89,13 @@ def assemble(model: nn.Module, graph: fx.Graph, root: nn.Module, data) -> fx.Gra
 
 
 def keep_blocks(model: nn.Module, graph: fx.Graph) -> None:
-    """Which modules a node is in, a graph that is read again (of what was traced) cannot say."""
-    before = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
-    what = lambda nodes: [(node.op, str(node.target)) for node in nodes]
-    for was, node in zip(before, graph.nodes) if what(before) == what(graph.nodes) else ():
-        node.meta["nn_module_stack"] = was.meta.get("nn_module_stack", {})
+    """Copy from a traced model which modules its nodes are in: a second reading cannot see it. The
+    n-th call of a thing is that of the first; fx may ask for a device, say, at another time."""
+    what = lambda node: (node.op, str(node.target))
+    graphs = (model.graph if isinstance(model, fx.GraphModule) else fx.Graph()), graph
+    was, now = (sorted(g.nodes, key=what) for g in graphs)
+    for old, node in zip(was, now) if [*map(what, was)] == [*map(what, now)] else ():
+        node.meta["nn_module_stack"] = old.meta.get("nn_module_stack", {})
 
 
 def name_functions(graph: fx.Graph, root: nn.Module) -> None:

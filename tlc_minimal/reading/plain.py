@@ -92,6 +92,7 @@ def plain_calls(model: nn.Module, graph: fx.Graph, asked: set[str]) -> None:
         if outside:
             with graph.inserting_after(node):
                 cut = graph.call_function(detached, (node,))
+            cut.meta |= node.meta
             cut.meta["is_wrapped"] = True  # else torch looks into it when it reads a pickled copy
             node.replace_all_uses_with(cut, lambda user, outside=outside: user in outside)
 
