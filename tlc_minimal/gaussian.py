@@ -70,7 +70,7 @@ def cost_on(mean: Tensor, std: Tensor) -> Tensor:
 
 def cost_constant(mean: Tensor, std: Tensor) -> Tensor:
     """Cost of an OFF neuron that keeps its mean, z → E[relu(z)]: Var[relu(z)]."""
-    return _evaluate(_variance, mean, std, 2, torch.zeros_like(mean))
+    return cost_affine(mean, std) + (std * p_on(mean, std)) ** 2
 
 
 def cost_affine(mean: Tensor, std: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def best_affine(mean: Tensor, std: Tensor, f=torch.relu) -> tuple[Tensor, Tensor
     value = (f(z) * weights).sum(-1)
     tangent = (f(wide_mean + 1e-4) - f(wide_mean - 1e-4)) / 2e-4  # the limit std → 0
     around = (z - wide_mean[..., None]) * weights
-    slope = (around * (f(z) - value[..., None])).sum(-1) / _safe(wide_std) ** 2
+    slope = (around * (f(z) - value[..., None])).sum(-1) / wide_std**2
     spread = wide_std > 1e-9 * wide_mean.abs().clamp_min(1)  # with less, z is the mean but rounding
     slope = torch.where(spread, slope, tangent)
     shift = value - slope * wide_mean
@@ -151,16 +151,8 @@ def _residual(r: Tensor) -> Tensor:
     return (_second_moment(x) - _first_moment(x) ** 2 - _cdf(x) ** 2).clamp_min(0)
 
 
-def _variance(r: Tensor) -> Tensor:
-    return _residual(r) + _cdf(r) ** 2
-
-
-def _safe(std: Tensor) -> Tensor:
-    return torch.where(std > 0, std, torch.ones_like(std))
-
-
 def _evaluate(unit, mean: Tensor, std: Tensor, power: int, limit: Tensor) -> Tensor:
     """std^power unit(mean / std), computed in float64; ``limit`` where std is 0."""
     wide = std.double()
-    value = wide**power * unit(mean.double() / _safe(wide))
+    value = wide**power * unit(mean.double() / wide)
     return torch.where(wide > 0, value, limit.double()).to((mean * 1.0).dtype)
