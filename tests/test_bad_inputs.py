@@ -31,7 +31,7 @@ from tlc_minimal.lessons import kernels
 from tlc_minimal.lessons.corruptions import corrupt
 from tlc_minimal.lessons.robust import agreement, auroc, calibration_error
 from tlc_minimal.methods.published import published_statistics
-from tlc_minimal.recipe import check_recipe
+from tlc_minimal.train import check_recipe
 
 DATA = digits(40)
 X, BYTES = DATA.example, DATA.train.images
