@@ -229,8 +229,7 @@ OPTIONS = [  # (call with a model, exception, words)
     (lambda m: tlc.rank(NO_ACTIVATION, DATA), ValueError, "no activation left.*ReLU"),
     (lambda m: tlc.rank(conv(3, 144), DATA, "magnitude"), ValueError, "1 follows no batch norm"),
     (lambda m: tlc.evaluate(m, DATA, "tset"), ValueError, "no split 'tset'; there are: train"),
-    *[(lambda m, k=k, n=n: tlc.evaluate(m, DATA, **{k: n}), ValueError, f"{k} is")
-      for k in ("batch", "limit") for n in (0, -1)],
+    *[(lambda m, n=n: tlc.evaluate(m, DATA, batch=n), ValueError, "batch is") for n in (0, -1)],
     (lambda m: tlc.evaluate(m, DATA, batch=2.5), TypeError, "batch is"),
     *[(lambda m, do=do, n=n: do(n, X), kind, said) for do in (tlc.compare, tlc.latency)
       for n, kind, said in (([], TypeError, "dictiona"), ({}, ValueError, "at least one"))],

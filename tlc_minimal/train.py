@@ -191,19 +191,16 @@ def fit(
     return means
 
 
-def evaluate(
-    model: nn.Module, data: Data, split: str = "val", batch: int = 500, limit: int | None = None
-) -> Score:
-    """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode;
-    ``limit``: on its first images only. TypeError, ValueError for arguments out of range, for a
-    model that does not take the data, and for one whose outputs are not finite."""
+def evaluate(model: nn.Module, data: Data, split: str = "val", batch: int = 500) -> Score:
+    """Loss and accuracy on a split ("train", "val" or "test"), un-augmented, in eval mode.
+    TypeError, ValueError for arguments out of range, for a model that does not take the data, and
+    for one whose outputs are not finite."""
     data = check_data(model, data)
     check_known("split", split, SPLITS)
-    for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
-        check_number(name, value, *COUNT)
+    check_number("batch", batch, *COUNT)
     if not getattr(data, split).size:
         raise ValueError(f"there are no images in {split}: choose another split.")
-    score = _score(model, data, split, batch, limit)
+    score = _score(model, data, split, batch)
     if not math.isfinite(score.loss):
         check_finite(model)
         raise ValueError(f"the outputs on {split} are not finite: train the model again.")
@@ -211,7 +208,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | None) -> Score:
+def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | None = None) -> Score:
     device, like, loss, correct = device_of(model), dtype_of(model), 0.0, 0.0
     images, labels = (part[:limit] for part in getattr(data, split))
     with in_eval(model):
