@@ -28,7 +28,7 @@ from .reading.refuse import check_plain, check_read_once, quoted, there_are
 from .refuse import check_known, check_number
 from .run_folder import owned, rows_of, run_of, write_run
 from .stages import METHODS, Method, Stage, Task, off_share
-from .train import best_device, check_recipe, device_of, evaluate, fit, layout, steps_of
+from .train import best_device, check_recipe, evaluate, fit, layout, like_of, steps_of
 
 TUNING = {"lr": 0.02, "distil": True}
 OF_FIT = ("lr", "batch", "weight_decay", "smoothing", "schedule")
@@ -157,7 +157,7 @@ def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -
         )
     if config["method"] not in METHODS:
         raise ValueError(f"{folder} holds a run by {config['method']!r}: add it to METHODS first.")
-    current = _ready(model, device_of(model), example)
+    current = _ready(model, like_of(model).device, example)
     task = Task(current, None, config["remove"], config["epochs"], config["seed"])
     stages = METHODS[config["method"]].stages(task, **config["options"])
     last = len(there) - 1 - there[::-1].index(removed) if removed else 0
@@ -213,7 +213,7 @@ def _ready(model: nn.Module, device: torch.device, example=None) -> fx.GraphModu
 def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
     """The network after the ``i``-th stage's surgery, not yet tuned, and the stage's decision: made
     once, then kept in the folder."""
-    path, device = folder / f"stage_{i:02d}.choice", device_of(current)
+    path, device = folder / f"stage_{i:02d}.choice", like_of(current).device
     if not path.exists():
         save_weights(from_main(lambda: stage.choose(current)), path)
     decision = {k: v.to(device) for k, v in load_weights(path)[0].items()}

@@ -20,7 +20,7 @@ from .reading.fits import check_all
 from .reading.layers import CONV
 from .reading.refuse import check_input, check_models, not_accepted
 from .refuse import COUNT, check_number
-from .train import device_of, dtype_of, evaluate, profile
+from .train import evaluate, like_of, profile
 
 
 def count(model: nn.Module, example) -> dict[str, int]:
@@ -74,10 +74,10 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
     check_number("repeats", repeats, Integral, lambda n: n == 0 or n > 1, "0 or at least 2")
     x, repeats = fast_layout(check_input(x)), repeats or (5 if profile() == "smoke" else 21)
     for model in models.values():
-        if why := not_accepted(model, x.to(device_of(model), dtype_of(model))):
+        if why := not_accepted(model, x.to(like_of(model))):
             raise ValueError(why)
     ready = [_ready(model, x).to(x.device) for model in models.values()]
-    ready = [(m, x.to(dtype_of(m))) for m in ready]
+    ready = [(m, x.to(like_of(m))) for m in ready]
     with torch.inference_mode():
         table = _race([lambda m=m, x=x: m(x) for m, x in ready], repeats, x.device)
         if x.is_cuda:
@@ -98,7 +98,7 @@ def compare(
     fitting = check_all(models.values(), data)
     for batch in batches or ():
         check_number("batch", batch, *COUNT)
-    device = device_of(next(iter(models.values())))
+    device = like_of(next(iter(models.values()))).device
     table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
     table.insert(0, "accuracy", [evaluate(m, data, "test").accuracy for m in models.values()])
     table["threads"] = torch.get_num_threads()

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from tqdm.auto import tqdm
 
 from .data import Data
-from .train import device_of, dtype_of
+from .train import like_of
 
 
 class Swap(NamedTuple):
@@ -51,11 +51,11 @@ def swapped_losses(
 ) -> dict[Hashable, float]:  # fmt: skip
     """{key: mean cross-entropy in nats on the first ``images`` of the validation split with that
     swap made}, and under "" that of the network itself; it is in eval mode."""
-    run, device = Without(traced, swaps), device_of(traced)
+    run, like = Without(traced, swaps), like_of(traced)
     total, (xs, ys) = {}, (part[:images].split(250) for part in data.val)
     for x, y in tqdm(list(zip(xs, ys)), title, disable=not progress, leave=False):
-        run.outputs[""] = run.run(data.normalize(x.to(device)).to(dtype_of(traced)))
+        run.outputs[""] = run.run(data.normalize(x.to(like.device)).to(like))
         for key, out in run.outputs.items():
-            loss = F.cross_entropy(out.float(), y.to(device), reduction="sum")
+            loss = F.cross_entropy(out.float(), y.to(like.device), reduction="sum")
             total[key] = total.get(key, 0.0) + loss
     return {key: float(loss) / min(images, len(data.val.labels)) for key, loss in total.items()}

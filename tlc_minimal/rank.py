@@ -24,7 +24,7 @@ from .reading.layers import CONV, NORM
 from .reading.refuse import check_finite, there_are
 from .refuse import check_known, check_ranges
 from .statistics import statistics
-from .train import device_of, dtype_of, evaluate
+from .train import evaluate, like_of
 
 
 def rank(
@@ -59,7 +59,7 @@ def tlc(model, data, names, replacement, seed) -> dict[str, float]:
     find_shapes(traced, data)
     for n in names:
         line = line_at(traced, nodes[n], gaussians[n], replacement)
-        line = Affine(*line, channel_dim(traced, nodes[n])).to(device_of(model), dtype_of(model))
+        line = Affine(*line, channel_dim(traced, nodes[n])).to(like_of(model))
         swaps[n] = Swap(nodes[n].args[0], nodes[n], line)
     found = swapped_losses(traced, swaps, data, len(data.val.labels), "rank", progress)
     for n in [n for n, swap in swaps.items() if not swap.map.slope.any()]:

@@ -28,14 +28,9 @@ class Score(NamedTuple):
     accuracy: float
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter (the CPU if it has none)."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """The type of a model's first parameter (float32 if it has none)."""
-    return next((p.dtype for p in model.parameters()), torch.float32)
+def like_of(model: nn.Module) -> Tensor:
+    """A model's first parameter, whose device and type are its own (float32 on the CPU if none)."""
+    return next(model.parameters(), torch.empty(0))
 
 
 def best_device() -> torch.device:
@@ -126,7 +121,7 @@ def fit(
     check_recipe(data, **recipe)
     data = check_all((teacher or model, model), data)
     check_learns(model)
-    device, size, like = best_device(), data.train.size, dtype_of(model)
+    device, size, like = best_device(), data.train.size, like_of(model).dtype
     compute = like if like is torch.float64 else precision(device)
     batch, data, many = min(batch, size), data.to(device), processes()
     torch.manual_seed(seed := int(seed))
@@ -209,12 +204,12 @@ def evaluate(model: nn.Module, data: Data, split: str = "val", batch: int = 500)
 
 @torch.no_grad()
 def _score(model: nn.Module, data: Data, split: str, batch: int, limit: int | None = None) -> Score:
-    device, like, loss, correct = device_of(model), dtype_of(model), 0.0, 0.0
+    like, loss, correct = like_of(model), 0.0, 0.0
     images, labels = (part[:limit] for part in getattr(data, split))
     with in_eval(model):
         for start in range(0, len(labels), batch):
-            y = labels[start : start + batch].to(device)
-            out = model(data.normalize(images[start : start + batch].to(device)).to(like))
+            y = labels[start : start + batch].to(like.device)
+            out = model(data.normalize(images[start : start + batch].to(like.device)).to(like))
             loss += F.cross_entropy(out.float(), y, reduction="sum")
             correct += (out.argmax(1) == y).sum()
     return Score(float(loss) / len(labels), 100 * float(correct) / len(labels))
@@ -227,7 +222,7 @@ def _loss(out: Tensor, labels: Tensor, smoothing: float, teacher, x: Tensor) -> 
     if teacher is None:
         return hard
     with torch.no_grad(), in_eval(teacher):
-        target = (teacher(x.to(dtype_of(teacher))).float() / 2).softmax(1)
+        target = (teacher(x.to(like_of(teacher))).float() / 2).softmax(1)
     return (hard + 4 * F.cross_entropy(out.float() / 2, target)) / 2
 
 

@@ -10,7 +10,7 @@ from ..gaussian import Gaussian
 from ..reading.fits import data_for
 from ..reading.images import read_digits, resize
 from ..reading.refuse import in_eval
-from ..train import device_of, dtype_of
+from ..train import like_of
 from .corruptions import CORRUPTIONS, corrupt
 
 
@@ -43,9 +43,9 @@ def unknown_inputs(data: Data, count: int = 1000) -> dict[str, Tensor]:
 @torch.no_grad()
 def probabilities(model: nn.Module, data: Data, images: Tensor) -> Tensor:
     """Softmax outputs, float32 (N, classes) on the CPU, of uint8 images normalised as ``data``."""
-    device, like, data = device_of(model), dtype_of(model), data_for(model, data)
+    like, data = like_of(model), data_for(model, data)
     with in_eval(model):
-        outputs = [model(data.normalize(x.to(device)).to(like)) for x in images.split(500)]
+        outputs = [model(data.normalize(x.to(like.device)).to(like)) for x in images.split(500)]
     return torch.cat(outputs).float().softmax(1).cpu()
 
 

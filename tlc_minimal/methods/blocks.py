@@ -23,7 +23,7 @@ from ..reading.layers import CONV
 from ..refuse import check_ranges
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import statistics
-from ..train import device_of
+from ..train import like_of
 from .stretches import cheapest, undominated
 
 Choice = tuple[str, str]  # an activation, and the rule that takes it out
@@ -110,7 +110,7 @@ def prices(
     for name, rule in choices:
         node, (known, how) = there[name], by_rule({name: gaussians[name]}, rule)
         line = Affine(*line_at(model, node, known[name], how), channel_dim(model, node))
-        swaps[name, rule] = Swap(node.args[0], node, line.to(device_of(model)))
+        swaps[name, rule] = Swap(node.args[0], node, line.to(like_of(model).device))
     images = len(data.val.labels)
     loss = swapped_losses(model, swaps, data, images, "lines and blocks", progress)
     return {choice: loss[choice] - loss[""] for choice in choices}

@@ -8,7 +8,7 @@ from ..edits import bypass, finish
 from ..graph import trace
 from ..nodes import activation_nodes, is_sum
 from ..stages import Stage, Task
-from ..train import device_of, dtype_of
+from ..train import like_of
 
 IMAGES, DIRECTIONS = 512, 64
 
@@ -61,7 +61,7 @@ def distances(model: nn.Module, data: Data, seed: int) -> dict[str, tuple[float,
     run = fx.Interpreter(traced, garbage_collect_values=False)
     with torch.no_grad():
         x = torch.cat(list(input_batches(data, IMAGES)))
-        run.run(x.to(device_of(model), dtype_of(model)))
+        run.run(x.to(like_of(model)))
     there, values = len(activation_nodes(traced)), {}
     for name, (node, shortcut) in found.items():
         far = max_sliced(run.env[shortcut], run.env[node], seed)

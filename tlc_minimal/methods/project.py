@@ -25,7 +25,7 @@ from ..project import project as project_layers
 from ..refuse import check_ranges
 from ..runs import Run
 from ..stages import Stage, Task
-from ..train import device_of, dtype_of
+from ..train import like_of
 from .stretches import best_sets, cheapest, fit_alone, found, macs_of, places, removed, summed
 
 
@@ -125,7 +125,7 @@ def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, ke
     runs = places(stretches)
     saved = {place: milliseconds(traced, runs[place], layer) for place, layer in layers.items()}
     sets = best_sets(len(names), costs, summed(stretches, saved))
-    x = first_images(task.data, 1, device_of(traced))
+    x = first_images(task.data, 1, like_of(traced).device)
     goal = latency({"dense": traced}, x)["ms"].iloc[0] * (1 - 1 / speedup)
     ahead = [n for n in sorted(sets) if n >= goal] or [max(sets)]
     for amount in ahead:
@@ -141,7 +141,7 @@ def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, ke
 def milliseconds(traced: fx.GraphModule, run: Run, layer: nn.Module) -> float:
     """What a layer saves in the place of a run, on one image."""
     shape = run.entry.meta["tensor_meta"].shape
-    x = fast_layout(torch.randn(1, *shape[1:], device=device_of(traced), dtype=dtype_of(traced)))
+    x = fast_layout(torch.randn(1, *shape[1:]).to(like_of(traced)))
     old, new = fast_layout(fold(alone(traced, run.entry, run.nodes))), fast_layout(layer)
     with torch.inference_mode():
         times = race([lambda: old(x), lambda: new(x)], device=x.device)
@@ -150,6 +150,6 @@ def milliseconds(traced: fx.GraphModule, run: Run, layer: nn.Module) -> float:
 
 def measured(traced: fx.GraphModule, names: list[str], data: Data, kernel: int) -> float:
     """How many times as fast the network is without these activations, on one image."""
-    x = first_images(data, 1, device_of(traced))
+    x = first_images(data, 1, like_of(traced).device)
     small = shape_only(traced, names, example_of(data)[:2], kernel)
     return latency({"dense": traced, "projected": small}, x)["speedup"].iloc[1]

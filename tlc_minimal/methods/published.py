@@ -19,7 +19,7 @@ from ..nodes import activation_nodes, calls, is_private, is_sum, module_of
 from ..reading.layers import NORM
 from ..stages import Stage, Task, as_gaussians, as_tensors
 from ..statistics import from_batch_norm
-from ..train import device_of, dtype_of
+from ..train import like_of
 from .easier import still_to_go
 from .lacoot import branch_and_shortcut
 from .rankings import last_norm
@@ -106,14 +106,14 @@ def losses(
 ) -> Callable[[list[str]], float]:
     """The loss without a list of activations: cross-entropy on the first 128 validation images,
     which are augmented anew each time it is asked for (lines 114 to 134, 210 to 220)."""
-    device = device_of(model)
+    device = like_of(model).device
     images, labels = (part[:BATCH].to(device) for part in data.val)
     data, generator = data.to(device), torch.Generator(device).manual_seed(seed)
 
     @torch.no_grad()
     def loss(names: list[str]) -> float:
         candidate = mask(model, {name: known[name] for name in names}).eval()
-        x = data.augment(images, generator).to(dtype_of(model))
+        x = data.augment(images, generator).to(like_of(model))
         return float(F.cross_entropy(candidate(x).float(), labels))
 
     return loss
