@@ -1,6 +1,5 @@
 """The validation loss without each of many parts, one at a time: what is in front runs once."""
 
-import copy
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
@@ -36,11 +35,8 @@ class Without(fx.Interpreter):
         for key, swap in self.swaps.items():
             if swap.end is node:
                 done = dict.fromkeys(n for n in node.graph.nodes if n < node)
-                # Copies, because the rest may work in place.
-                later = {n: v for n, v in self.env.items() if any(node < u for u in n.users)}
-                known = dict(zip(later, copy.deepcopy(list(later.values()))))
                 new = swap.map(self.env[swap.entry])
-                self.outputs[key] = self.rest.run(initial_env=done | known | {node: new})
+                self.outputs[key] = self.rest.run(initial_env=done | self.env | {node: new})
         return super().run_node(node)
 
 
