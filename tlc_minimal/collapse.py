@@ -13,18 +13,17 @@ from pathlib import Path
 from shutil import rmtree
 
 import pandas as pd
-import torch
 from torch import fx, nn
 
 from .data import Data
 from .files import digest, load_weights, save_weights
-from .graph import trace
+from .graph import editable, trace
 from .measure import count
 from .merge import merge
 from .nodes import activation_nodes
 from .parallel import from_main, is_main, share
 from .reading.fits import check_data, check_learns
-from .reading.refuse import check_plain, check_read_once, quoted, there_are
+from .reading.refuse import quoted, there_are
 from .refuse import check_known, check_number
 from .run_folder import owned, rows_of, run_of, write_run
 from .stages import METHODS, Method, Stage, Task, off_share
@@ -157,7 +156,8 @@ def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -
         )
     if config["method"] not in METHODS:
         raise ValueError(f"{folder} holds a run by {config['method']!r}: add it to METHODS first.")
-    current = _ready(model, like_of(model).device, example)
+    current = trace(model, example=example).eval()
+    current.to(memory_format=layout(current))
     task = Task(current, None, config["remove"], config["epochs"], config["seed"])
     stages = METHODS[config["method"]].stages(task, **config["options"])
     last = len(there) - 1 - there[::-1].index(removed) if removed else 0
@@ -184,12 +184,10 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     of_fit = {k: v for k, v in options.items() if k in (*OF_FIT, "distil")}
     tuning = TUNING | chosen.tuning | of_fit
     check_known("keep", options.get("keep", "fastest"), ("fastest", "all"))
-    check_plain(model)
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
+    traced = editable(model, data)
     data = check_data(model, data)
     check_learns(model)
-    traced = trace(model, share=True, example=data)
-    check_read_once(traced)
     if not (most := len(activation_nodes(traced))):
         raise ValueError(f"this model has no activation that can go: {there_are()}.")
     words = f"1 to {most}, the model's activations"
@@ -201,13 +199,10 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
     plain = lambda n: getattr(n, "item", n.__repr__)()  # a number of NumPy's
     config = json.loads(json.dumps(config, default=plain))  # as it will be read
     asked = (config[k] for k in ("remove", "epochs", "seed"))
-    task = Task(_ready(model, best_device(), data), data, *asked, options.get("progress", True))
+    traced.eval().to(best_device(), memory_format=layout(traced))
+    task = Task(traced, data, *asked, options.get("progress", True))
     stages = chosen.stages(task, **of_method)
     return task, stages, dict(config["tuning"]), config, chosen.finish
-
-
-def _ready(model: nn.Module, device: torch.device, example=None) -> fx.GraphModule:
-    return trace(model, example=example).eval().to(device, memory_format=layout(model))
 
 
 def _change(current: fx.GraphModule, stage: Stage, folder: Path, i: int):
