@@ -1,6 +1,5 @@
 """The four counts of a network — activations, layers, MACs, parameters — and its milliseconds."""
 
-import copy
 import math
 from contextlib import contextmanager
 from numbers import Integral
@@ -17,8 +16,7 @@ from .fold import fold
 from .graph import example_of, find_shapes, trace
 from .nodes import activation_nodes, module_of
 from .reading.fits import check_all
-from .reading.layers import CONV
-from .reading.refuse import check_input, check_models, not_accepted
+from .reading.refuse import check_input, check_models, in_eval, not_accepted
 from .refuse import COUNT, check_number
 from .train import evaluate, like_of, profile
 
@@ -120,12 +118,11 @@ def first_images(data: Data, batch: int, device="cpu") -> torch.Tensor:
 
 def _ready(model: nn.Module, example) -> nn.Module:
     """A copy as it would be used: in eval mode, norms folded where that can be, channels_last."""
-    if any(module.training for module in model.modules()):
-        model = copy.deepcopy(model).eval()
-    try:
-        return fast_layout(fold(model, example))
-    except ValueError:
-        return fast_layout(model)
+    with in_eval(model):
+        try:
+            return fast_layout(fold(model, example))
+        except ValueError:
+            return fast_layout(model)
 
 
 def _race(runs: list, repeats: int, device) -> pd.DataFrame:
@@ -142,14 +139,12 @@ def _label(table: pd.DataFrame, word) -> pd.DataFrame:
     return table.set_axis(["_".join([n[0], str(word), *n[1:]]) for n in names], axis=1)
 
 
-LAYERS = (*CONV, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYERS += (nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+aten = torch.ops.aten
 PRODUCTS = {  # from shapes: what PyTorch's counter has no formula for
-    **dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot), lambda a, *_, **__: 2 * math.prod(a)),
-    torch.ops.aten._trilinear: lambda x, w, *_, **__: 2 * x[0] * math.prod(w),
-    torch.ops.aten.mkldnn_rnn_layer: lambda x, w, u, *_, **__: (
-        2 * x[0] * x[1] * (math.prod(w) + math.prod(u))
-    ),
+    **dict.fromkeys((aten.mv, aten.dot), lambda a, *_, **__: 2 * math.prod(a)),
+    aten._trilinear: lambda x, w, *_, **__: 2 * x[0] * math.prod(w),
+    aten.mkldnn_rnn_layer: lambda x, w, u, *_, **__: 2 * x[0] * x[1] * w[0] * (w[1] + u[1]),
 }
 CALLS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 CALLS |= {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
