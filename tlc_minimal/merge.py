@@ -21,7 +21,7 @@ from .linearize import linearize
 from .nodes import module_of
 from .piece import Piece, extract, grow, obstacle, read
 from .reading.axes import shape_of
-from .reading.refuse import check_model, tensors_in
+from .reading.refuse import tensors_in
 from .refuse import check_known
 from .table import APART, MERGED, describe, macs_of, table
 
@@ -41,14 +41,11 @@ def merge(
     statistics stays), and for what :func:`reading.refuse.check_plain` refuses.
     """
     check_known("keep", keep, ("fastest", "all"))
-    check_model(model)
+    traced = editable(model, example)
     layers = [(n, m) for n, m in model.named_modules() if not n or not any(m.children())]
     if training := [name or "the model" for name, module in layers if module.training]:
-        raise ValueError(
-            f"merging needs fixed batch-norm statistics, and {training[0]} is in training mode: "
-            "call model.eval() first."
-        )
-    traced = editable(model, example)
+        what = f"merging needs fixed batch-norm statistics, and {training[0]} is in training mode"
+        raise ValueError(f"{what}: call model.eval() first.")
     find_shapes(traced, example)
     fold_maps(traced)
     rows = merge_pieces(traced, keep)
@@ -196,7 +193,6 @@ def check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
         return
     limit = max(limit, 10 * off(run(traced, torch.finfo(like.dtype).eps)))
     if not error <= limit:
-        raise RuntimeError(
-            f"the merged model differs from the original by {error:.1e} (limit {limit:.0e}): "
-            "this is a mistake of ours; please report it with the model. Nothing was changed."
-        )
+        what = f"the merged model differs from the original by {error:.1e} (limit {limit:.0e})"
+        ours = "this is a mistake of ours; please report it with the model. Nothing was changed."
+        raise RuntimeError(f"{what}: {ours}")
