@@ -150,10 +150,8 @@ def load_run(model: nn.Module, folder: str | Path, removed: int, example=None) -
     if config["model"] != digest(model.state_dict()):
         raise ValueError(f"{folder} holds the run of another model: give the one it began with.")
     if removed not in there:
-        raise ValueError(
-            f"{folder} holds networks with {', '.join(map(str, sorted(set(there))))} activations "
-            f"removed, not {removed!r}."
-        )
+        has = f"{', '.join(map(str, sorted(set(there))))} activations removed"
+        raise ValueError(f"{folder} holds networks with {has}, not {removed!r}.")
     if config["method"] not in METHODS:
         raise ValueError(f"{folder} holds a run by {config['method']!r}: add it to METHODS first.")
     current = trace(model, example=example).eval()

@@ -93,8 +93,6 @@ def find_shapes(traced: fx.GraphModule, example) -> dict[fx.Node, tuple[int, ...
         with torch.no_grad(), in_eval(traced), quiet, torch.random.fork_rng([]):
             ShapeProp(traced).propagate(x.to(next(traced.parameters(), x)))
     except RuntimeError as error:
-        raise ValueError(
-            f"the model does not accept an example of shape {tuple(x.shape)}: "
-            f"{reason(error.__cause__ or error)}"
-        ) from error
+        what = f"the model does not accept an example of shape {tuple(x.shape)}"
+        raise ValueError(f"{what}: {reason(error.__cause__ or error)}") from error
     return {node: s for node in traced.graph.nodes if (s := shape_of(node)) is not None}

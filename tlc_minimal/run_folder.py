@@ -35,9 +35,8 @@ def owned(folder: str | Path) -> Iterator[Path]:
         lock.acquire()
     except Timeout:
         owner = (folder / ".owner").read_text() if (folder / ".owner").exists() else "unknown"
-        raise BlockingIOError(
-            f"{folder} is in use by process {owner}: wait for it, or choose another folder."
-        ) from None
+        way_out = "wait for it, or choose another folder"
+        raise BlockingIOError(f"{folder} is in use by process {owner}: {way_out}.") from None
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
@@ -66,10 +65,9 @@ def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
         raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
     saved = run_of(folder)
     if differing := [k for k in config if saved["config"].get(k) != config[k]]:
-        raise ValueError(
-            f"{folder} holds a run with another {', '.join(differing)}: nothing was changed; "
-            "choose another folder, or the same model, data and settings."
-        )
+        what = f"{folder} holds a run with another {', '.join(differing)}: nothing was changed"
+        way_out = "choose another folder, or the same model, data and settings"
+        raise ValueError(f"{what}; {way_out}.")
     return saved["rows"]
 
 
