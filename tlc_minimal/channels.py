@@ -86,10 +86,10 @@ def scale(module: nn.Module, slope: Tensor, shift: Tensor) -> None:
     gain.data = (gain.detach() * slope.reshape(-1, *[1] * (gain.ndim - 1))).to(gain)
 
 
-def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
+def absorb(traced: fx.GraphModule, node: fx.Node) -> None:
     """Let what makes the input of a batch norm or Affine take it in, and the node go: a layer,
     batch norm or Affine that feeds nothing else, or both branches of a sum (a shift: one of them).
-    False if they cannot. Errors as in :func:`slope_and_shift`."""
+    Nothing happens if they cannot. Errors as in :func:`slope_and_shift`."""
     module, before = module_of(traced, node), node.args[0]
     slope, shift = slope_and_shift(module)
     makers = before.all_input_nodes if is_sum(before) and only_user(before) else [before]
@@ -102,12 +102,10 @@ def absorb(traced: fx.GraphModule, node: fx.Node) -> bool:
         takes = aligned(node, module, made)
         takes |= isinstance(module, Affine) and module.dim == made_dim(traced, maker)
         fit += [made] * takes
-    if not fit or len(fit) < len(makers) and (slope != 1).any():
-        return False
-    for made, part in zip(fit, (shift, 0 * shift)):
-        scale(made, slope, part)
-    bypass(node, before)
-    return True
+    if fit and (len(fit) == len(makers) or (slope == 1).all()):
+        for made, part in zip(fit, (shift, 0 * shift)):
+            scale(made, slope, part)
+        bypass(node, before)
 
 
 def add_bias(traced: fx.GraphModule, node: fx.Node, bias: Tensor) -> None:
@@ -126,9 +124,7 @@ def thin(module: nn.Module, keep: Tensor) -> None:
     """Leave a layer (dense or depthwise), batch norm or Affine the output channels in ``keep``."""
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if key in PER_CHANNEL:
-            new = tensor.detach()[keep]
-            is_weight = isinstance(tensor, nn.Parameter)
-            setattr(module, key, nn.Parameter(new, tensor.requires_grad) if is_weight else new)
+            tensor.data = tensor.data[keep]
     if isinstance(module, CONV):
         if getattr(module, "groups", 1) > 1:
             module.groups = len(module.weight)
