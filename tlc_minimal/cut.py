@@ -76,10 +76,9 @@ def owners(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         chain.append(node)
         if isinstance(module, CONV):
             norms = [m for m in (module_of(traced, n) for n in chain) if isinstance(m, NORM)]
-            if any(norm.num_features != len(module.weight) for norm in norms):
+            tokens = isinstance(module, nn.Linear) and len(shape_of(node) or ()) != 2
+            if norms and tokens or any(norm.num_features != len(module.weight) for norm in norms):
                 return []  # behind a Linear a norm may take the tokens as its channels
-            if norms and isinstance(module, nn.Linear) and len(shape_of(node) or ()) != 2:
-                return []
             groups = getattr(module, "groups", 1)
             if groups == 1:
                 return chain
@@ -172,9 +171,8 @@ def replace_branch(traced: fx.GraphModule, end: fx.Node, constant: Tensor) -> bo
     if not together or padded and not keeps_size(conv) or len(shapes) > 1:
         return False  # the sum may spread a smaller shortcut over the branch
     weight, learns = conv.weight.detach(), conv.weight.requires_grad
-    taps = torch.einsum("oc...,c->o...", weight, constant.to(weight)).unsqueeze(1)
     one = copy.deepcopy(conv)
-    one.weight = nn.Parameter(taps if padded else taps.flatten(1).sum(1, keepdim=True), learns)
+    one.weight.data = torch.einsum("oc...,c->o...", weight, constant.to(weight)).unsqueeze(1)
     if one.bias is None:
         one.bias = nn.Parameter(weight.new_zeros(len(weight)), learns)
     if last is not end:
