@@ -148,9 +148,8 @@ class _Double(fx.Interpreter):
         self.noise, self.dice = noise, torch.Generator().manual_seed(0)
 
     def run_node(self, node):
-        to = {True: torch.complex128, False: torch.float64}
         numbers = lambda v: isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())
-        wide = lambda v: v.to(to[v.is_complex()]) if numbers(v) else v
+        wide = lambda v: v.to(torch.promote_types(v.dtype, torch.float64)) if numbers(v) else v
         return tree_map(wide, super().run_node(node))  # whatever the forward casts to
 
     def call_module(self, target, args, kwargs):
