@@ -16,9 +16,8 @@ def keep(
     """Write weights, momentum, random states and the mean losses so far to ``path``; ``recipe``:
     what the training was asked for."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, p in enumerate(sgd.param_groups[0]["params"]):
-        if "momentum_buffer" in sgd.state[p]:
-            tensors[f"momentum.{i}"] = sgd.state[p]["momentum_buffer"]
+    momenta = sgd.state_dict()["state"].items()
+    tensors |= {f"momentum.{i}": known["momentum_buffer"] for i, known in momenta}
     tensors |= {"generator": generator.get_state(), "dice": torch.get_rng_state()}
     if generator.device.type == "cuda":
         tensors["dice.cuda"] = torch.cuda.get_rng_state()
