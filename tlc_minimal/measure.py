@@ -84,9 +84,7 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
     return table.set_axis(list(models))
 
 
-def compare(
-    models: dict[str, nn.Module], data: Data, batches: tuple[int, ...] | None = None
-) -> pd.DataFrame:
+def compare(models: dict[str, nn.Module], data: Data, batches: tuple = ()) -> pd.DataFrame:
     """One row a model: test accuracy in percent, the four counts, the threads, and at each batch
     size (default: 1 and 128, on CUDA 1 and 1024) what :func:`latency` says, as ms_128 and so on.
 
@@ -94,7 +92,7 @@ def compare(
     """
     check_models(models)
     fitting = check_all(models.values(), data)
-    for batch in batches or ():
+    for batch in batches:
         check_number("batch", batch, *COUNT)
     device = like_of(next(iter(models.values()))).device
     table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
