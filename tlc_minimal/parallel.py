@@ -36,10 +36,9 @@ def _joined(many: str) -> dist.ProcessGroup:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise RuntimeError(
-            f"WORLD_SIZE is {many[:9]!r}, but the processes do not meet ({str(error)[:150]}): "
-            "start them with torchrun or accelerate launch, or unset WORLD_SIZE."
-        ) from error
+        what = f"WORLD_SIZE is {many[:9]!r}, but the processes do not meet ({str(error)[:150]})"
+        way_out = "start them with torchrun or accelerate launch, or unset WORLD_SIZE"
+        raise RuntimeError(f"{what}: {way_out}.") from error
     return dist.new_group(backend="gloo", timeout=patience)
 
 
