@@ -25,11 +25,8 @@ def race(contestants, repeats: int = 7, seconds: float = 0.01, device="cpu") -> 
 
     warm = [min(clock(run, 1) for _ in range(3)) for run in contestants]
     calls = [max(1, int(seconds / max(t, 1e-6))) for t in warm]
-    times = [[] for _ in contestants]
-    for _ in range(repeats):
-        for taken, run, n in zip(times, contestants, calls, strict=True):
-            taken.append(1000 * clock(run, n))
-    return times
+    rounds = [[1000 * clock(*turn) for turn in zip(contestants, calls)] for _ in range(repeats)]
+    return [list(times) for times in zip(*rounds)]
 
 
 def now(device="cpu") -> float:
