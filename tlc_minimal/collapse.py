@@ -179,8 +179,7 @@ def checked(model, data, remove, epochs, method, seed, options) -> tuple:
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise TypeError(f"{name} is True or False, not {value!r}.")
     of_method = {k: v for k, v in options.items() if k in own}
-    of_fit = {k: v for k, v in options.items() if k in (*OF_FIT, "distil")}
-    tuning = TUNING | chosen.tuning | of_fit
+    tuning = TUNING | chosen.tuning | {k: v for k, v in options.items() if k in (*OF_FIT, "distil")}
     check_known("keep", options.get("keep", "fastest"), ("fastest", "all"))
     check_recipe(data, epochs=epochs, seed=seed, **{k: tuning[k] for k in tuning if k != "distil"})
     traced = editable(model, data)
