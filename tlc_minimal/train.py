@@ -1,4 +1,4 @@
-"""Fit and evaluate: on one device, where data and augmentation are, too."""
+"""Fit, what it is asked for, and evaluate: on one device, where data and augmentation are, too."""
 
 import copy
 import math
@@ -130,13 +130,12 @@ def fit(
         network.to(device, memory_format=layout(model))
         share(network)
     # Decay also gamma and beta, as the paper does: a small gamma is what makes a neuron ON or OFF.
-    learning = [p for p in model.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(learning, lr, 0.9, weight_decay=weight_decay, nesterov=True)
+    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    sgd = torch.optim.SGD(learning.values(), lr, 0.9, weight_decay=weight_decay, nesterov=True)
     steps, per_epoch, rate = steps_of(data, epochs, batch), size // batch, SCHEDULES[schedule]
     done, means = 0, []
     if state is not None:
-        recipe |= {"data": data.identity, "precision": str(compute)}
-        recipe |= {"learning": [n for n, p in model.named_parameters() if p.requires_grad]}
+        recipe |= {"data": data.identity, "precision": str(compute), "learning": [*learning]}
         recipe |= {"start": digest(model.state_dict())}
         recipe |= {"teacher": digest(teacher.state_dict()) if teacher is not None else ""}
         state = own(Path(state))
@@ -155,8 +154,7 @@ def fit(
             if step % per_epoch == 0:
                 order = torch.randperm(size, generator=generator, device=device)
             index = order[step % per_epoch * batch : (step % per_epoch + 1) * batch]
-            for group in sgd.param_groups:
-                group["lr"] = lr * rate(step / steps, steps)
+            sgd.param_groups[0]["lr"] = lr * rate(step / steps, steps)
             sgd.zero_grad()
             x, y = data.augment(data.train.images[index], generator), data.train.labels[index]
             x, y = part_of(x.to(like)), part_of(y)
@@ -166,7 +164,7 @@ def fit(
                     loss = _loss(model(x), y, smoothing, teacher, x)
                 loss = loss * (len(y) * many / batch)  # the mean of all is that of the batch
                 loss.backward()
-            average([p.grad for p in learning if p.grad is not None])
+            average([p.grad for p in learning.values() if p.grad is not None])
             sgd.step()
             losses.append(summed(loss.detach()) / many)
             bar.update()
