@@ -5,11 +5,9 @@ from numbers import Integral, Real
 
 from .reading.refuse import quoted
 
-EPOCHS = (Real, lambda v: 0 < v <= 1e9, "a number above 0, at most 1e9")
 COUNT = (Integral, lambda v: v > 0, "a whole number of at least 1")
 RANGES = {  # kind of number, what is allowed, in words
-    "epochs": EPOCHS,
-    "dense_epochs": EPOCHS,
+    "epochs": (Real, lambda v: 0 < v <= 1e9, "a number above 0, at most 1e9"),
     "lr": (Real, lambda v: 0 < v <= 1e38, "a number above 0, at most 1e38"),
     "batch": (Integral, lambda v: v > 0, "a whole number of at least 2"),
     "weight_decay": (Real, lambda v: 0 <= v < math.inf, "a number, 0 or above"),
@@ -20,6 +18,7 @@ RANGES = {  # kind of number, what is allowed, in words
     "speedup": (Real, lambda v: 1 < v < math.inf, "a number above 1"),
     "remove": (Integral, lambda v: v > 0, "how many activations go"),
 } | dict.fromkeys(("kernel", "images", "trial", "width"), COUNT)
+RANGES["dense_epochs"] = RANGES["epochs"]
 
 
 def check_ranges(**numbers) -> None:
