@@ -76,12 +76,11 @@ def linearize(
     traced = editable(model, None if ready else data)
     nodes = find_nodes(traced, names)
     gaussians = data if ready else statistics(model, data, names)
-    for name in nodes:
-        check_gaussian(name, gaussians)
     if not ready:
         find_shapes(traced, example_of(data, traced)[:2])
     # In forward order: cutting behind a depthwise convolution also cuts what is in front of it.
     for name, node in nodes.items():
+        check_gaussian(name, gaussians)
         _remove(traced, node, gaussians[name], rule, padding)
         traced.graph.eliminate_dead_code()
     return finish(traced)
