@@ -92,7 +92,7 @@ def compare(models: dict[str, nn.Module], data: Data, batches: tuple = ()) -> pd
     """
     check_models(models)
     fitting = check_all(models.values(), data)
-    for batch in batches:
+    for batch in batches or ():
         check_number("batch", batch, *COUNT)
     device = like_of(next(iter(models.values()))).device
     table = pd.DataFrame([count(_ready(m, data), data) for m in models.values()], list(models))
