@@ -22,10 +22,6 @@ from tlc_minimal.files import load_weights, save_weights
 from tlc_minimal.run_folder import owned, run_of
 
 module = importlib.import_module("tlc_minimal.collapse")
-COLUMNS = [
-    "removed", "layer", "off", "error", "val_loss", "val_before", "val", "test", "activations",
-    "relu_units", "layers", "macs", "params", "macs_cut", "epochs", "seconds", "images_per_s",
-]  # fmt: skip
 HOW = dict(method="one_by_one", epochs=2, rank="gaussian", batch=16, keep="all", progress=False)
 model = pytest.fixture(scope="module")(lambda: chain(3))
 
@@ -53,13 +49,9 @@ def asked(monkeypatch):
     return asked
 
 
-def test_one_row_a_removal_with_every_column(finished, model, data):
+def test_one_row_a_removal(finished):
     table = finished.table
-    first = next(iter(tlc.rank(model, data, "gaussian", seed=1)))
-    assert table["layer"].iloc[1] == first not in dict(finished.linear.named_modules())
-    assert list(table["removed"]) == [0, 1, 2] and sorted(table) == sorted(COLUMNS)
-    assert list(table["activations"]) == [3, 2, 1]
-    assert table["layer"].iloc[1:].nunique() == 2 and table["off"].between(0, 1).all()
+    assert list(table["removed"]) == [0, 1, 2] and table["off"].between(0, 1).all()
     assert table["macs"].is_monotonic_decreasing and table["macs"].nunique() > 1
     assert (table["macs_cut"] == table["macs"]).all(), "what is constant was cut at once"
     assert list(table["epochs"]) == [0, 1, 1] and (table["seconds"].iloc[1:] > 0).all()
@@ -84,16 +76,6 @@ def test_recipe_and_teacher_reach_every_tuning(distil, model, data, tmp_path, as
     assert [how["seed"] for _, how in asked] == [7001, 7002]
     teachers = [how["teacher"] for _, how in asked]
     assert all(same(t, model) for t in teachers) if distil else teachers == [None, None]
-
-
-def test_every_row_has_its_test_accuracy_and_the_last_is_the_model(finished, model, data):
-    for step, accuracy in enumerate(finished.table["test"]):
-        step_model = tlc.load_run(model, finished.folder, step)
-        assert accuracy == pytest.approx(tlc.evaluate(step_model, data, "test").accuracy)
-    last, score = finished.table.iloc[-1], tlc.evaluate(finished.linear, data)
-    assert last["val"] == pytest.approx(score.accuracy)
-    assert last["val_loss"] == pytest.approx(score.loss, rel=1e-5)
-    assert tlc.count(finished.linear, data).items() <= last.to_dict().items()
 
 
 def test_the_test_split_is_touched_only_after_the_last_removal(model, data, tmp_path, monkeypatch):
