@@ -1,6 +1,7 @@
 """The rivals' methods: each against a case worked by hand, and step by step against its text."""
 
 import copy
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,8 @@ import tlc_minimal as tlc
 from tlc_minimal.gaussian import Gaussian
 from tlc_minimal.graph import trace
 from tlc_minimal.measure import count
-from tlc_minimal.methods import cut_constants, easier, egp, lacoot, layer_folding, published
-from tlc_minimal.methods.easier import still_to_go, without
+from tlc_minimal.methods import cut_constants, easier, lacoot, layer_folding, published
+from tlc_minimal.methods.easier import without
 from tlc_minimal.methods.egp import budgets, choose, empty, left_of, prunable, prune
 from tlc_minimal.methods.layer_folding import Slope, fold, largest, penalty, push, with_slopes
 from tlc_minimal.methods.published import assumed, losses, mask, masked, pairs, select
@@ -42,21 +43,11 @@ def task_of(model, data, remove, epochs=0.5) -> Task:
     return Task(trace(model).eval(), data, remove, epochs, seed=0)
 
 
-def play(task, stages) -> list[tuple[set[str], float]]:
-    """The stages one after the other: [(activations that went, epochs tuned)], and the network."""
-    current, told = task.model, []
-    for stage in stages:
-        if not still_to_go(task, current):
-            break
-        before = set(activation_nodes(current))
-        current = stage.change(current, stage.choose(current))
-        gone = before - set(activation_nodes(current))
-        epochs, handles = stage.epochs * max(1, len(gone)), stage.hold(current)
-        tlc.fit(current, task.data, epochs, 0.05, seed=len(told), progress=None)
-        for handle in handles:
-            handle.remove()
-        told.append((gone, epochs))
-    return told, current
+def collapsed(model, data, method, remove, epochs, **options):
+    """The run, the activations that went in each of its rows, and the epochs of these."""
+    how = dict(batch=128, lr=0.05, progress=False, keep="all") | options
+    run = tlc.collapse(model, data, remove, epochs, method, **how)
+    return run, list(run.table["layer"][1:].str.split(", ")), list(run.table["epochs"][1:])
 
 
 # ---- TLC as published ----
@@ -281,14 +272,11 @@ def test_constants_are_cut_exactly(name):
 def test_a_set_is_no_larger_than_what_is_left(trained, data, monkeypatch):
     some = lambda names, loss, set_rule: names[: 5 if set_rule else 1]
     monkeypatch.setitem(published.__globals__, "select", some)
-    task = task_of(trained, data, 7, 0.7)
-    told, small = play(task, published(task))
-    assert [len(names) for names, _ in told] == [5, 2]
-    assert [epochs for _, epochs in told] == pytest.approx([0.5, 0.2])
-    assert len(activation_nodes(small)) == 10
-    assert count(small, data)["macs"] == count(task.model, data)["macs"], "masked, and still there"
-    task = task_of(trained, data, 2, 0.2)
-    assert [len(names) for names, _ in play(task, published(task, False))[0]] == [1, 1]
+    run, gone, epochs = collapsed(trained, data, "published", 7, 0.7)
+    assert [len(names) for names in gone] == [5, 2] and epochs == pytest.approx([0.5, 0.2])
+    assert run.table["macs"].nunique() == 1, "masked, and still there"
+    _, gone, _ = collapsed(trained, data, "published", 2, 0.2, set_rule=False)
+    assert [len(names) for names in gone] == [1, 1]
 
 
 # ---- EASIER ----
@@ -310,8 +298,7 @@ def test_easier_takes_the_layers_that_never_change_their_state(data):
         task = task_of(model, data, remove)
         stages = easier(task)
         assert len(stages) == remove and len(stages[0].choose(task.model)) == gone
-    told, _ = play(task, stages)
-    assert [names for names, _ in told] == [{"4", "6"}, {"2"}]
+    assert collapsed(model, data, "easier", 3, 0.5)[1] == [["4", "6"], ["2"]]
 
 
 # ---- EGP ----
@@ -355,19 +342,17 @@ def test_egp_tunes_after_each_round_and_keeps_the_zeros(trained, data, monkeypat
     fits, fit = [], tlc.fit
     left = lambda net: {n: left_of(m) for n, m in net.named_modules() if hasattr(m, "weight")}
 
-    def watching(network, data, epochs, *rest, **more):
+    def watching(network, *args, **how):
         before = left(network)
-        fit(network, data, epochs, *rest, **more)
-        fits.append((epochs, before, left(network)))
+        fit(network, *args, **how)
+        fits.append((before, left(network)))
 
-    monkeypatch.setattr(tlc, "fit", watching)
-    task = task_of(trained, data, 3, 3.0)
-    dense = sum(left_of(layer) for layer in prunable(task.model).values())
-    told, small = play(task, egp(task))
-    assert [len(names) for names, _ in told] == [1, 1, 1]
-    assert [epochs for epochs, *_ in fits] == [1, 1, 1]
-    assert all(before == after for _, before, after in fits), "no tuning fills what was pruned"
-    assert sum(left_of(layer) for layer in prunable(small).values()) <= dense / 8 + 3 * 9
+    monkeypatch.setattr(importlib.import_module("tlc_minimal.collapse"), "fit", watching)
+    run, gone, epochs = collapsed(trained, data, "egp", 3, 3.0)
+    assert [len(names) for names in gone] == epochs == [1, 1, 1] and len(fits) == 3
+    assert all(before == after for before, after in fits), "no tuning fills what was pruned"
+    there = lambda network: sum(left_of(layer) for layer in prunable(network).values())
+    assert there(run.linear) <= there(trace(trained)) / 8 + 3 * 9
 
 
 # ---- Layer Folding ----
@@ -403,11 +388,8 @@ def test_layer_folding_folds_the_largest_slopes_between_two_halves_of_the_tuning
     want = copy.deepcopy(model)
     want.get_submodule("6").slope.data.fill_(1.0)
     assert same_function(folded, want, data.example)
-    # It learns for one half of the epochs and tunes for the other.
-    task = task_of(perceptron(), data, 2, 2.0)
-    told, small = play(task, layer_folding(task))
-    assert [(len(names), epochs) for names, epochs in told] == [(0, 1.0), (2, 1.0)]
-    assert len(activation_nodes(small)) == 1
+    # It learns for one half of the epochs and tunes two removals for the other.
+    assert [s.epochs for s in layer_folding(task_of(perceptron(), data, 2, 2.0))] == [1.0, 0.5]
 
 
 # ---- LaCoOT ----
