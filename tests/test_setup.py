@@ -142,8 +142,10 @@ def test_committed_files_name_no_machine_and_no_registry():
         if not path.is_file():
             continue
         most = 3.3e6 if path.stem == "six_layers_w64_cifar10" else 1.5e6
+        most = 0.6e6 if path.suffix == ".ipynb" else most
         wrong += [f"{name} is larger than {most / 1e6} MB"] * (path.stat().st_size > most)
         text = path.read_text(encoding="utf-8", errors="ignore")
+        text = text.replace("\\\\", "\\")  # as a notebook writes C:
         if found := MACHINE_PATH.search(text):
             wrong.append(f"{name} holds the path of a machine: {found[0]}")
         wrong += [f"{name} names a registry host: {host}" for host in REGISTRIES if host in text]
@@ -203,16 +205,6 @@ def test_notebook_pictures_have_alt_text(path):
                 assert alt.strip(), f"a picture without alt text, made by:\n{cell['source']}"
     for cell in cells(path, "markdown"):
         assert not re.search(r"!\[\]\(|<img(?![^>]*alt=)", cell["source"]), cell["source"]
-
-
-@each_notebook
-def test_notebook_names_no_machine_and_stays_small(path):
-    assert path.stat().st_size <= 600_000
-    texts = [cell["source"] for cell in cells(path) + cells(path, "markdown")]
-    for _, output in outputs(path):
-        texts += ["".join(output.get("text", ""))]
-        texts += ["".join(v) for k, v in output.get("data", {}).items() if k.startswith("text/")]
-    assert not (found := [text[:2000] for text in texts if MACHINE_PATH.search(text)]), found
 
 
 @each_lesson
