@@ -7,7 +7,7 @@ import pytest
 
 from tools.course.answers import refusal
 from tools.grade import assignment, parted
-from tools.launch import checked, main, setup_cell
+from tools.launch import checked, main
 from tools.notebooks import FOLDER, functions, lessons, read, tags, text
 
 LESSONS = lessons()
@@ -44,7 +44,8 @@ def test_assignment_holds_every_check_and_no_solution(path):
 
 
 @each_lesson
-def test_the_lessons_own_solutions_pass_in_the_assignment(path):
+def test_the_lessons_own_solutions_pass_in_the_assignment_and_are_not_refused(path):
+    assert answers(path) and not any(map(refusal, answers(path)))
     space = {}
     for source in solved(path):
         exec(source, space)
@@ -56,11 +57,6 @@ def test_a_lesson_without_tags_is_named():
         cell["metadata"].pop("tags", None)
     with pytest.raises(ValueError, match="00_tour has no cell tagged 'exercise'"):
         assignment("00_tour", notebook)
-
-
-@each_lesson
-def test_the_lessons_own_solutions_are_not_refused(path):
-    assert answers(path) and not any(map(refusal, answers(path)))
 
 
 @pytest.mark.parametrize("answer", [
@@ -96,9 +92,5 @@ def test_copies_are_the_lessons_and_two_cells(tmp_path, monkeypatch):
         copy = json.loads(first[path.name])
         assert copy["cells"][2:] == read(path)["cells"]
         assert copy["cells"][0]["source"][0].count(f"me/tlc/blob/dev/launch/{path.name}") == 2
-        ast.parse("".join(copy["cells"][1]["source"]))
-
-
-def test_the_set_up_names_url_and_branch():
-    cell = setup_cell("file:///somewhere/tlc", "dev")
-    assert '"--branch=dev"' in cell and '"file:///somewhere/tlc"' in cell
+        ast.parse(set_up := "".join(copy["cells"][1]["source"]))
+        assert '"--branch=dev"' in set_up and '"https://github.com/me/tlc"' in set_up
