@@ -174,6 +174,11 @@ SMALL = {  # layers, size of the input, axis of the channels, weights afterwards
     "a norm that takes the tokens, not the features, as channels": (lambda: (
         nn.Linear(7, 4), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)),
         (6, 7), 1, {"0": (4, 7), "4": (2, 24)}),
+    "behind a depthwise convolution, what is in front of it (MobileNetV2)": (lambda: (
+        nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6), nn.SiLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 5, 1)), (3, 9, 9), 1,
+        {"0": (3, 3, 1, 1), "1": (3,), "3": (3, 1, 3, 3), "6": (5, 3, 1, 1)}),
     "everything that the channels feed": (lambda: (
         Net(fork, a=nn.Conv2d(3, 6, 3), bn=nn.BatchNorm2d(6), b=nn.Conv2d(6, 4, 3),
             c=nn.Conv2d(6, 4, 2, bias=False)),),
@@ -190,7 +195,7 @@ for g, h in ((1, 6), (3, 1), (1, 2)):
 def test_what_is_cut_of_small_networks_and_that_the_rest_is_right(name):
     layers, size, dim, shapes = SMALL[name]
     model, x = randomize(nn.Sequential(*layers())), torch.randn(8, *size, dtype=torch.float64)
-    (act,) = names(model)
+    *_, act = names(model)
     linear = tlc.linearize(model, act, {act: MIXED})
     assert {k: tuple(linear.get_submodule(k).weight.shape) for k in shapes} == shapes
     want = by_hand(model, act, MIXED, "on_off_affine", dim)(x)
@@ -255,24 +260,6 @@ def test_the_given_model_is_never_modified(rule):
         parameter.data.add_(1)
     assert same(model, before)
     assert model.training and linear.training and len(names(model)) == 17
-
-
-def test_channels_are_cut_through_a_depthwise_convolution():
-    """1x1, ReLU6, depthwise, ReLU6, 1x1 (MobileNetV2): what is OFF behind the depthwise
-    convolution is not made at all."""
-    model = randomize(nn.Sequential(
-        nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
-        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
-        nn.Conv2d(6, 5, 1, bias=False), nn.BatchNorm2d(5),
-    ))  # fmt: skip
-    linear = tlc.linearize(model, "5", {"5": MIXED}, "on_off")
-    assert relative_error(linear(X), by_hand(model, "5", MIXED, "on_off")(X)) < 1e-12
-    expand, depthwise, project = (getattr(linear, n) for n in "036")
-    assert expand.out_channels == depthwise.groups == depthwise.out_channels == 3
-    assert project.in_channels == 3 and getattr(linear, "1").num_features == 3
-    both = tlc.linearize(model, ["2", "5"], {"2": MIXED, "5": MIXED}, "on_off")
-    twice = by_hand(by_hand(model, "2", MIXED, "on_off"), "5", MIXED, "on_off")
-    assert relative_error(both(X), twice(X)) < 1e-12
 
 
 # ---- constants that are none ----
