@@ -30,6 +30,7 @@ from tlc_minimal.files import digest
 from tlc_minimal.lessons import kernels
 from tlc_minimal.lessons.corruptions import corrupt
 from tlc_minimal.lessons.robust import agreement, auroc, calibration_error
+from tlc_minimal.lessons.transformers import load_text
 from tlc_minimal.methods.published import published_statistics
 from tlc_minimal.train import check_recipe
 
@@ -282,6 +283,13 @@ OPTIONS = [  # (call with a model, exception, words)
                     nn.Conv2d(3, 3, 3, dilation=2))],
     *[(lambda m, two=two: kernels.add(*map(kernels.read, two)), ValueError, "cannot be added")
       for two in ((conv3(1), conv3(1, 2)), (conv3(1), conv3(0)))],
+    (lambda m: kernels.compose(*map(kernels.read, (conv3(1), conv3(1)))), ValueError, "pads its i"),
+    *[(lambda m, n=n: kernels.fold_batch_norm(kernels.read(conv3(1)), n), ValueError, said)
+      for n, said in ((nn.BatchNorm2d(4), "call model.eval"),
+                      (nn.BatchNorm2d(4, track_running_stats=False).eval(), "track_running_sta"))],
+    (lambda m: load_text(vocabulary=300), ValueError, "2 to 256"),
+    (lambda m: load_text(library="nowhere"), FileNotFoundError, "asyncio has no source"),
+    (lambda m: load_text(16, 32).normalize(X), ValueError, "uint8"),
 ]  # fmt: skip
 RECIPE = [  # what no training, and so no collapse, can do
     ("epochs", ValueError, (0, -1, NAN, 10.0**12)), ("epochs", TypeError, ("3", None, True)),
