@@ -143,24 +143,21 @@ def test_a_process_may_enter_its_own_folder_again_and_an_error_frees_it(tmp_path
     others.release()
 
 
-def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(tmp_path):
+def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(model, data, tmp_path):
     ours = tmp_path / "run.json.0a1b2c3d.part"
     theirs = [tmp_path / name for name in ("film.part", "stage_play.txt", "notes.part.txt")]
-    for path in (ours, *theirs):
-        path.write_text("x")
+    for path in (ours, *theirs, tmp_path / "stage_01.safetensors"):  # of a run without its table
+        path.write_text("mine")
+    (tmp_path / "stage_01").mkdir()
     with owned(tmp_path):
-        assert not ours.exists() and all(path.exists() for path in theirs)
+        assert not ours.exists()
         ours.write_text("x")
         with owned(tmp_path):
             assert ours.exists(), "only when the folder is entered first"
-
-
-def test_a_run_in_a_folder_of_ones_own_leaves_what_is_there(model, data, tmp_path):
-    (tmp_path / "stage_play.txt").write_text("mine")
-    (tmp_path / "stage_01").mkdir()
-    (tmp_path / "stage_01.safetensors").write_text("of a run whose table is gone")
     tlc.collapse(model, data, 1, 0.5, rank="random", out=tmp_path, progress=False)
-    assert (tmp_path / "stage_play.txt").read_text() == "mine" and (tmp_path / "stage_01").is_dir()
+    assert [path.read_text() for path in theirs] == ["mine"] * 3 and (
+        tmp_path / "stage_01"
+    ).is_dir()
     load_weights(tmp_path / "stage_01.safetensors")
 
 
