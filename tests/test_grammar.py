@@ -192,16 +192,11 @@ class Draft:
             if len(shape) == 2 or self.tokens:
                 return op("Linear", in_features=shape[-1], out_features=width, bias=bias)
             dims, into = len(shape) - 2, shape[1]
-            if kernel:
-                k = (kernel,) * dims
-            elif same:
-                k = self.draw(st.tuples(*[st.sampled_from((3, 1, 5, 7))] * dims))
-                k = k if self.rarely() else k[:1] * dims
-            else:
-                k = self.draw(st.tuples(*[st.integers(1, 7 if dims < 3 else 3)] * dims))
-                k = k if self.rarely() else (self.pick(3, 1, 2, 3),) * dims
-            far = (3, 4) if dims < 3 else ()  # what sees far in three dimensions takes minutes
-            s = (stride or (1 if same else self.pick(1, 1, 1, 2, 2, *far)),) * dims
+            far = dims < 3  # what sees far in three dimensions takes minutes
+            sizes = (3, 1, 5, 7) if same else (3, 1, 2, 3, 4, 7)[: 6 if far else 4]
+            k = tuple(kernel or self.pick(*sizes) for _ in range(dims))
+            k = k if self.rarely() else k[:1] * dims
+            s = (stride or (1 if same else self.pick(1, 1, 1, 2, 2, *(3, 4) * far)),) * dims
             s = tuple(self.pick(1, v) for v in s) if self.rarely() and not same else s
             d = (self.pick(2, 3) if self.rarely() else 1,) * dims
             split = groups or 1
@@ -210,10 +205,8 @@ class Draft:
                 width = out or split * self.pick(1, 2)
                 split = split if width % split == 0 else 1
             half = tuple(e * (n - 1) // 2 for e, n in zip(d, k))
-            padding = half
-            if not same:
-                some = tuple(min(self.number(0, 3), e * (n - 1)) for e, n in zip(d, k))
-                padding = self.pick(half, 0, some, half, "valid")
+            some = tuple(min(self.number(0, 3), e * (n - 1)) for e, n in zip(d, k))
+            padding = half if same else self.pick(half, 0, some, half, "valid")
             if self.rarely() and s == (1,) * dims and (same or self.rarely()):
                 padding = "same"
             mode = self.pick("reflect", "circular") if self.rarely() and self.rarely() else "zeros"
