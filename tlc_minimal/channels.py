@@ -22,13 +22,10 @@ def channel_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
 
 
 def made_dim(traced: fx.GraphModule, node: fx.Node) -> int | None:
-    """Where the channels are that ``node`` makes: -1 (Linear, LayerNorm, Embedding) or 1 (also of
-    the network's input), moved by views."""
+    """Where the channels are behind ``node``: -1 (Linear, LayerNorm, Embedding) or 1, or moved."""
     module = module_of(traced, node)
-    if (
-        isinstance(module, nn.Linear | nn.Embedding)
-        or len(getattr(module, "normalized_shape", ())) == 1
-    ):
+    shape = getattr(module, "normalized_shape", ())
+    if isinstance(module, nn.Linear | nn.Embedding) or len(shape) == 1:
         return -1
     tokens = isinstance(module, NORM) and not normalizes(traced, node, node.args[0])
     if isinstance(module, CONV) or tokens:

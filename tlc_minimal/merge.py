@@ -166,15 +166,15 @@ def check_equal(model: nn.Module, merged: fx.GraphModule, example) -> None:
     """RuntimeError if the two differ on the first images of the example, by more than rounding the
     weights may do in this network. Both run in float64, so that neither TF32 on a GPU nor the order
     of sums hides or feigns a difference. A warning if the model is random in eval mode."""
-    like = next(merged.parameters(), example_of(example, model))
-    x = example_of(example, model)[:2].to(like.device, torch.float64)
+    x = example_of(example, model)[:2]  # once: a loader would draw others
+    like = next(merged.parameters(), x)
     traced = trace(model, share=True, example=example)
 
     def run(network: fx.GraphModule, noise: float = 0.0, seed: int = 0) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            out = tensors_in(_Double(network, noise).run(x.clone()))
-        return torch.cat([t.flatten().double() for t in out])
+            out = _Double(network, noise).run(x.to(like.device, torch.float64, copy=True))
+        return torch.cat([t.flatten().double() for t in tensors_in(out)])
 
     def off(got: Tensor) -> float:
         same = (got == want) | got.isnan() & want.isnan()  # as an infinity equals itself

@@ -48,24 +48,23 @@ def project(
     """A copy of ``model``, in eval mode, without the activations ``names``: each run of layers that
     they held apart is one layer, an *approximation*, fitted to what the run computes on ``data``.
     A name may also be that of a block, a module with one input and one output (a transformer's
-    layer, a stage): it becomes one layer as a whole, attention and all.
+    layer, a stage): all of it becomes one layer, attention and pooling, too.
 
     ``data``: a Data (its training split as it is), a DataLoader or a tensor (of augmented images,
     say); no labels. ``kernel``: the side of kernels; less where a run sees less, more where it
     strides further, takes more off the map, or keeps its size by an odd one. Linear layers become
-    one matrix, layers of equal groups stay grouped. What is no layer, norm or sum (pooling,
-    attention, LayerNorm, a sum with another input) ends a run. ``ridge``: in units of the mean
-    variance under a tap.
+    one matrix, layers of equal groups stay grouped. Outside of blocks, what is no layer, norm or
+    sum (or a sum with another input) ends a run. ``ridge``: in units of the mean variance of a tap.
 
     Normal equations in float64, streamed: memory does not grow with ``images``; what both networks
     have between two runs waits in a temporary folder (for a ResNet-18 of width 64 some 0.13 MB
-    an image of 32 x 32, 1.6 MB of 224 x 224). A run with a batch norm leaves one behind
-    that changes nothing in eval mode, for tuning; ``fold`` takes it in. The table has a row a run,
-    its ``error`` |W * x + b - y| / |y - mean(y)| on ``data``; and a row for each activation that
-    could not go, and why. ValueError: an unknown name, no run at all, values that are not finite, a
-    singular system. MemoryError before a system is built that does not fit, OSError before a
-    folder is filled that does not. A warning for fewer
-    images than a layer needs, where the ridge decides; a ValueError if there is none.
+    an image of 32 x 32, 1.6 MB of 224 x 224). A run with a batch norm leaves one behind that
+    changes nothing in eval mode, for tuning; ``fold`` takes it in. The table: a row a run, with
+    ``removed``, ``layer``, ``error`` |W * x + b - y| / |y - mean(y)| on ``data``; and one for each
+    activation that could not go, ``left`` says why. ValueError: an unknown name, no run at all, a
+    block that no layer is like, values that are not finite, a singular system. MemoryError before a
+    system is built that does not fit, OSError before a folder is filled that does not. A warning
+    for fewer images than a layer needs, where the ridge decides; a ValueError if there is none.
     """
     check_ranges(kernel=kernel, images=images, ridge=ridge)
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
@@ -82,8 +81,7 @@ def project(
         raise ValueError(f"{why.rstrip('.')}{more}.")
     check_memory(runs, like.device)
     order, ends = [node.name for node in dense.graph.nodes], [run.end.name for run in runs]
-    files, rows, seen = [], [], 0
-    at = [order[0], order[0]]  # how far ours and theirs have run
+    at, files, rows, seen = order[:1] * 2, [], [], 0  # at: how far ours and theirs have run
     with TemporaryDirectory() as folder:
         for x in input_batches(data, images):
             files.append(Path(folder, f"{len(files)}.pt"))
@@ -97,27 +95,26 @@ def project(
                 ours = advance(traced, ours, at[0], run.entry.name)
                 theirs = advance(dense, theirs, at[1], end, keep=ends[i:])
                 torch.save([ours, theirs], file)
-                if file is files[0]:
-                    check_disk(files)  # the others will grow as it did
+                check_disk(files)
                 add(gram, run.layer, ours[run.entry.name], theirs[end])
             at = [run.entry.name, max(at[1], end, key=order.index)]
-            error = _put(traced, run, gram, ridge, like)
-            removed, layer = ", ".join(run.removed), str(run.layer)
-            rows.append({"removed": removed, "layer": layer, "error": error})
+            error = _put(traced, run, gram, ridge, theirs[end])
+            rows.append(
+                {"removed": ", ".join(run.removed), "layer": str(run.layer), "error": error}
+            )
     rows += [{"removed": name, "left": why} for name, why in left.items()]
     return Projection(finish(traced), pd.DataFrame(rows))
 
 
 def advance(traced: fx.GraphModule, values: dict, at: str, until: str, keep=()) -> dict:
     """Run on: from {name: value} of what is needed behind node ``at`` to that behind ``until``;
-    ``keep`` names what is never dropped."""
+    ``keep`` names what is never dropped. ValueError for NaN or inf (-inf may mask attention)."""
     nodes, runner = {node.name: node for node in traced.graph.nodes}, fx.Interpreter(traced)
     runner.args_iter = iter(())  # all arguments but the first have their defaults
     runner.env = {nodes[name]: value for name, value in values.items() if name in nodes}
     for node in [n for n in traced.graph.nodes if nodes[at] < n and not nodes[until] < n]:
         runner.env[node] = value = runner.run_node(node)
-        floats = isinstance(value, Tensor) and value.is_floating_point()
-        if floats and not (value < math.inf).all():  # -inf masks attention
+        if isinstance(value, Tensor) and value.is_floating_point() and not (value < math.inf).all():
             raise ValueError(f"what {name_of(node)} makes is not finite: it is too large, or NaN.")
         for used in runner.user_to_last_uses.get(node, ()):
             if used.name not in keep:
@@ -208,13 +205,11 @@ def _put(traced: fx.GraphModule, run: Run, gram: Tensor, ridge: float, like: Ten
 
 def check_memory(runs: list[Run], device: torch.device) -> None:
     for run in runs:
-        gram, free = empty_gram(run.layer, torch.device("meta")), free_memory(device)
-        size = 3 * gram.nbytes + 2**28
-        if size > free:
-            raise MemoryError(
-                f"{run}: normal equations of side {gram.shape[1]} take {size / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} are free: take a smaller kernel or remove less of this run."
-            )
+        gram, free = empty_gram(run.layer, torch.device("meta")), free_memory(device) / 2**30
+        if (size := (3 * gram.nbytes + 2**28) / 2**30) > free:
+            text = f"{run}: normal equations of side {gram.shape[1]} take {size:.1f} GiB, and"
+            text = f"{text} {free:.1f} are free: take a smaller kernel or remove less of this run."
+            raise MemoryError(text)
 
 
 def check_disk(files: list[Path]) -> None:

@@ -94,7 +94,7 @@ def regions(end: fx.Node, mixes: set[fx.Node]) -> list[tuple[fx.Node, dict[fx.No
 
 def in_block(traced: fx.GraphModule, name: str) -> list[fx.Node]:
     """The nodes of the module ``name``, in forward order, but for what is the same for all inputs;
-    [] if the forward calls no module of this name."""
+    [] if the forward calls no module by this name."""
     paths = lambda node: [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return [n for n in traced.graph.nodes if name in paths(n) and not is_fixed(n)]
 
@@ -109,13 +109,10 @@ def _block(traced, name: str, nodes: list[fx.Node], shapes, kernel: int) -> Run:
     if len(after) == 3 and not any(isinstance(module_of(traced, n), ON_MAPS) for n in nodes):
         dim = dim_before = -1  # tokens, whatever is said of the network's input
     alike = len(before) == len(after) > 1 and (len(after) == 2 or dim == dim_before in (1, -1))
-    sides = [*zip(before[2:], after[2:])] if dim == 1 else []
-    if alike and sides and all(m <= n for n, m in sides):
-        strides = _strides(traced, *entries, nodes, shapes)
-        windows = zip(*(_window(*side, s, kernel) for side, s in zip(sides, strides)))
-        layer = CONV[len(sides) - 1](before[1], after[1], *windows, device="meta")
-    elif alike:
-        layer = nn.Linear(before[-1], after[-1], device="meta")
+    strides = _strides(traced, *entries, nodes, shapes) if alike and dim == 1 else []
+    sides = [*zip(before[2:], after[2:], strides)]
+    if alike := alike and all((m - 1) * s < n for n, m, s in sides):
+        layer = _layer(before, after, [_window(*side, kernel) for side in sides])
     if not alike or layer(torch.empty(before, device="meta")).shape != after:
         raise ValueError(f"no layer makes {after} of {before} as {name} does: name another block.")
     return _as_run(layer, traced, *entries, nodes, [name], shapes)
@@ -125,10 +122,10 @@ def _strides(traced, entry: fx.Node, nodes: list[fx.Node], shapes) -> list[int]:
     """How far apart two neighbours at the end of a block are at its entry, along each dimension."""
     known = {entry: [1] * len(shapes[entry][2:])}
     for node in nodes:
-        first = min((n for n in node.all_input_nodes if n in known), key=known.get)
+        first = min((n for n in node.all_input_nodes if n in known), key=known.get, default=entry)
         sides = zip(*(shapes.get(n, ())[2:] for n in (first, node)))
         own = getattr(module_of(traced, node), "stride", [max(1, round(n / m)) for n, m in sides])
-        own = [own] * len(known[first]) if isinstance(own, int) else own
+        own = [own] * 3 if isinstance(own, int) else [*own, 1, 1, 1]  # 1: it is flat meanwhile
         known[node] = [s * t for s, t in zip(known[first], own)]
     return known[node]
 
@@ -147,10 +144,7 @@ def _run(traced, gone, entry: fx.Node, nodes: list[fx.Node], shapes, kernel: int
     if len({layer.weight.ndim for layer in layers.values()}) != 1:
         what = "a convolution and a matrix are" if layers else "no layer is"
         raise ValueError(f"{what} between {name_of(entry)} and {name_of(end)}")
-    if f.dims:
-        layer = _convolution(f, before, after, kernel)
-    else:
-        layer = nn.Linear(before[-1], after[-1], device="meta")
+    layer = _convolution(f, before, after, kernel) if f.dims else _layer(before, after)
     taps = lambda layer: layer.weight[0, 0].numel()
     macs = lambda layer, node: layer.weight[0].numel() * math.prod(shapes[node])
     all_macs, new_macs = sum(macs(old, node) for node, old in layers.items()), macs(layer, end)
@@ -171,8 +165,15 @@ def _convolution(f: Piece, before, after, kernel: int) -> nn.Module:
         raise ValueError(f"branches of different sizes meet between {between}")
     groups = {layer.groups for layer in f.layers.values()}
     groups = groups.pop() if len(groups) == 1 else 1
-    make = CONV[f.dims - 1]
-    return make(before[1], after[1], size, stride, padding, groups=groups, device="meta")
+    return _layer(before, after, list(zip(size, stride, padding)), groups)
+
+
+def _layer(before, after, windows=(), groups: int = 1) -> nn.Module:
+    """A convolution with (size, stride, padding) along each dimension, or a matrix without."""
+    if windows:
+        make, about = CONV[len(windows) - 1], zip(*windows)
+        return make(before[1], after[1], *about, groups=groups, device="meta")
+    return nn.Linear(before[-1], after[-1], device="meta")
 
 
 def _as_run(layer, traced, entry, nodes, removed, shapes, saved=0, macs=0) -> Run:

@@ -229,7 +229,7 @@ def _check_finite(losses: list, step: int, model: nn.Module, good: dict) -> None
     if bad.any():
         first = step + 1 - len(losses) + int(bad.nonzero()[0])
         model.load_state_dict(good)
+        text = f"the loss became NaN or infinite at step {first}: lower lr, or look for NaN in the"
         raise FloatingPointError(
-            f"the loss became NaN or infinite at step {first}: lower lr, or look for NaN in the "
-            "data; the model holds the weights of the last good epoch."
+            f"{text} data; the model holds the weights of the last good epoch."
         )

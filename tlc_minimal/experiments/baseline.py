@@ -18,8 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import Data, Split
 from ..models import resnet18
-from ..recipe import SCHEDULES
-from ..train import best_device, evaluate, fit
+from ..train import SCHEDULES, best_device, evaluate, fit
 from . import headline
 from .pieces import Piece
 
