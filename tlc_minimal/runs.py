@@ -43,13 +43,12 @@ class Run(NamedTuple):
 def find_runs(
     traced: fx.GraphModule, gone: set[fx.Node], shapes: dict, kernel: int, blocks=()
 ) -> tuple[list[Run], dict[str, str]]:
-    """The runs that ``blocks`` are or that hold the activations ``gone``, in forward order, and
-    {name: why it is in none}.
+    """The runs that are blocks or hold what is ``gone``, in order, and {name: why it is in none}.
 
     Of the places where a run can begin and end, those are taken between which most activations go,
     then those that save most multiplications (between bottlenecks, say, not between what is wide).
-    ``shapes``: of the nodes of the traced model, from ``find_shapes``; ``kernel``: side of kernels;
-    ``blocks``: names. ValueError for a block that no layer can replace.
+    ``gone``: activations; ``shapes``: of the nodes of the traced model, from ``find_shapes``;
+    ``kernel``: side of kernels; ``blocks``: names, ValueError for one that no layer can replace.
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}

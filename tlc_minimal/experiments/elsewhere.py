@@ -69,9 +69,10 @@ def matrices(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Blocks of transformers, dropped or as one matrix (lesson 07): a row a network and way; what
     one block costs before any tuning, in the mean and the dearest one, and half of them, tuned;
     ``table`` as in :func:`headline`."""
-    table, rows = study_of(table, "matrices"), []
+    others, table, rows = study_of(table, "beyond"), study_of(table, "matrices"), []
     for network, runs in table.groupby("network"):
-        dense = runs[runs["blocks"] == 0]
+        dense, same = runs[runs["blocks"] == 0], others[others["network"] == network]
+        tuned = same[same["method"] == "tuned on"].groupby("what").tail(1)
         for way, at in runs[runs["blocks"] > 0].groupby("way", sort=False):
             own = at.merge(dense[["seed", "val", "macs"]], on="seed", suffixes=("", "_dense"))
             lost, share = (
@@ -90,6 +91,7 @@ def matrices(table: pd.DataFrame | None = None) -> pd.DataFrame:
                     "validation before tuning, %": spread(half["val_before"]),
                     "test accuracy, %": spread(half["test"]),
                     "against dense": against(half, dense),
+                    "against tuned on": against(half, tuned),
                 }
             )
     return pd.DataFrame(rows)
