@@ -19,7 +19,7 @@ import tlc_minimal as tlc
 from tlc_minimal.graph import trace
 from tlc_minimal.lessons.transformers import vit
 from tlc_minimal.methods import stretches
-from tlc_minimal.methods.stretches import best_sets, fit_alone, found, places
+from tlc_minimal.methods.stretches import best_sets, find_stretches, fit_alone, places
 from tlc_minimal.prefix import Swap, swapped_losses
 from tlc_minimal.reading.images import Split
 from tlc_minimal.statistics import statistics
@@ -74,7 +74,7 @@ def test_the_best_sets_are_those_of_brute_force():
 def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data, monkeypatch):
     network = trace(drawn(make, *of, dtype=torch.float32)).eval()
     names = [layer.name for layer in tlc.find_layers(network, data)]
-    runs = found(network, data, 3, 3)
+    runs = find_stretches(network, data, 3, 3)
     some = {s: runs[s][0] for s in sorted(runs)[:: 1 + len(runs) // 6] if len(runs[s]) == 1}
     layers = fit_alone(network, some, data, 100, 1e-2)
     monkeypatch.setattr(stretches, "free_memory", lambda device: 0)  # one pass for each
@@ -100,7 +100,7 @@ def test_all_stretches_fitted_together_are_each_fitted_alone(make, of, data, mon
 
 def test_neighbours_with_attention_between_them_go_together_a_matrix_each(data):
     network = vit(10, 8, depth=3, size=16)
-    stretches = found(trace(network, share=True, example=data).eval(), data, 3, 3)
+    stretches = find_stretches(trace(network, share=True, example=data).eval(), data, 3, 3)
     assert sorted(stretches) == list(itertools.combinations(range(4), 2))
     assert [len(stretches[0, j]) for j in (1, 2, 3)] == [1, 2, 3] and len(places(stretches)) == 3
     few = {"epochs": 0.1, "trial": 50, "images": 100, "progress": False}

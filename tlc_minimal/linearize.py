@@ -86,6 +86,38 @@ def linearize(
     return finish(traced)
 
 
+def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
+    module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
+    if (dim := channel_dim(traced, node)) is None and (dim := g.dim) is None:
+        raise ValueError(f"only inputs tell where the channels of {node.target} are: give them.")
+    f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
+    maker = module_of(traced, producer(traced, before))  # refuses a layer that is called twice
+    like = next(traced.parameters(), g.mean) if maker is None else maker.weight
+    if (count := _channels(traced, before) or len(slope)) != len(slope):
+        text = f"statistics of {node.target} are of {len(slope)} channels, and it has {count} now"
+        raise ValueError(f"the {text}: take the statistics of this model.")
+    put_module(traced, node.target, nn.Identity())
+    if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
+        move_padding(traced, only_user(node))
+    keep = (slope != 0) | (rule == "affine")
+    if not keep.any():
+        if cut_branch(traced, node, shift):
+            return
+        keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True  # else nothing would get through
+        a, b = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
+        slope, shift = torch.where(keep, a, slope), torch.where(keep, b, shift)
+    if not keep.all() and cut(traced, node, keep, shift):
+        slope, shift = slope[keep], shift[keep]
+    if (slope == 1).all() and not shift.any():
+        bypass(node, before)
+        return
+    node.target = unused(traced, f"{node.target}_affine")
+    affine = Affine(slope.to(like), shift.to(like), dim, learn=rule != "on_off")
+    put_module(traced, node.target, affine)
+    if (slope != 0).all() and isinstance(module_of(traced, before), CONV + NORM):
+        absorb(traced, node)
+
+
 def check_gaussian(name: str, gaussians: dict) -> None:
     """ValueError if there are no statistics of an activation, or they are not finite."""
     g = gaussians.get(name)
@@ -138,35 +170,3 @@ def _channels(traced: fx.GraphModule, node: fx.Node) -> int:
     through = node.all_input_nodes if isinstance(made, ACTIVATION) or node.target in SUM else ()
     counts = {_channels(traced, maker) for maker in through}
     return counts.pop() if len(counts) == 1 else 0
-
-
-def _remove(traced: fx.GraphModule, node: fx.Node, g: Gaussian, rule: str, padding: str) -> None:
-    module, before, rule = module_of(traced, node), node.args[0], rule_at(traced, node, rule)
-    if (dim := channel_dim(traced, node)) is None and (dim := g.dim) is None:
-        raise ValueError(f"only inputs tell where the channels of {node.target} are: give them.")
-    f, (slope, shift) = function_of(module), line_at(traced, node, g, rule)
-    made = module_of(traced, producer(traced, before))  # refuses a layer that is called twice
-    like = next(traced.parameters(), g.mean) if made is None else made.weight
-    if (there := _channels(traced, before) or len(slope)) != len(slope):
-        text = f"statistics of {node.target} are of {len(slope)} channels, and it has {there} now"
-        raise ValueError(f"the {text}: take the statistics of this model.")
-    put_module(traced, node.target, nn.Identity())
-    if padding == "first" and isinstance(module_of(traced, only_user(node)), CONV):
-        move_padding(traced, only_user(node))
-    keep = (slope != 0) | (rule == "affine")
-    if not keep.any():
-        if cut_branch(traced, node, shift):
-            return
-        keep[(g.mean / g.std.clamp_min(1e-12)).argmax()] = True  # else nothing would get through
-        spare = RULES["affine" if rule == "on_off_affine" else "identity"](g, f)
-        slope, shift = (torch.where(keep, *v) for v in zip(spare, (slope, shift)))
-    if not keep.all() and cut(traced, node, keep, shift):
-        slope, shift = slope[keep], shift[keep]
-    if (slope == 1).all() and not shift.any():
-        bypass(node, before)
-        return
-    node.target = unused(traced, f"{node.target}_affine")
-    affine = Affine(slope.to(like), shift.to(like), dim, learn=rule != "on_off")
-    put_module(traced, node.target, affine)
-    if (slope != 0).all() and isinstance(module_of(traced, before), CONV + NORM):
-        absorb(traced, node)

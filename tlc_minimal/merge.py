@@ -69,11 +69,11 @@ def merge(
 
 def merge_pieces(traced: fx.GraphModule, keep: str) -> list[dict]:
     """Make one layer of each linear piece, from the output backwards, until all are tried; a row
-    for each of two layers or more: first and second (the last), MACs of all and of one, verdict."""
+    for each of two layers or more: the last verdict about it (:func:`_row`, :func:`is_faster`)."""
     rows, tried, before = [], set(), -1
     while len(tried) > before:
         before, end = len(tried), next(iter(reversed(traced.graph.nodes)))
-        while end.op != "root":
+        while end.op != "root":  # the sentinel in front of a graph's first node
             end = merge_at(traced, end, keep, rows, tried) or end.prev
     last = {tuple(row["layers"]): row for row in rows if len(row["layers"]) > 1}
     return list(last.values())[::-1]

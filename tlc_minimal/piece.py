@@ -29,7 +29,7 @@ MOST = 2**27  # numbers in one layer, or to run it once: a gigabyte in float64
 
 class Piece(NamedTuple):
     """Linear ``nodes``, in forward order, into which only ``source`` leads and out of which only
-    the last one leads; ``modules``: what they call, in float64."""
+    the last one leads; ``modules``: what they call (of :func:`extract` copies in float64)."""
 
     source: fx.Node
     nodes: tuple[fx.Node, ...]

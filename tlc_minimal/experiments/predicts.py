@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data import Data
 from ..graph import trace
-from ..methods.stretches import best_sets, found, removed
+from ..methods.stretches import best_sets, find_stretches, names_in
 from ..nodes import activation_nodes
 from ..stages import METHODS
 from ..train import evaluate, fit
@@ -42,11 +42,11 @@ def plan(profile: str) -> list[Piece]:
 def _predicts(piece: Piece, data: Data, out: Path) -> tuple[list[dict], float]:
     c, dense = piece.config, dense_network(piece, data, out)
     names, draw, rows = list(activation_nodes(trace(dense))), random.Random(piece.seed), []
-    stretches = found(trace(dense), data, len(names), 3)
+    stretches = find_stretches(trace(dense), data, len(names), 3)
     how = {"teacher": dense, "seed": piece.seed} | METHODS["project"].tuning
     for i in range(c["sets"]):
         costs = {stretch: draw.random() for stretch in stretches}
-        gone = removed(names, best_sets(len(names), costs)[c["remove"]][1])
+        gone = names_in(names, best_sets(len(names), costs)[c["remove"]][1])
         for rule in ("on_off_affine", "projected"):
             small = without(dense, gone, data, rule)
             before = evaluate(small, data)

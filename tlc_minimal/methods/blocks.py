@@ -27,7 +27,7 @@ from ..train import like_of
 from .stretches import cheapest, undominated
 
 Choice = tuple[str, str]  # an activation, and the rule that takes it out
-Sets = dict[int, dict[float, tuple[float, list[Choice]]]]  # {how many go: {MACs: (price, which)}}
+Tables = dict[int, dict[float, tuple[float, list[Choice]]]]  # {how many go: {MACs: (price, which)}}
 
 
 class Off(Gaussian):
@@ -116,7 +116,7 @@ def prices(
     return {choice: loss[choice] - loss[""] for choice in choices}
 
 
-def best_choices(costs: dict[Choice, float], brings: dict[Choice, float]) -> Sets:
+def best_choices(costs: dict[Choice, float], brings: dict[Choice, float]) -> Tables:
     """For every number of activations and every amount that choices bring, the ones of least cost:
     of each activation one choice or none. Exact: what is beaten in both is beaten with any rest."""
     best = {0: {0.0: (0.0, [])}}

@@ -26,7 +26,16 @@ from ..refuse import check_ranges
 from ..runs import Run
 from ..stages import Stage, Task
 from ..train import like_of
-from .stretches import best_sets, cheapest, fit_alone, found, macs_of, places, removed, summed
+from .stretches import (
+    best_sets,
+    cheapest,
+    find_stretches,
+    fit_alone,
+    names_in,
+    places,
+    saved_macs,
+    summed,
+)
 
 
 def project(
@@ -53,7 +62,7 @@ def project(
     traced, stretches = trace(task.model, share=True).eval(), {}
     names = list(activation_nodes(traced))
     if task.data is not None:  # else a finished run is read, and nothing to be found
-        stretches = found(traced, task.data, task.remove or len(names), kernel)
+        stretches = find_stretches(traced, task.data, task.remove or len(names), kernel)
         check_reach(task, traced, stretches, macs, speedup, kernel)
 
     def choose(network: fx.GraphModule) -> dict[str, Tensor]:
@@ -64,11 +73,11 @@ def project(
         if task.remove:
             chosen = best_sets(len(names), costs)[task.remove][1]
         elif macs is not None:
-            sets = best_sets(len(names), costs, macs_of(stretches))
+            sets = best_sets(len(names), costs, saved_macs(stretches))
             chosen = cheapest(sets, count(traced, task.data)["macs"] * (1 - macs))
         else:
             chosen = fast_enough(task, traced, stretches, layers, costs, speedup, kernel)
-        gone = removed(names, chosen)
+        gone = names_in(names, chosen)
         model, table = project_layers(network, gone, task.data, kernel, images, ridge)
         decision = {f"weights {k}": v for k, v in model.state_dict().items()}
         decision |= {"example": example_of(task.data)[:2], "error": torch.tensor(table["error"])}
@@ -96,7 +105,7 @@ def check_reach(task: Task, traced, stretches, macs, speedup, kernel: int) -> No
         )
     if task.remove:
         return
-    most = best_sets(len(names), nothing, macs_of(stretches))
+    most = best_sets(len(names), nothing, saved_macs(stretches))
     saved, (_, chosen) = max(most.items())
     if macs is not None and saved < (all_macs := count(traced, task.data)["macs"]) * (1 - macs):
         raise ValueError(
@@ -104,10 +113,10 @@ def check_reach(task: Task, traced, stretches, macs, speedup, kernel: int) -> No
             "larger macs."
         )
     if speedup is not None:
-        times = measured(traced, removed(names, chosen), task.data, kernel)
-        if times < speedup:
+        factor = speedup_of(traced, names_in(names, chosen), task.data, kernel)
+        if factor < speedup:
             raise ValueError(
-                f"single layers make this model about {times:.1f} times as fast on this machine, "
+                f"single layers make this model about {factor:.1f} times as fast on this machine, "
                 f"not {speedup:g} times: give a smaller speedup."
             )
 
@@ -130,10 +139,10 @@ def fast_enough(task: Task, traced, stretches, layers, costs, speedup: float, ke
     ahead = [n for n in sorted(sets) if n >= goal] or [max(sets)]
     for amount in ahead:
         chosen = sets[amount][1]
-        if (times := measured(traced, removed(names, chosen), task.data, kernel)) >= speedup:
+        if (factor := speedup_of(traced, names_in(names, chosen), task.data, kernel)) >= speedup:
             return chosen
     raise ValueError(
-        f"the fastest network found is {times:.2f} times as fast, not {speedup:g} times: give a "
+        f"the fastest network found is {factor:.2f} times as fast, not {speedup:g} times: give a "
         "smaller speedup."
     )
 
@@ -148,7 +157,7 @@ def milliseconds(traced: fx.GraphModule, run: Run, layer: nn.Module) -> float:
     return sorted(times[0])[3] - sorted(times[1])[3]
 
 
-def measured(traced: fx.GraphModule, names: list[str], data: Data, kernel: int) -> float:
+def speedup_of(traced: fx.GraphModule, names: list[str], data: Data, kernel: int) -> float:
     """How many times as fast the network is without these activations, on one image."""
     x = first_images(data, 1, like_of(traced).device)
     small = shape_only(traced, names, example_of(data)[:2], kernel)

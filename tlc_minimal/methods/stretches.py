@@ -20,7 +20,7 @@ Place = tuple[fx.Node, fx.Node]  # a run's entry and its end
 Sets = dict[float, tuple[float, list[Stretch]]]  # {what it brings: (what it costs, its stretches)}
 
 
-def found(traced: fx.GraphModule, data: Data, most: int, kernel: int) -> Stretches:
+def find_stretches(traced: fx.GraphModule, data: Data, most: int, kernel: int) -> Stretches:
     """The stretches of at most so many activations that go when one layer takes the place of each
     of these runs: of one run where all is linear, of several where something else lies between, as
     attention does between the MLPs of a transformer."""
@@ -44,12 +44,12 @@ def summed(stretches: Stretches, numbers: dict[Place, float]) -> dict[Stretch, f
     return {s: sum(numbers[place] for place in places({s: runs})) for s, runs in stretches.items()}
 
 
-def macs_of(stretches: Stretches) -> dict[Stretch, float]:
+def saved_macs(stretches: Stretches) -> dict[Stretch, float]:
     """The multiply-accumulates an image that each stretch saves."""
     return {s: sum(run.macs for run in runs) for s, runs in stretches.items()}
 
 
-def removed(names: list[str], stretches: list[Stretch]) -> list[str]:
+def names_in(names: list[str], stretches: list[Stretch]) -> list[str]:
     """The activations that go with these stretches."""
     return [name for i, j in stretches for name in names[i:j]]
 
@@ -68,15 +68,15 @@ def fit_alone(
         check_images([*runs.values()], min(images, data.train.size), ridge)
     for key, run in runs.items():
         shape = [getattr(run.layer, k, 1) for k in ("kernel_size", "stride", "padding", "groups")]
-        alone = key if shape[3] != 1 else None
-        together.setdefault((run.entry, str(shape), run.pixels, alone), []).append(key)
+        apart = key if shape[3] != 1 else None  # groups share no products
+        together.setdefault((run.entry, str(shape), run.pixels, apart), []).append(key)
     layers, room = {}, free_memory(like.device) / 2  # as much again to solve them
-    for groups in passes([*together.values()], runs, room):
+    for groups in in_passes([*together.values()], runs, room):
         layers |= _fit(traced, runs, groups, data, images, ridge, progress)
     return layers
 
 
-def passes(groups: list[list], runs: dict[Hashable, Run], room: float) -> Iterator[list[list]]:
+def in_passes(groups: list[list], runs: dict[Hashable, Run], room: float) -> Iterator[list[list]]:
     """The groups of runs in turn, as many at once as have room for their products; one at least."""
     some, taken = [], 0
     for group in groups:
@@ -134,6 +134,7 @@ def best_sets(
         if brings:
             best[k] = undominated(best[k])
         for amount, (cost, chosen) in best[k].items() if k <= count else ():
+            # Activation k stays; or a stretch from k to j goes and j stays (the last is imagined).
             steps = [(k, k)] + [stretch for stretch in costs if stretch[0] == k]
             for i, j in steps:
                 more = 0 if i == j else brings[i, j] if brings else j - i

@@ -15,7 +15,7 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # what "layer" means everywhere
 ACTIVATION = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 ACTIVATION += (nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Tanh, nn.Hardtanh)
 ACTIVATION += (QuickGELU,)

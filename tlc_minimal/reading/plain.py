@@ -18,13 +18,13 @@ from .layers import DROPOUT, ByMode, Frozen, Norm, unused
 from .proxies import FACTORIES
 from .tracer import Flag, Reader, Rereader, copied
 
-CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 CALLS = {  # functions that are layers if their tensors are a module's own; names of the arguments
-    F.linear: (nn.Linear, CONV[:3]),
-    F.conv1d: (nn.Conv1d, CONV),
-    F.conv2d: (nn.Conv2d, CONV),
-    F.conv3d: (nn.Conv3d, CONV),
-    F.prelu: (nn.PReLU, CONV[:2]),
+    F.linear: (nn.Linear, ARGUMENTS[:3]),
+    F.conv1d: (nn.Conv1d, ARGUMENTS),
+    F.conv2d: (nn.Conv2d, ARGUMENTS),
+    F.conv3d: (nn.Conv3d, ARGUMENTS),
+    F.prelu: (nn.PReLU, ARGUMENTS[:2]),
     F.batch_norm: (
         Norm,
         ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
