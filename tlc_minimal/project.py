@@ -70,7 +70,7 @@ def project(
     traced, dense = editable(model, data).eval(), trace(model, True, data).eval()
     data = data_for(model, data)
     names, holds = check_names(names), {n for n, m in traced.named_modules() if any(m.children())}
-    blocks = {name for name in names if name in holds and in_block(traced, name)}
+    blocks = {n: nodes for n in names if n in holds and (nodes := in_block(traced, n))}
     gone = {*find_nodes(traced, [name for name in names if name not in blocks]).values()}
     like = next(traced.parameters(), torch.empty(0))
     shapes = find_shapes(traced, example_of(data, traced)[:2])

@@ -48,15 +48,15 @@ def find_runs(
     Of the places where a run can begin and end, those are taken between which most activations go,
     then those that save most multiplications (between bottlenecks, say, not between what is wide).
     ``gone``: activations; ``shapes``: of the nodes of the traced model, from ``find_shapes``;
-    ``kernel``: side of kernels; ``blocks``: names, ValueError for one that no layer can replace.
+    ``kernel``: side of kernels; ``blocks``: {name: nodes}, ValueError if no layer replaces one.
     """
     nodes = list(traced.graph.nodes)
     mixes = {n for n in nodes if n in gone or is_sum(n) or isinstance(module_of(traced, n), MIXES)}
     found = [region for end in nodes for region in regions(end, mixes)]
     how_many_go = lambda region: len(gone.intersection(region[1]))
     runs, left, taken = [], {}, set()
-    for name in sorted(blocks, key=lambda name: -len(in_block(traced, name))):
-        if not taken.issuperset(inside := in_block(traced, name)):  # else it is a part of another
+    for name, inside in sorted(dict(blocks).items(), key=lambda block: -len(block[1])):
+        if not taken.issuperset(inside):  # else it is a part of another
             if not taken.isdisjoint(inside):
                 raise ValueError(f"{name} is partly in another block: name one of the two.")
             runs.append(_block(traced, name, inside, shapes, kernel))
