@@ -45,7 +45,8 @@ def dense_network(piece: Piece, data: Data, out: Path) -> nn.Module:
     name = c.get("dense", piece.what)
     stem = "strong" if "_strong_" in name else "paper"
     build = partial(resnet18, len(data.classes), c["width"], stem)
-    return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed)
+    how = {"lr": c["dense_lr"]} if "dense_lr" in c else {}
+    return trained(out / f"{name}.safetensors", build, data, c["dense_epochs"], piece.seed, **how)
 
 
 def seen(piece: Piece, data: Data) -> Data:

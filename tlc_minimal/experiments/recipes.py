@@ -1,13 +1,13 @@
-"""Two more questions to the projected network and those of its size from scratch. Does the recipe
+"""More questions to the projected network and those of its size from scratch. Does the recipe
 decide? All at a larger rate and with less weight decay, chosen for the projection on validation
 (study rates). And whoever has a trained network, but few images? All on a ninth of them, nine times
-as many epochs.
+as many epochs. And if the dense network, too, has the rate of those from scratch?
 """
 
 from functools import partial
 
 from . import headline, work
-from .controls import CONTROLS, NARROW, SHAPE
+from .controls import CONTROLS, FRESH_LR, NARROW, SHAPE
 from .pieces import Piece
 from .rates import DECAY, with_decay
 
@@ -16,6 +16,9 @@ METHODS = {"ours, projected": "", SHAPE: "scratch", NARROW: "narrow"}
 SEEN = 1 / 9  # 5,000 images of CIFAR-10
 FEW = {"ours, projected": "", headline.UNTAUGHT: ""}
 FEW |= {CONTROLS[name]: name for name in ("scratch", "short", "alone")}
+
+STRONGER = {"dense": "", "tuned on": "", "thrifty, all at once": "", "ours, projected": ""}
+STRONGER |= {SHAPE: "scratch"}
 
 
 def plan(profile: str) -> list[Piece]:
@@ -31,18 +34,28 @@ def few(profile: str) -> list[Piece]:
     return again(profile, "few", FEW, change)
 
 
+def stronger(profile: str) -> list[Piece]:
+    """A stronger start: five pieces a seed, whose dense network was trained at ``FRESH_LR``."""
+
+    def change(config):
+        named = {k: config[k].replace("headline", "stronger") for k in ("dense",) if k in config}
+        return config | {"dense_lr": FRESH_LR} | named
+
+    return again(profile, "stronger", STRONGER, change)
+
+
 def again(profile: str, study: str, methods: dict[str, str], change) -> list[Piece]:
-    """The pieces of the headline by these methods, at its first share of the MACs, with their
-    configurations changed; ``methods``: {name: the control that it is, "" for the projection}."""
+    """The pieces of the headline by these methods, those of a share of the MACs at its first, with
+    their configurations changed; ``methods``: {name: the control that it is, "" if none}."""
     share, pieces, like = headline.PROFILES[profile].shares[0], [], {}
     for usual in headline.plan(profile):
-        if usual.config.get("share") != share or usual.config["method"] not in methods:
+        if usual.config.get("share", share) != share or usual.config["method"] not in methods:
             continue
         config = change(usual.config) | {"study": study}
         piece = usual._replace(what=usual.what.replace("headline", study), config=config)
         if control := methods[usual.config["method"]]:  # as large as the one projected so
             piece = piece._replace(run=partial(work.from_scratch, like[usual.seed], control))
-        else:
-            like.setdefault(usual.seed, piece)
+        elif usual.config["method"] == "ours, projected":
+            like[usual.seed] = piece
         pieces.append(piece)
     return pieces

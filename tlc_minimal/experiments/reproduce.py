@@ -14,13 +14,13 @@ from .pieces import Piece, run_pieces
 ALL = ("headline", "baseline", "rates", "recipes", "fair", "predicts", "ladder", "beyond")
 ALL += ("matrices", "robust", "mnist")
 STUDIES = {name: import_module(f".{name}", __package__).plan for name in ALL}
-STUDIES["few"] = recipes.few
+STUDIES |= {"few": recipes.few, "stronger": recipes.stronger}
 
 
 def plan(profile: str) -> list[Piece]:
-    """All pieces of a profile in order ("half": of three studies); ValueError if there is none."""
+    """All pieces of a profile in order ("half": of four studies); ValueError if there is none."""
     check_known("profile", profile, headline.PROFILES)
-    half = (headline.plan, STUDIES["baseline"], recipes.plan)
+    half = (headline.plan, STUDIES["baseline"], recipes.plan, recipes.stronger)
     studies = half if profile == "half" else STUDIES.values()
     return [piece for study in studies for piece in study(profile)]
 
@@ -31,11 +31,11 @@ def reproduce(
 ) -> list[Path]:  # fmt: skip
     """Make the recorded results again; whatever is already recorded is left as it is.
 
-    Profile: smoke, laptop or paper; half: three studies, at width 32. Data and mnist: where
+    Profile: smoke, laptop or paper; half: four studies, at width 32. Data and mnist: where
     CIFAR-10 and MNIST are (folders of images will do). Budget: minutes; a piece that does not fit
     into what is left is not begun. Only: pieces whose name contains it (headline, baseline, rates,
-    recipes, few, fair, predicts, ladder, beyond, matrices, robust, mnist, curve, seed0). Out: where
-    runs live, and what was interrupted is taken up. Folder: where the records go.
+    recipes, few, stronger, fair, predicts, ladder, beyond, matrices, robust, mnist, curve, seed0).
+    Out: where runs live, and what was interrupted is taken up. Folder: where the records go.
     """
     profile, paths = profile or default_profile(), {"cifar10": data, "mnist": mnist}
     pieces = plan(profile)
