@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -25,7 +26,6 @@ from tlc_minimal.experiments import (
     work,
 )
 from tlc_minimal.experiments import reproduce as command
-from tlc_minimal.experiments.recipes import METHODS, RATE
 from tlc_minimal.experiments.reproduce import plan, reproduce
 from tlc_minimal.files import load_weights
 from tlc_minimal.run_folder import run_of
@@ -49,6 +49,7 @@ def tiny():
         patch.setattr(work, "widest", lambda network, data, layers=18: residual(10, 1))
         patch.setattr(throughput, "resnet18", residual)
         patch.setitem(headline.PROFILES, "laptop", TINY)
+        patch.setattr(headline, "RIVALS", {"easier": 0.03, "layer_folding": 0.05})
         patch.setitem(mnist.PROFILES, "laptop", (2, 0.5, 0.5, 60, 3_000))
         patch.setattr(mnist, "REMOVE", 2)
         patch.setattr(mnist, "SEEDS", (0,))
@@ -68,7 +69,7 @@ def done(tmp_path_factory):
 
 def test_every_planned_piece_is_a_record(done):
     planned = {p.what for study in (headline, mnist) for p in study.plan("laptop")}
-    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 52
+    assert {p.stem for p in done[1].iterdir()} == planned and len(planned) == 54
     table = tlc.results(done[1])
     assert set(table["what"]) == planned and set(table["study"]) == {"headline", "mnist"}
 
@@ -170,53 +171,56 @@ def test_what_predicts_is_tried_on_sets_that_single_layers_replace(tmp_path, mon
     assert int(shown["layers"]["projected"]) < int(shown["layers"]["affine"]) == 6
 
 
-def test_every_way_of_tuning_is_tried_at_each_rate(tmp_path, monkeypatch):
+def more(done, folder, study):
+    """The folder, with the records of a study beside those of the headline."""
+    shutil.copytree(done[1], folder, dirs_exist_ok=True)
+    reproduce("laptop", **HERE, only=study, out=done[0], folder=folder)
+    return folder
+
+
+def test_every_way_of_tuning_is_tried_at_each_rate(done, tmp_path, monkeypatch):
     monkeypatch.setitem(rates.PROFILES, "laptop", ((0.01, 0.3), 1))
-    reproduce("laptop", **HERE, only="rates", out=tmp_path, folder=tmp_path / "records")
-    rows = rows_of(tmp_path / "records", "rates_w2_once01_seed0")
+    records = more(done, tmp_path, "rates")
+    rows = rows_of(records, "rates_w2_once01_seed0")
     each = {"removed", "macs", "val", "epochs"}  # and no test accuracy
     assert [(row.pop("rate"), {*row}) for row in rows] == [(0.01, each), (0.3, each)]
-    run = run_of(tmp_path / "rates_w2_published_seed0_0.3")
-    shown = sized.rates(tlc.results(tmp_path / "records")).set_index("method")
+    run = run_of(done[0] / "rates_w2_published_seed0_0.3")
+    shown = sized.rates(tlc.results(records)).set_index("method")
     shape = headline.CONTROLS["scratch"]
     assert run["config"]["tuning"]["lr"] == 0.3 and float(shown["kept"][shape]) == 0.2
-    run = run_of(tmp_path / "rates_w2_project_50_decay_seed0_0.01")
+    run = run_of(done[0] / "rates_w2_project_50_decay_seed0_0.01")
     assert run["config"]["tuning"]["weight_decay"] == rates.DECAY
     assert sum(m.endswith("weight decay 0.0002") for m in shown.index) == 2
 
 
-def test_the_other_recipe_is_held_against_the_usual_one(tmp_path):
-    for only in ("project", "scratch", "narrow"):
-        for study in ("headline", "recipes"):
-            how = {"only": f"{study}_w2_{only}_50", "out": tmp_path, "folder": tmp_path / "records"}
-            reproduce("laptop", **HERE, **how)
-    run = run_of(tmp_path / "recipes_w2_project_50_seed0")["config"]
-    assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (RATE, rates.DECAY)
-    last = lambda what: rows_of(tmp_path / "records", f"{what}_50_seed0")[-1]
-    shown = sized.recipes(tlc.results(tmp_path / "records"))
-    assert list(shown["method"]) == [*METHODS]
+def test_the_other_recipe_is_held_against_the_usual_one(done, tmp_path):
+    records = more(done, tmp_path, "recipes")
+    run = run_of(done[0] / "recipes_w2_project_50_seed0")["config"]
+    assert (run["tuning"]["lr"], run["tuning"]["weight_decay"]) == (recipes.RATE, rates.DECAY)
+    last = lambda what: rows_of(records, f"{what}_50_seed0")[-1]
+    shown = sized.recipes(tlc.results(records))
+    assert list(shown["method"]) == [*recipes.METHODS]
     for name, row in zip(("project", "scratch", "narrow"), shown.to_dict("records"), strict=True):
         usual, other = last(f"headline_w2_{name}"), last(f"recipes_w2_{name}")
         assert usual["macs"] == other["macs"] and usual["params"] == other["params"]
         differs = float(row["test accuracy, difference"])
         assert differs == pytest.approx(other["test"] - usual["test"], abs=0.01)
+    shown = sized.stronger(tlc.results(more(done, tmp_path, "stronger")))
+    recipe = load_weights(done[0] / "stronger_w2_dense_seed0.safetensors")[1]["recipe"]
+    assert f'"lr": {controls.FRESH_LR}' in recipe and set(shown["method"]) == {*recipes.STRONGER}
+    assert run_of(done[0] / "stronger_w2_project_50_seed0")["config"]["model"] != run["model"]
 
 
-def test_few_images_are_a_ninth_of_them_nine_times_as_often(tmp_path):
-    few = [f"few_w2_{name}_50" for name in ("project", "untaught", "scratch", "short")]
-    for only in ("headline_w2_short_50", *few):
-        reproduce("laptop", **HERE, only=only, out=tmp_path, folder=tmp_path / "records")
+def test_few_images_are_a_ninth_of_them_nine_times_as_often(done, tmp_path):
+    results = tlc.results(more(done, tmp_path, "few"))
     names = ("few_w2_untaught_50_seed0", "headline_w2_project_50_seed0")
-    run, usual = (run_of(tmp_path / name)["config"] for name in names)
+    run, usual = (run_of(done[0] / name)["config"] for name in names)
     assert (usual["train"], run["train"], run["epochs"]) == (60, 7, round(9 * usual["epochs"]))
     assert usual["tuning"]["distil"] and not run["tuning"]["distil"]
-    table = tlc.results(tmp_path / "records").groupby("what").last()
-    assert list(table["run_epochs"]) == [4, 9, 4, 4, 0.5]  # few, in order of names; usual
-    shown = sized.few(tlc.results(tmp_path / "records"))
-    assert list(shown["method"]) == [headline.CONTROLS["short"]]  # what has both
-    assert (table["images_per_s"] > 0).all()
-    few, every = (table["test"][f"{s}_w2_short_50_seed0"] for s in ("few", "headline"))
-    assert float(shown["test accuracy, difference"][0]) == pytest.approx(few - every, abs=0.01)
+    table = results.groupby("what").last()
+    few = table[table["study"] == "few"]
+    assert list(few["run_epochs"]) == [9, 4, 9, 4, 4]  # in order of names
+    assert (few["images_per_s"] > 0).all() and {*sized.few(results)["method"]} == {*recipes.FEW}
     data = tlc.load_data("digits", size=16).subset(60)
     some = controls.seen(next(p for p in recipes.few("laptop")), data)
     assert torch.equal(some.train.images, data.train.images[:7])
@@ -275,8 +279,7 @@ def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path,
 def test_another_seed_is_another_network_and_another_run(done, tmp_path, monkeypatch):
     monkeypatch.setitem(headline.PROFILES, "laptop", TINY._replace(seeds=(1,)))
     what = "headline_w2_once01_seed1"
-    (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path, folder=tmp_path)
-    assert json.loads(path.read_text())["seed"] == 1
+    reproduce("laptop", **HERE, only=what, out=tmp_path, folder=tmp_path)
     assert run_of(tmp_path / what)["config"]["seed"] == 1
     folders = (done[0], "headline_w2_dense_seed0"), (tmp_path, "headline_w2_dense_seed1")
     a, b = (load_weights(folder / f"{name}.safetensors")[0] for folder, name in folders)

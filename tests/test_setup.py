@@ -27,8 +27,7 @@ HEADINGS = ("what you will be able to do", "what you need first", "what to take 
 # Put together from pieces, so that this file does not hold what it looks for.
 HOMES = ("home", "Users", "root", "work", "private/tmp")
 MACHINE_PATH = re.compile(r"(?<![\w.~>*-])/(?:" + "|".join(HOMES) + r")/\w|\b[A-Z]:\\Users\b")
-REGISTRIES = ("pypi org", "pythonhosted org", "registry npmjs org", "deb debian org")
-REGISTRIES = [words.replace(" ", ".") for words in REGISTRIES]
+REGISTRIES = "pypi_org pythonhosted_org registry_npmjs_org deb_debian_org".replace("_", ".").split()
 
 
 def project():
@@ -99,9 +98,7 @@ def test_library_imports_only_what_is_declared(path):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [node.module]
-        for top in {name.split(".")[0] for name in names} - {"tlc_minimal", "__future__"}:
-            if top in sys.stdlib_module_names:
-                continue
+        for top in {n.split(".")[0] for n in names} - {"tlc_minimal", *sys.stdlib_module_names}:
             allowed = requirements() if node in tree.body else requirements("course")
             name = canonicalize_name(known_as.get(top, top))
             assert name in allowed, f"{path.name}, line {node.lineno} imports {top}"

@@ -52,6 +52,7 @@ AT_ONCE = {  # what else goes all at once: how many times as long, and what is c
     "random ranking, all at once": (1, {"rank": "random"}),
     "spare ranking, all at once": (1, {"rank": "spare"}),
 }
+RIVALS = {"easier": 0.02, "layer_folding": 0.02, "lacoot_without_regulariser": 0.1}  # and rates
 BLOCKS = {  # chosen for multiplications, and the control that may not drop a branch
     "blocks": "lines or blocks, all at once",
     "lines": "lines alone, all at once",
@@ -96,10 +97,10 @@ def plan(profile: str) -> list[Piece]:
         pieces.append(Piece(what, "cifar10", seed, config, run, minutes, images))
 
     def collapses(name, seed, method, how="at_once", remove=s.depth, each=s.each, dense=start,
-                  options=None, **sizes):  # fmt: skip
+                  options=None, lr=None, **sizes):  # fmt: skip
         config = {"dense": f"{dense}_dense_seed{seed}", "how": how, "remove": remove}
         config |= {"epochs": (remove or s.depth) * each, "options": options or {}}
-        config["lr"] = (TUNING | METHODS[how].tuning | config["options"])["lr"]
+        config["lr"] = lr or (TUNING | METHODS[how].tuning | config["options"])["lr"]
         add(name, seed, method, work.collapsed, config["epochs"], **sizes, **config)
 
     add("throughput", 0, "throughput", throughput, 4 * s.each)
@@ -143,6 +144,8 @@ def plan(profile: str) -> list[Piece]:
             collapses(f"{name}_{100 * s.left:.0f}", seed, method, "blocks", options=options)
         options = {"set_rule": False}
         collapses("published_one", seed, "published, one by one", "published", options=options)
+        for rival, rate in RIVALS.items():
+            collapses(rival, seed, rival, rival, lr=rate)
     for seed in s.seeds:
         collapses("curve", seed, "ours, one by one", "one_by_one", s.remove)
         wide = {"stem": "paper", "precision": "float32"}

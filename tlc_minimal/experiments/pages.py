@@ -3,11 +3,11 @@
 import pandas as pd
 
 from .elsewhere import beyond, matrices, zoo
-from .sized import few, ladder, predicts, projected, rates, recipes, untuned, widest
+from .sized import few, ladder, predicts, projected, rates, recipes, stronger, untuned, widest
 from .tables import ablation, baseline, chain, fair, headline, speed
 
 ALL = (headline, projected, untuned, rates, recipes, few, ladder, predicts, ablation)
-ALL += (baseline, fair, chain, beyond, matrices, speed, zoo, widest)
+ALL += (baseline, stronger, fair, chain, beyond, matrices, speed, zoo, widest)
 TABLES = {table.__name__: table for table in ALL}
 
 

@@ -23,7 +23,7 @@ def plan(profile: str) -> list[Piece]:
     (rates, seeds), size = PROFILES[profile], headline.PROFILES[profile]
     share = f"{100 * size.shares[0]:.0f}"
     small = (f"project_{share}", f"scratch_{share}")
-    tuned = (f"once{size.depth:02d}", "published", "tuned_on")
+    tuned = (f"once{size.depth:02d}", "published", "tuned_on", *headline.RIVALS)
     pieces, likes = [], {piece.what: piece for piece in headline.plan(profile)}
     for seed in size.seeds[:seeds]:
         start = headline.prefix(profile, size.width)

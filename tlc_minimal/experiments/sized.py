@@ -206,11 +206,17 @@ def few(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return _beside_usual(table, "few", "all images", "a ninth of them")
 
 
+def stronger(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The same from the usual dense network and from a stronger one, and these themselves."""
+    return _beside_usual(table, "stronger", "usual", "stronger start")
+
+
 def _beside_usual(table, study: str, this: str, that: str) -> pd.DataFrame:
     usual, other = study_of(table, "headline"), study_of(table, study)
     other = other.sort_values("method", key=lambda m: m.map(SMALL.index), kind="stable")
     usual, rows = usual[["width", "share", "method", "seed", "removed", "val", "test"]], []
-    both = other[other["removed"] > 0].merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
+    last = other.groupby("what").tail(1)
+    both = last.merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
         row |= {"seeds": len(at), "million MACs": spread(at["cut"] / 1e6)}
@@ -225,11 +231,11 @@ def _beside_usual(table, study: str, this: str, that: str) -> pd.DataFrame:
 def rates(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validation accuracy after tuning at several learning rates, a row a method, mean over the
     seeds (and range); *kept*: its rate in all other records; ``table`` as in :func:`headline`."""
-    table, rows = study_of(table, "rates"), []
+    usual, table, rows = study_of(table, "headline"), study_of(table, "rates"), []
     for (data, width, method), runs in table.groupby(["data", "width", "method"], sort=False):
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
-        kept = "" if "weight decay" in method else f"{runs['lr'].iloc[0]:g}"
-        row |= {"seeds": runs["seed"].nunique(), "kept": kept}
+        kept = usual.loc[(usual["width"] == width) & (usual["method"] == method), "lr"].unique()
+        row |= {"seeds": runs["seed"].nunique(), "kept": ", ".join(f"{lr:g}" for lr in kept)}
         for rate, at in runs.groupby("rate"):
             row[f"validation, % (rate {rate:g})"] = spread(at["val"])
         rows.append(row)
