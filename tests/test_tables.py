@@ -111,11 +111,9 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     ):
         record(at, f"headline_w4_{name}_seed0", method, [one | row], **of)
     names = ("dense", "ours, projected", headline_.CONTROLS["narrow"])
-    race = [
-        {"network": n, "batch": batch, "removed": 0, "speedup": float(times * batch)}
-        for batch in (1, 128) for times, n in enumerate(names, 1)
-    ]  # fmt: skip
-    record(at, "headline_w4_clock_project_20_seed0", "milliseconds", race, 0)
+    raced = lambda n, b, times: {"network": n, "batch": b, "speedup": float(times * b)}
+    race = [raced(n, b, i) | one | {"removed": 0} for b in (1, 128) for i, n in enumerate(names, 1)]
+    record(at, "headline_w4_clock_project_20_seed0", "milliseconds", race, 0, of=names[1])
     monkeypatch.setitem(tlc.record.__globals__, "_device", lambda: "NVIDIA H100")
     race = [row | {"speedup": 0.1} for row in race]
     record(at, "headline_w4_clock_project_20_gpu_seed0", "milliseconds", race, 0)
@@ -123,6 +121,8 @@ def test_a_projection_has_its_units_and_its_speed(data, tmp_path, monkeypatch):
     shown = shown.loc[[*names, headline_.LONGER]]
     assert [*shown["relu_units"]] == [whole, whole - 1024 - 128, 77, whole - 1024 - 128]
     assert list(shown["speed"]) == [1.0, 2.0, 3.0, 2.0]
+    ours = TABLES["raced"](tlc.results(tmp_path)).query("on == 'a CPU'").values.tolist()[0]
+    assert ours == ["4", "a CPU", names[1], names[1], "0.50", "6", "2.00", "256.00"]
 
 
 def test_a_network_that_was_trained_once_more_is_its_own_reference(data, tmp_path):
@@ -154,17 +154,13 @@ def test_every_trial_before_tuning_has_a_row(data, tmp_path):
 
 def test_what_predicts_is_a_rank_correlation(data, tmp_path):
     """Three sets: the loss ranks them rightly, the accuracy backwards, the MACs halfway."""
-    after, macs = (70.0, 75.0, 90.0), (1.0, 3.0, 2.0)
-    content = [
-        {"rule": "projected", "draw": i, "removed": 8, "val_loss": 3.0 - i, "val_before": 50.0 - i,
-         "val": after[i], "macs": macs[i]}
-        for i in range(3)
-    ]  # fmt: skip
+    of, sets = {"rule": "projected", "removed": 8}, ((50, 70, 1), (49, 75, 3), (48, 90, 2))
+    known = lambda b, v, m: {"val_loss": b, "val_before": b, "val": v, "macs": m}
+    content = [of | known(*numbers) for numbers in sets]
     record((tmp_path, data), "predicts_w4_seed0", "predicts", content, study="predicts")
     (row,) = predicts(tlc.results(tmp_path)).to_dict("records")
-    assert [row[k] for k in ("loss before tuning", "accuracy before tuning", "MACs")] == [
-        "1.00", "-1.00", "0.50"
-    ]  # fmt: skip
+    columns = ("loss before tuning", "accuracy before tuning", "MACs")
+    assert [row[column] for column in columns] == ["1.00", "-1.00", "0.50"]
 
 
 def test_blocks_and_recipes_are_held_against_the_dense_network_of_their_seed(data, tmp_path):

@@ -4,10 +4,10 @@ import pandas as pd
 
 from .elsewhere import beyond, matrices, zoo
 from .sized import few, ladder, predicts, projected, rates, recipes, stronger, untuned, widest
-from .tables import ablation, baseline, chain, fair, headline, speed
+from .tables import ablation, baseline, chain, fair, headline, raced, speed
 
 ALL = (headline, projected, untuned, rates, recipes, few, ladder, predicts, ablation)
-ALL += (baseline, stronger, fair, chain, beyond, matrices, speed, zoo, widest)
+ALL += (baseline, stronger, fair, chain, beyond, matrices, raced, speed, zoo, widest)
 TABLES = {table.__name__: table for table in ALL}
 
 

@@ -17,11 +17,7 @@ FORMER = {  # what the records made before today's names call a method
     "ours, strong stem": "ours, one by one, strong stem",
 }
 ASKED = [*COLUMNS, "study", "rule", "network", "set", "share", "batch", "macs_cut", "speedup"]
-ASKED += [
-    "speedup_graph",
-    "way",
-    "blocks",
-]  # columns that older records, or those of other studies, lack
+ASKED += ["speedup_graph", "way", "blocks", "of"]  # what older records or other studies lack
 MISSES = {"egp": "egp, tuned once a removal"}  # a row says what its method leaves out
 
 
@@ -181,6 +177,25 @@ def speed(table: pd.DataFrame | None = None) -> pd.DataFrame:
             row[f"speed-up, batch {run.batch:.0f}"] = (
                 f"{run.speedup:.2f} ± {run.speedup_spread:.2f}"
             )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def raced(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The races of the headline: a row a race and network, how many times as fast as the dense one
+    it is, on a GPU as CUDA graphs; ``table`` as in :func:`headline`."""
+    table, rows = study_of(table, "headline"), []
+    table = table[(table["method"] == "milliseconds") & (table["network"] != "dense")]
+    for (width, _, network), runs in table.groupby(["width", "what", "network"], sort=False):
+        device = runs["device"].iloc[0]
+        row = {"width": f"{width:.0f}", "on": "a CPU" if device.startswith("CPU") else device}
+        row |= {"race of": runs["of"].iloc[0], "network": network}
+        row |= {"million MACs": spread(runs["macs"] / 1e6), "layers": spread(runs["layers"], 0)}
+        times = runs["speedup_graph"].fillna(runs["speedup"])
+        one = runs["batch"] == 1
+        for kind, chosen in (("one image", one), ("128 (GPU: 1024)", ~one)):
+            fast = times[chosen]
+            row[f"times as fast, {kind}"] = spread(fast) if len(fast) else ""
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -29,6 +29,7 @@ from .controls import (
 from .pieces import Piece
 
 NARROWEST = "the narrowest ResNet-18"  # what depth alone costs
+AS_FAST = "the widest ResNet-18 as fast"
 
 
 def dense(piece: Piece, data: Data, out: Path):
@@ -84,17 +85,20 @@ def untuned(like: Piece, piece: Piece, data: Data, out: Path):
 def clock(like: Piece, piece: Piece, data: Data, out: Path):
     """Milliseconds of the network that the piece ``like`` made, merged for each batch that is
     measured, where that is faster and wherever it can be, in one race with the dense network, the
-    ResNet-18 of as many MACs and the narrowest of all (whatever the weights: the time is the same).
-    """
+    ResNet-18 of as many MACs, the narrowest of all, and the widest that is no slower than ours, if
+    there is one (whatever the weights: the time is the same)."""
     model, device, run = dense_network(piece, data, out), best_device(), run_of(like, data, out)
     linear, rows = METHODS[like.config["how"]].finish(run.linear).eval(), []
-    others = {NARROW: widest(linear, data), NARROWEST: resnet18(len(data.classes), width=1)}
-    others = {name: network.to(device).eval() for name, network in others.items()}
+    make = lambda width: resnet18(len(data.classes), width).to(device).eval()
+    fresh = {width: make(width) for width in range(1, piece.config["width"])}
+    others = {NARROW: widest(linear, data).to(device).eval(), NARROWEST: fresh[1]}
     for batch in usual_batches(device):
         x = first_images(data, batch, device)
         of, everywhere = piece.config["of"], merge(linear, x, keep="all")
         ours = {of: merge(linear, x), f"{of}, merged wherever it can be": everywhere}
-        networks = {"dense": model} | ours | others
+        speed = latency({of: ours[of]} | fresh, x)["speedup"]
+        as_fast = [(AS_FAST, fresh[width]) for width in fresh if speed[width] >= 1]
+        networks = {"dense": model} | ours | others | dict(as_fast[-1:])
         times = latency(networks, x).to_dict("records")
         for (network, timed), ms in zip(networks.items(), times, strict=True):
             row = {"network": network, "batch": batch, "threads": torch.get_num_threads()}
