@@ -36,7 +36,7 @@ PLAYS = """
 07 width=24 -> width=16 | depth=2 -> depth=3 | "affine", 1 -> "on_off", 0.5
 07 batch, lr = 128, 0.005 -> batch, lr = 64, 0.02
 08 remove=2 -> remove=1 | width=4 -> width=3 | "gaussian_blur", 3, 1.0 -> "shot_noise", 5, 2.0
-09 remove=2 -> remove=1 | width=4 -> width=3 | "random", "affine", 2, 1 -> "quiet", "sure", 1, 0
+09 remove=2 -> remove=1 | width=4 -> width=3 | "one_by_one", 2, 1 -> "at_once", 1, 0
 """
 
 

@@ -190,7 +190,8 @@ def raced(table: pd.DataFrame | None = None) -> pd.DataFrame:
         device = runs["device"].iloc[0]
         row = {"width": f"{width:.0f}", "on": "a CPU" if device.startswith("CPU") else device}
         row |= {"race of": runs["of"].iloc[0], "network": network}
-        row |= {"million MACs": spread(runs["macs"] / 1e6), "layers": spread(runs["layers"], 0)}
+        macs = dict.fromkeys(f"{m / 1e6:.2f}" for m in runs["macs"])  # merged for each batch
+        row |= {"million MACs": ", ".join(macs), "layers": spread(runs["layers"], 0)}
         times = runs["speedup_graph"].fillna(runs["speedup"])
         one = runs["batch"] == 1
         for kind, chosen in (("one image", one), ("128 (GPU: 1024)", ~one)):
