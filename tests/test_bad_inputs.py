@@ -288,7 +288,7 @@ OPTIONS = [  # (call with a model, exception, words)
       for n, said in ((nn.BatchNorm2d(4), "call model.eval"),
                       (nn.BatchNorm2d(4, track_running_stats=False).eval(), "track_running_sta"))],
     (lambda m: load_text(vocabulary=300), ValueError, "2 to 256"),
-    (lambda m: load_text(library="nowhere"), FileNotFoundError, "asyncio has no source"),
+    (lambda m: load_text(library="nowhere"), FileNotFoundError, "nowhere has no source of asyncio"),
     (lambda m: load_text(16, 32).normalize(X), ValueError, "uint8"),
 ]  # fmt: skip
 RECIPE = [  # what no training, and so no collapse, can do

@@ -117,7 +117,7 @@ def load_text(length: int = 64, vocabulary: int = 256, library: str | Path | Non
         texts = sorted(files, key=lambda text: (-len(text), text))
         if len(texts) < 5:
             raise FileNotFoundError(
-                f"{package} has no source in this Python's standard library: use a full install."
+                f"{library} has no source of {package}: use a full install of Python."
             )
         for i, text in enumerate(texts):
             name = {1: "test", 3: "val"}.get(i % 5, "train")

@@ -133,7 +133,8 @@ def unlike(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> str:
         if batch is x:
             return (
                 "its copy computes something else; the forward may change a tensor in place, "
-                "compare self.training or ask what its input is: write that another way."
+                "compare self.training, use autocast or ask what its input is: write that another "
+                "way."
             )
         return (
             f"for {len(batch)} images its copy does something else than for {len(x)}, the forward "

@@ -191,7 +191,7 @@ in_eval = partial(in_mode, training=False)
 def untraceable(model: nn.Module, error: Exception, example=None) -> str:
     """Why a forward cannot be followed, in one sentence."""
     why = f"{type(model).__name__} cannot be traced ({reason(error)}{line_of(error)})"
-    if example is None and "on the shape of" in str(error):
+    if example is None and "on the shape or" in str(error):
         return f"{why}: give an example, an input whose shapes its forward can ask for."
     way = "its forward must not branch or loop on the values of tensors; move that part outside "
     way += "the model or wrap it with torch.fx.wrap"

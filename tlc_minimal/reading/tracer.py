@@ -153,7 +153,7 @@ class Reader(Rereader):
         """The value of a proxy that is no tensor; fx's TraceError if it is not known."""
         value = proxy.node.meta.get("value", proxy)
         if isinstance(value, (Tensor, fx.Proxy)) or not isinstance(value, kinds):
-            what = "the values" if isinstance(value, Tensor) else "the shape"
+            what = "the values" if isinstance(value, Tensor) else "the shape or the values"
             raise fx.proxy.TraceError(f"it branches or loops on {what} of a tensor")
         return value
 
