@@ -146,7 +146,7 @@ def test_a_process_may_enter_its_own_folder_again_and_an_error_frees_it(tmp_path
 def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(model, data, tmp_path):
     ours = tmp_path / "run.json.0a1b2c3d.part"
     theirs = [tmp_path / name for name in ("film.part", "stage_play.txt", "notes.part.txt")]
-    for path in (ours, *theirs, tmp_path / "stage_01.safetensors"):  # of a run without its table
+    for path in (ours, *theirs, tmp_path / "stage_01.choice"):  # of a run without its table
         path.write_text("mine")
     (tmp_path / "stage_01").mkdir()
     with owned(tmp_path):
@@ -155,9 +155,8 @@ def test_leftovers_of_a_write_go_and_what_is_not_ours_stays(model, data, tmp_pat
         with owned(tmp_path):
             assert ours.exists(), "only when the folder is entered first"
     tlc.collapse(model, data, 1, 0.5, rank="random", out=tmp_path, progress=False)
-    assert [path.read_text() for path in theirs] == ["mine"] * 3 and (
-        tmp_path / "stage_01"
-    ).is_dir()
+    assert [path.read_text() for path in theirs] == ["mine"] * 3
+    assert (tmp_path / "stage_01").is_dir()
     load_weights(tmp_path / "stage_01.safetensors")
 
 

@@ -186,9 +186,9 @@ SMALL = {  # layers, size of the input, axis of the channels, weights afterwards
 }  # fmt: skip
 for g, h in ((1, 6), (3, 1), (1, 2)):
     SMALL[f"neighbours in {g} and {h} groups"] = (lambda g=g, h=h: (
-        nn.Conv2d(3, 6, 3, groups=g, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=g, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
         nn.Conv2d(6, 6, 3, groups=h)), (3, 9, 9), 1,
-        {"0": (6, 3 // g, 3, 3), "3": (6, 6 // h, 3, 3)})  # fmt: skip
+        {"1": (6, 6 // g, 3, 3), "4": (6, 6 // h, 3, 3)})  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)

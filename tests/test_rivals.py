@@ -18,7 +18,7 @@ from tlc_minimal.graph import trace
 from tlc_minimal.measure import count
 from tlc_minimal.methods import cut_constants, easier, lacoot, layer_folding, published
 from tlc_minimal.methods.easier import without
-from tlc_minimal.methods.egp import budgets, choose, empty, left_of, prunable, prune
+from tlc_minimal.methods.egp import budgets, choose, empty, left_of, prunable, prune, prune_round
 from tlc_minimal.methods.layer_folding import Slope, fold, largest, penalty, push, with_slopes
 from tlc_minimal.methods.published import assumed, losses, mask, masked, pairs, select
 from tlc_minimal.nodes import activation_nodes
@@ -325,6 +325,8 @@ def test_egp_prunes_the_smallest_that_are_left_in_layers_that_one_convolution_fe
     assert weight.tolist() == [[0.0, 0.0, 3.0], [0.0, -5.0, pytest.approx(0.3)]]
     prune(weight, 0)
     assert weight.count_nonzero() == 3
+    prune_round([layer := nn.Linear(4, 2)], torch.ones(1))
+    assert left_of(layer) == 4, "half of what was there"
 
 
 def test_egp_removes_an_empty_layer_without_changing_anything(trained, data):
