@@ -182,7 +182,7 @@ def test_a_second_process_is_turned_away_and_a_dead_ones_folder_taken_over(model
         first.kill()
         first.join()
     assert (tmp_path / ".owner").read_text() == str(first.pid)
-    with pytest.raises(ValueError, match="another epochs: nothing was changed"):
+    with pytest.raises(ValueError, match="different epochs: nothing was changed"):
         tlc.collapse(model, data, 1, 3, resume=True, **ask)
     with owned(tmp_path):
         assert (tmp_path / ".owner").read_text() == str(os.getpid())
@@ -203,7 +203,7 @@ def test_a_damaged_table_is_named_and_left_as_it_is(damage, copied, model, data)
     for read in (run_of, lambda f: tlc.load_run(model, f, 1)):
         with refused(ValueError, words, copied):
             read(copied)
-    with refused(ValueError, words + "|holds a run with another", copied):
+    with refused(ValueError, words + "|holds a run with different", copied):
         resumed(model, data, copied)
     with refused(FileExistsError, "already holds a run", copied):
         tlc.collapse(model, data, 2, out=copied, **HOW)

@@ -145,7 +145,7 @@ def test_table_fills_the_pages_from_the_records(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option, words", [
-    (["--rank", "magnitude"], "another options"), (["--dense-epochs", 3], "another epochs"),
+    (["--rank", "magnitude"], "different options"), (["--dense-epochs", 3], "different epochs"),
     (["--width", 4], "dense.safetensors holds the weights of another network"),
     (["--network", "resnet18"], "dense.safetensors holds the weights of another network"),
 ], ids=lambda v: str(v)[:40])  # fmt: skip

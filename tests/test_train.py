@@ -172,7 +172,7 @@ def test_a_damaged_state_is_named_and_heals_when_it_is_deleted(data, tmp_path):
     tlc.fit(model, data, **HOW, state=path)
     assert same(model, full)
     save_weights(dropped(), path)  # a foreign file is no state
-    with refused(ValueError, "a training with another epochs, lr", tmp_path):
+    with refused(ValueError, "a training with different epochs, lr", tmp_path):
         tlc.fit(dropped(), data, **HOW, state=path)
 
 

@@ -65,7 +65,7 @@ def rows_of(folder: Path, config: dict, resume: bool) -> list[dict]:
         raise FileExistsError(f"{folder} already holds a run: pass resume=True, or another folder.")
     saved = run_of(folder)
     if differing := [k for k in config if saved["config"].get(k) != config[k]]:
-        what = f"{folder} holds a run with another {', '.join(differing)}: nothing was changed"
+        what = f"{folder} holds a run with different {', '.join(differing)}: nothing was changed"
         way_out = "choose another folder, or the same model, data and settings"
         raise ValueError(f"{what}; {way_out}.")
     return saved["rows"]

@@ -35,7 +35,7 @@ def take_up(
     tensors, about = load_weights(path)
     saved = json.loads(about.get("recipe", "{}"))
     if differing := [k for k in recipe if saved.get(k) != recipe[k]]:
-        what = f"{path} holds the state of a training with another {', '.join(differing)}"
+        what = f"{path} holds the state of a training with different {', '.join(differing)}"
         raise ValueError(f"{what}: nothing was changed; delete it, or train as it was begun.")
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     for i, p in enumerate(sgd.param_groups[0]["params"]):

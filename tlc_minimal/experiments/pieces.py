@@ -109,7 +109,7 @@ def trained(
         there = json.loads(about.get("recipe", "{}"))
         if differing := [k for k in there if there[k] != recipe.get(k)]:
             raise ValueError(
-                f"{path} was trained with another {', '.join(differing)}: nothing was changed; "
+                f"{path} was trained with different {', '.join(differing)}: nothing was changed; "
                 "choose another folder, or train as it was."
             )
     else:
