@@ -108,7 +108,7 @@ def test_a_run_with_other_settings_is_not_resumed(word, other, finished, model, 
         "train": dict(data=data.subset(63)),
         "data": dict(data=tlc.Data(**vars(data) | {"flip": True})),
     }.get(word, {})
-    with refused(ValueError, f"another .*{word}.*: nothing was changed", finished.folder):
+    with refused(ValueError, f"different .*{word}.*: nothing was changed", finished.folder):
         tlc.collapse(**ask, out=finished.folder, resume=True)
 
 
@@ -117,7 +117,7 @@ def test_a_tuning_that_explodes_leaves_a_run_that_can_be_read(model, data, tmp_p
     with pytest.raises(FloatingPointError, match="lower lr"):
         tlc.collapse(model, data, 1, out=tmp_path, **how)
     assert len(json.loads((tmp_path / "run.json").read_text())["rows"]) == 1
-    with pytest.raises(ValueError, match="another tuning"):
+    with pytest.raises(ValueError, match="different tuning"):
         tlc.collapse(model, data, 1, out=tmp_path, resume=True, **how | {"lr": 0.01})
 
 

@@ -154,7 +154,7 @@ def test_the_state_of_another_training_is_refused(what, data, tmp_path, monkeypa
     said = {"images": "data"}.get(what, what)
     if what == "precision":
         monkeypatch.setattr(train, "precision", lambda device=None: torch.float64)
-    with refused(ValueError, rf"fit\.state .* another {said}: nothing was changed", tmp_path):
+    with refused(ValueError, rf"fit\.state .* different {said}: nothing was changed", tmp_path):
         tlc.fit(model, data, **how | {"teacher": dropped(7)} | OTHERS[what])
     assert same(model, before)
 
