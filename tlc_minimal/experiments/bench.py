@@ -28,7 +28,7 @@ from ..results import FOLDER, record
 from ..run_folder import run_of
 from ..train import best_device
 from ..train import profile as default_profile
-from .pieces import check_alone, this_command, trained
+from .pieces import Piece, check_alone, this_command, trained
 
 BUILD = {
     "resnet18": resnet18,
@@ -180,3 +180,21 @@ def _is_trained(plan: Plan, run: Path) -> bool:
     """Whether the run has all its removals, and was tested."""
     rows = run_of(run)["rows"] if (run / "run.json").exists() else []
     return len(rows) > plan.steps[-1] and rows[plan.steps[-1]]["test"] is not None
+
+
+@torch.no_grad()
+def mlps(piece: Piece, data: Data, out: Path):
+    """Milliseconds of a transformer's MLP, and of the one matrix that is left without its GELU."""
+    rows, device = [], best_device()
+    for width in (64, 128, 256, 384, 768):
+        torch.manual_seed(piece.seed)
+        wide = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        models = {"MLP": nn.Sequential(*wide), "two matrices": nn.Sequential(wide[0], wide[2])}
+        models["one matrix"] = merge(models["two matrices"].eval(), torch.randn(8, width), "all")
+        models = {name: model.eval().to(device) for name, model in models.items()}
+        for batch in usual_batches(device):
+            x = torch.randn(batch, piece.config["tokens"], width, device=device)
+            timed = latency(models, x).reset_index(names="what_ran").to_dict("records")
+            for row, model in zip(timed, models.values()):
+                rows.append({"d": width, "batch": batch, "macs": count(model, x)["macs"]} | row)
+    return rows, 0.0

@@ -24,6 +24,7 @@ from ..measure import count, first_images, latency, usual_batches
 from ..merge import merge
 from ..models import BasicBlock, simple_cnn
 from ..train import best_device
+from .bench import mlps
 from .controls import SHAPE, reset, train, tuned_on
 from .pieces import Piece, trained
 
@@ -133,7 +134,7 @@ def plan(profile: str) -> list[Piece]:
     main = lambda config: ("none", NETWORKS[config["network"]].rules[0])
     compared = [p for p in pieces if p.config["rule"] in main(p.config)]
     config = {"study": "beyond", "width": 0, "method": "clock", "tokens": 64}
-    clock = Piece("beyond_mlp_clock", load_text, 0, config, _mlp_clock, 0.5)
+    clock = Piece("beyond_mlp_clock", load_text, 0, config, mlps, 0.5)
     return [*compared, clock, *(p for p in pieces if p not in compared)]
 
 
@@ -166,7 +167,15 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
     pieces += [like, Piece(what, data, seed, fresh, run, minutes, images)]
     config = {k: v for k, v in (config | {"rule": "none"}).items() if k not in target}
     what, config = f"beyond_{name}_tuned_on_seed{seed}", config | {"method": "tuned on"}
-    return [*pieces, Piece(what, data, seed, config, _tuned_on, minutes / 3, images)]
+    on = Piece(what, data, seed, config, _tuned_on, minutes / 3, images)
+    return [*pieces, on, _at_larger_rate(like), _at_larger_rate(on)]
+
+
+def _at_larger_rate(usual: Piece) -> Piece:
+    """Tuned at the rate that training from scratch has, or that would decide who is ahead."""
+    method = f"{usual.config['method']}, at the rate of those from scratch"
+    config = usual.config | {"method": method, "tune_lr": usual.config["lr"]}
+    return usual._replace(what=usual.what.replace("_seed", "_larger_rate_seed"), config=config)
 
 
 def _collapse(piece: Piece, data: Data, out: Path):
@@ -230,21 +239,3 @@ def dense_of(piece: Piece, data: Data, out: Path) -> nn.Module:
     build = partial(NETWORKS[c["network"]].build, data, c["width"])
     how = {"lr": c["lr"], "batch": c["batch"]}
     return trained(path, build, data, c["dense_epochs"], piece.seed, **how)
-
-
-@torch.no_grad()
-def _mlp_clock(piece: Piece, data: Data, out: Path):
-    """Milliseconds of a transformer's MLP, and of the one matrix that is left without its GELU."""
-    rows, device = [], best_device()
-    for width in (64, 128, 256, 384, 768):
-        torch.manual_seed(piece.seed)
-        wide = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        models = {"MLP": nn.Sequential(*wide), "two matrices": nn.Sequential(wide[0], wide[2])}
-        models["one matrix"] = merge(models["two matrices"].eval(), torch.randn(8, width), "all")
-        models = {name: model.eval().to(device) for name, model in models.items()}
-        for batch in usual_batches(device):
-            x = torch.randn(batch, piece.config["tokens"], width, device=device)
-            timed = latency(models, x).reset_index(names="what_ran").to_dict("records")
-            for row, model in zip(timed, models.values()):
-                rows.append({"d": width, "batch": batch, "macs": count(model, x)["macs"]} | row)
-    return rows, 0.0
