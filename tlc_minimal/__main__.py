@@ -49,7 +49,7 @@ def collapse(
     data: Annotated[str, Option(help="digits, pictures, mnist, cifar10, or a folder of images")],
     out: Annotated[str, Option(help="folder for the run and its report")],
     remove: Annotated[int | None, Option(help="default: 12, without another target")] = None,
-    macs: Annotated[float | None, Option(help="for project: the share that may be left")] = None,
+    macs: Annotated[float | None, Option(help="project, blocks: share that may be left")] = None,
     speedup: Annotated[float | None, Option(help="for project: how many times as fast")] = None,
     method: Annotated[str, Option(help=", ".join(tlc.METHODS))] = "at_once",
     network: Annotated[str, Option(help=" or ".join(NETWORKS))] = "resnet18",

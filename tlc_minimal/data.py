@@ -29,7 +29,7 @@ class Data:
 
     name: str  # "digits", "pictures", "mnist", "cifar10", or the folder's name
     train: Split  # in random order
-    val: Split  # a fixed part of the published training images
+    val: Split  # a part of the published training images, by seed
     test: Split
     classes: tuple[str, ...]
     mean: Tensor  # (3,) of the training images, read as values in [0, 1]

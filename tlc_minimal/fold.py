@@ -15,8 +15,8 @@ from .reading.layers import CONV, passes
 def fold(model: nn.Module, example=None) -> fx.GraphModule:
     """A copy of ``model`` (eval mode) whose batch norms and affine maps are inside its layers.
 
-    ``example``: an input, needed by models that ask for its shape, and to fold what a batch norm
-    between linear layers does to its channels. Tune before: no mask of OFF channels is left.
+    ``example``: an input, needed by models that ask for its shape, and to fold a batch norm beside
+    a linear layer. Tune before: no mask of OFF channels is left.
     A batch norm without running statistics stays. ValueError for one in training mode, and for
     what :func:`reading.refuse.check_plain` refuses.
     """

@@ -72,7 +72,7 @@ def find_layers(model: nn.Module, example) -> list[Layer]:
     """The removable activations of ``model`` in forward order.
 
     ``example``: an input batch, or anything that has or yields one (Data, DataLoader).
-    ValueError if the model cannot be traced or does not accept the example.
+    TypeError or ValueError if the model or the example cannot be used.
     """
     traced = trace(model, share=True, example=example).eval()
     shapes = find_shapes(traced, example)

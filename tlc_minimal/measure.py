@@ -85,7 +85,7 @@ def latency(models: dict[str, nn.Module], x: torch.Tensor, repeats: int = 0) -> 
 
 
 def compare(models: dict[str, nn.Module], data: Data, batches: tuple = ()) -> pd.DataFrame:
-    """One row a model: test accuracy in percent, the four counts, the threads, and at each batch
+    """One row a model: test accuracy in percent, its :func:`count`, the threads, and at each batch
     size (default: 1 and 128, on CUDA 1 and 1024) what :func:`latency` says, as ms_128 and so on.
 
     The first model is the baseline of the ``speedup`` columns.

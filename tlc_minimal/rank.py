@@ -34,7 +34,7 @@ def rank(
     """{name of activation: score}, least harmful first.
 
     ``rule``: a key of ``RULES``; ``replacement``: the linearisation that the score is for.
-    ValueError for an unknown rule or a model without activations.
+    TypeError or ValueError for wrong arguments; ValueError for a model without activations.
     """
     check_known("ranking rule", rule, RULES)
     check_rule(replacement)

@@ -46,8 +46,8 @@ def record(
 
 
 def results(folder: str | Path | None = None) -> pd.DataFrame:
-    """All records as one table: a row per row of each record, with what, data, device, seed, the
-    record's total seconds and epochs, and its configuration beside it.
+    """All records as one table: a row per row of each record, with what, data, device, seed,
+    commit, run_seconds, run_epochs, and its configuration beside it.
 
     ``folder``: default data/results, here or in the folders above (so that notebooks find it).
     No record: an empty table of COLUMNS. ValueError, naming a file that is damaged or no record.

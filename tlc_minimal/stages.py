@@ -27,8 +27,8 @@ class Task(NamedTuple):
 class Stage(NamedTuple):
     """``choose`` decides what is changed, as named tensors that the run keeps, so that a killed one
     need not choose again; ``change`` makes the changed copy of a network, always the same one for
-    the same decision; it is tuned for ``epochs`` for each activation that went (once if none did),
-    while ``hold`` keeps a hand on the gradients (it returns the hooks' handles)."""
+    the same decision; it is tuned ``epochs`` for each activation that went (once if none did; None:
+    the budget), while ``hold`` keeps a hand on the gradients (it returns the hooks' handles)."""
 
     choose: Callable[[fx.GraphModule], dict[str, Tensor]]
     change: Callable[[fx.GraphModule, dict[str, Tensor]], fx.GraphModule]

@@ -103,17 +103,17 @@ def fit(
 ) -> list[float]:  # fmt: skip
     """Train ``model`` in place by SGD with Nesterov momentum 0.9; returns the mean loss per epoch.
 
-    ``schedule="cosine"``: the learning rate rises linearly over the first tenth (five steps at
-    least) and falls to zero; ``"steps"``: it falls tenfold after a half and after three quarters
-    (80 and 120 of TLC's 160 epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is
+    ``schedule="cosine"``: the learning rate rises linearly over a tenth (or five steps, but at most
+    half) and falls to zero; ``"steps"``: it falls tenfold after a half and after three quarters (80
+    and 120 of TLC's 160 epochs). ``epochs`` may be a fraction. With a ``teacher`` the loss is
     the mean of the labels' cross-entropy and the teacher's (distillation at temperature 2, Hinton
     et al., arXiv 1503.02531). ``progress``: the bar's title, or whether there is one. Laid out by
     :func:`layout`, autocast to :func:`precision`. The same ``seed`` (of torch's own draws, too:
     they begin anew) gives the same weights on a CPU. Several processes:
     :mod:`tlc_minimal.parallel`. ``state``: a file that every epoch writes and that the same call
     takes up, to the same weights: a killed training loses an epoch at most. Delete it at the end.
-    ValueError for arguments out of range, a model that does not take the data or the ``state`` of
-    another training, FloatingPointError when the loss is no longer finite: the model then holds the
+    TypeError or ValueError for wrong arguments, a model that does not take the data, a ``state`` of
+    another training; FloatingPointError when the loss is no longer finite: the model then holds the
     weights of the last good epoch.
     """
     recipe = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": weight_decay}
