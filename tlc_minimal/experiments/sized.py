@@ -214,9 +214,9 @@ def stronger(table: pd.DataFrame | None = None) -> pd.DataFrame:
 def _beside_usual(table, study: str, this: str, that: str) -> pd.DataFrame:
     usual, other = study_of(table, "headline"), study_of(table, study)
     other = other.sort_values("method", key=lambda m: m.map(SMALL.index), kind="stable")
-    usual, rows = usual[["width", "share", "method", "seed", "removed", "val", "test"]], []
-    last = other.groupby("what").tail(1)
-    both = last.merge(usual, on=list(usual)[:5], suffixes=("", " usual"))
+    last, rows = lambda runs: runs.groupby("what").tail(1), []
+    usual = last(usual)[["width", "share", "method", "seed", "val", "test"]]
+    both = last(other).merge(usual, on=list(usual)[:4], suffixes=("", " usual"))
     for (data, width, method), at in both.groupby(["data", "width", "method"], sort=False):
         row = {"data": data, "network": f"width {width:.0f}", "method": method}
         row |= {"seeds": len(at), "million MACs": spread(at["cut"] / 1e6)}
