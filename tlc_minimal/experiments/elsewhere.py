@@ -12,16 +12,17 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
     table, rows = study_of(table, "beyond"), []
     for (network, data), runs in table[table["method"] != "clock"].groupby(["network", "data"]):
         last = runs.groupby("what").tail(1)
-        starts = runs[(runs["removed"] == 0) & (runs["method"] != "tuned on")]
+        starts = runs[(runs["removed"] == 0) & ~runs["method"].str.startswith("tuned on")]
         dense = starts.groupby("seed").head(1)
         tuned = last[last["method"] == "tuned on"]
         share = last["macs_merged"].fillna(last["macs"]) / dense["macs"].mean()
         last = last.assign(share=100 * share, deep=last["layers_merged"].fillna(last["layers"]))
-        last = last.sort_values("method", key=lambda m: m != "tuned on", kind="stable")
+        last = last.sort_values("method", kind="stable")
+        last = last.sort_values("method", key=lambda m: ~m.str.startswith("tuned"), kind="stable")
         for method, at in last.groupby("method", sort=False):
             own = starts[starts["what"].isin(at["what"])]  # of some records trained once more
             parents = pd.concat([own, dense[~dense["seed"].isin(own["seed"])]])
-            before = at["val_before"] if method == "projected" else at["val_before"].iloc[:0]
+            before = at["val_before"].iloc[: len(at) * method.startswith("projected")]
             faster = {f"times as fast, batch {n}": at[f"speedup_{n}"].mean() for n in (1, 128)}
             rows.append(
                 {
