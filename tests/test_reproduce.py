@@ -218,8 +218,7 @@ def test_few_images_are_a_ninth_of_them_nine_times_as_often(done, tmp_path):
     run, usual = (run_of(done[0] / name)["config"] for name in names)
     assert (usual["train"], run["train"], run["epochs"]) == (60, 7, round(9 * usual["epochs"]))
     assert usual["tuning"]["distil"] and not run["tuning"]["distil"]
-    table = results.groupby("what").last()
-    few = table[table["study"] == "few"]
+    few = results[results["study"] == "few"].groupby("what").last()
     assert list(few["run_epochs"]) == [9, 4, 9, 4, 4]  # in order of names
     assert (few["images_per_s"] > 0).all() and {*sized.few(results)["method"]} == {*recipes.FEW}
     data = tlc.load_data("digits", size=16).subset(60)
@@ -280,7 +279,8 @@ def test_without_weights_the_same_dense_network_is_trained_again(done, tmp_path,
 def test_another_seed_is_another_network_and_another_run(done, tmp_path, monkeypatch):
     monkeypatch.setitem(headline.PROFILES, "laptop", TINY._replace(seeds=(1,)))
     what = "headline_w2_once01_seed1"
-    reproduce("laptop", **HERE, only=what, out=tmp_path, folder=tmp_path)
+    (path,) = reproduce("laptop", **HERE, only=what, out=tmp_path, folder=tmp_path)
+    assert json.loads(path.read_text())["seed"] == 1
     assert run_of(tmp_path / what)["config"]["seed"] == 1
     folders = (done[0], "headline_w2_dense_seed0"), (tmp_path, "headline_w2_dense_seed1")
     a, b = (load_weights(folder / f"{name}.safetensors")[0] for folder, name in folders)

@@ -172,7 +172,7 @@ def _collapses(profile: str, name: str, seed: int) -> list[Piece]:
 
 
 def _at_larger_rate(usual: Piece) -> Piece:
-    """Tuned at the rate that training from scratch has, or that would decide who is ahead."""
+    """Tuned at the rate that training from scratch has, lest the rate decide who is ahead."""
     method = f"{usual.config['method']}, at the rate of those from scratch"
     config = usual.config | {"method": method, "tune_lr": usual.config["lr"]}
     return usual._replace(what=usual.what.replace("_seed", "_larger_rate_seed"), config=config)

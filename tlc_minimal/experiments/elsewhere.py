@@ -17,8 +17,8 @@ def beyond(table: pd.DataFrame | None = None) -> pd.DataFrame:
         tuned = last[last["method"] == "tuned on"]
         share = last["macs_merged"].fillna(last["macs"]) / dense["macs"].mean()
         last = last.assign(share=100 * share, deep=last["layers_merged"].fillna(last["layers"]))
-        last = last.sort_values("method", kind="stable")
-        last = last.sort_values("method", key=lambda m: ~m.str.startswith("tuned"), kind="stable")
+        tuned_first = lambda m: m.mask(m.str.startswith("tuned"), " " + m)
+        last = last.sort_values("method", key=tuned_first, kind="stable")
         for method, at in last.groupby("method", sort=False):
             own = starts[starts["what"].isin(at["what"])]  # of some records trained once more
             parents = pd.concat([own, dense[~dense["seed"].isin(own["seed"])]])

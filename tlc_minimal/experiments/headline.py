@@ -52,7 +52,7 @@ AT_ONCE = {  # what else goes all at once: how many times as long, and what is c
     "random ranking, all at once": (1, {"rank": "random"}),
     "spare ranking, all at once": (1, {"rank": "spare"}),
 }
-RIVALS = {"easier": 0.02, "layer_folding": 0.02, "lacoot_without_regulariser": 0.1}  # rates
+RIVALS = {"easier": 0.02, "layer_folding": 0.02, "lacoot_without_regulariser": 0.1}  # lr
 BLOCKS = {  # chosen for multiplications, and the control that may not drop a branch
     "blocks": "lines or blocks, all at once",
     "lines": "lines alone, all at once",

@@ -38,8 +38,8 @@ def stronger(profile: str) -> list[Piece]:
     """A stronger start: five pieces a seed, whose dense network was trained at ``FRESH_LR``."""
 
     def change(config):
-        named = {k: config[k].replace("headline", "stronger") for k in ("dense",) if k in config}
-        return config | {"dense_lr": FRESH_LR} | named
+        parent = config.get("dense", "").replace("headline", "stronger")
+        return config | {"dense_lr": FRESH_LR} | ({"dense": parent} if parent else {})
 
     return again(profile, "stronger", STRONGER, change)
 
